@@ -1,0 +1,1 @@
+"""Settings of every stage: typed, strict, and written once."""

@@ -1,0 +1,1 @@
+"""The command line, and stages as jobs on a cluster."""

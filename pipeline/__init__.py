@@ -1,0 +1,1 @@
+"""Shards in, batches of clips out, decoded by NVIDIA DALI."""

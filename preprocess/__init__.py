@@ -1,0 +1,1 @@
+"""Videos in, DALI-readable shards out."""

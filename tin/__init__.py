@@ -1,0 +1,1 @@
+"""The Temporal Interlacing Network: model, training, tests and reports."""
