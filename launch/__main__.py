@@ -1,0 +1,5 @@
+"""Makes `python -m launch` the same as `tin`."""
+
+from launch.cli import main
+
+main()

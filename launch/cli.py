@@ -1,0 +1,232 @@
+"""The command line. Each verb imports what it needs when it runs: `tin --help` stays quick."""
+
+import json
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launch import cluster_commands, tool_commands
+
+log = logging.getLogger(__name__)
+
+EXIT_CODES = {  # by name: to import these classes is to import torch and DALI
+    "configs.load.ConfigError": 2,
+    "pipeline.loader.BadDataError": 3,
+    "tin.train.Stopped": 75,
+}
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[section.key=value ...]", help="Settings that come last."),
+]
+RunOption = Annotated[Path, typer.Option("--run", metavar="DIR", help="Folder of the run.")]
+
+
+def main() -> None:
+    """Run the command line; leave with 0, 1, 2, 3 or 75 as DESIGN.md section 4 says."""
+    debug = "--debug" in sys.argv
+    try:
+        app([word for word in sys.argv[1:] if word != "--debug"])
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        typer.echo(f"tin: {explain(error)}", err=True)
+        sys.exit(exit_code(error))
+
+
+def exit_code(error: Exception) -> int:
+    """Return the exit code that stands for an error."""
+    names = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__]
+    return next((EXIT_CODES[name] for name in names if name in EXIT_CODES), 1)
+
+
+def explain(error: Exception) -> str:
+    """Return what an error says, with its kind where the text alone would not be clear."""
+    text = str(error).strip()
+    known = isinstance(error, (ValueError, OSError)) or exit_code(error) != 1
+    return text if text and known else f"{type(error).__name__}: {text or 'no more is known'}"
+
+
+def set_up_logging() -> None:
+    """Log to stderr: rank 0 what happens, the others only what is wrong."""
+    rank = next(
+        (os.environ[name] for name in ("RANK", "SLURM_PROCID") if os.environ.get(name)), "0"
+    )
+    logging.basicConfig(
+        level=logging.INFO if rank == "0" else logging.WARNING,
+        format=f"%(asctime)s {'' if rank == '0' else f'rank {rank} '}%(message)s",
+        datefmt="%H:%M:%S",
+    )
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")] = False,
+) -> None:
+    """Train video action recognition with the Temporal Interlacing Network."""
+    set_up_logging()
+
+
+@app.command()
+def shard(
+    source: Annotated[Path, typer.Argument(help="Folder of videos or of frame folders.")],
+    dataset: Annotated[Path, typer.Argument(help="Folder of shards to write.")],
+    settings: Settings = None,
+    labels: Annotated[
+        str, typer.Option(metavar="CSV", help="path,labels,split[,key][,group]")
+    ] = "",
+    form: Annotated[
+        str, typer.Option("--dataset", metavar="NAME", help="Annotation format, sthv2 say.")
+    ] = "",
+    annotations: Annotated[str, typer.Option(metavar="PATH", help="Its file or folder.")] = "",
+    part: Annotated[
+        int | None, typer.Option(metavar="I", help="Which part this is, from 0.")
+    ] = None,
+    parts: Annotated[int | None, typer.Option(metavar="N", help="Parts in all.")] = None,
+) -> None:
+    """Turn a folder of videos into a dataset of shards.
+
+    Without --labels or --dataset each folder of videos is a class. One part of several writes
+    its own shards only; `tin data merge` then joins them. In a Slurm array the part is the task.
+    """
+    from configs.load import load
+    from preprocess.convert import shard as convert
+
+    named = {
+        "source": str(source),
+        "labels": labels,
+        "format": form,
+        "annotations": annotations,
+    }
+    given = [f"shard.{key}={json.dumps(value)}" for key, value in named.items() if value]
+    if parts is None:
+        parts = int(os.environ.get("SLURM_ARRAY_TASK_COUNT", 0)) or None
+    if part is None and parts:
+        first = int(os.environ.get("SLURM_ARRAY_TASK_MIN", 0))
+        part = int(os.environ.get("SLURM_ARRAY_TASK_ID", first)) - first
+    if parts:
+        given.append(f"shard.parts={parts}")
+    config = load(None, [*(settings or []), *given])
+    result = convert(config, dataset, part)
+    typer.echo(result)
+    raise typer.Exit(result.exit_code)
+
+
+@app.command()
+def train(
+    run: RunOption,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE] [section.key=value ...]",
+            help="A recipe file or the name of one; none continues the run.",
+        ),
+    ] = None,
+) -> None:
+    """Train a model from shards; in an existing run folder, continue it."""
+    from configs.load import load, run_path
+    from tin.train import continue_training
+    from tin.train import train as train_run
+
+    words = words or []
+    if words and "=" not in words[0]:
+        train_run(load(words[0], words[1:]), run_path(run))
+    else:
+        continue_training(run_path(run), words)
+
+
+@app.command()
+def test(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    settings: Settings = None,
+    views: Annotated[
+        str, typer.Option(metavar="CLIPSxCROPS", help="Views of a video, 2x3 say.")
+    ] = "",
+    crop: Annotated[int, typer.Option(metavar="PIXELS", help="Side of the test crop.")] = 0,
+) -> None:
+    """Measure a trained model: scores, predictions and result in RUN/tests."""
+    from configs.load import ConfigError, run_path
+    from tin.distributed import start
+    from tin.evaluate import test as test_run
+    from tin.run import Run
+
+    given = list(settings or [])
+    if views:
+        clips, found, crops = views.partition("x")
+        if not (found and clips.isdigit() and crops.isdigit()):
+            raise ConfigError(f"--views {views}: expected CLIPSxCROPS, 2x3 say")
+        given += [f"test.clips={clips}", f"test.crops={crops}"]
+    if crop:
+        given.append(f"test.crop={crop}")
+    folder = run_path(run)
+    with start(Run(folder).config().run.device) as world:
+        result = test_run(folder, given, world)
+    if world.is_main:
+        typer.echo(result)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A run or a checkpoint.")],
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Video files.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    strip: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Save the frames that were used.")
+    ] = None,
+) -> None:
+    """Name the five likeliest classes of videos."""
+    from tin.predict import predict as predict_videos
+
+    typer.echo(predict_videos(model, videos))
+
+
+@app.command()
+def report(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="RUN_OR_FOLDER...", help="Runs, or folders of runs.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.")] = Path(),
+) -> None:
+    """Print a table of runs; write results.csv, results.md and results.html."""
+    from tin.report import load_runs, write_report
+
+    typer.echo(write_report(load_runs(paths), out))
+
+
+@app.command()
+def config(
+    recipe: Annotated[str, typer.Argument(help="A recipe file or the name of one.")],
+    settings: Settings = None,
+) -> None:
+    """Print all settings of a recipe."""
+    from configs.load import dump, load
+
+    typer.echo(dump(load(recipe, settings or [])), nl=False)
+
+
+@app.command()
+def fuse(
+    scores: Annotated[
+        list[Path], typer.Argument(metavar="TEST...", help="Folders below RUN/tests.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the fused scores go.")],
+) -> None:
+    """Combine the scores of several models."""
+    from tin.scores import fuse as fuse_scores
+
+    typer.echo(fuse_scores(scores, out))
+
+
+tool_commands.add_to(app)
+cluster_commands.add_to(app)

@@ -1,0 +1,65 @@
+"""Verbs of the cluster: submit, status, logs and cancel."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or folders of runs.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Hang the verbs of this module into the command line."""
+    for verb in (submit, status, logs, cancel):
+        app.command()(verb)
+
+
+def submit(
+    stages: Annotated[
+        str, typer.Argument(metavar="STAGE[,STAGE]", help="shard, train, test or report.")
+    ],
+    recipe: Annotated[str, typer.Argument(help="A recipe file or the name of one.")],
+    run: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run.")],
+    cluster: Annotated[
+        str, typer.Option(metavar="C", help="local, debug, or a cluster file or its name.")
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[section.key=value ...]", help="Lists make a sweep."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be submitted; submit nothing.")
+    ] = False,
+) -> None:
+    """Run stages as jobs, one after the other.
+
+    A list of values (optim.lr=0.01,0.02 train.seed=0,1,2) is a sweep: one array, and each
+    combination has a run folder of its own below --run.
+    """
+    from launch.submit import submit as submit_stages
+
+    submit_stages(stages, recipe, run, cluster, settings or [], dry_run=dry_run)
+
+
+def status(runs: Runs) -> None:
+    """Print where runs stand: state, nodes, step, speed, restarts, why they wait."""
+    from launch.status import print_status
+
+    print_status(runs)
+
+
+def logs(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Wait for more.")] = False,
+) -> None:
+    """Print the logs of a run, every attempt."""
+    from launch.status import print_logs
+
+    print_logs(run, follow=follow)
+
+
+def cancel(runs: Runs) -> None:
+    """Cancel the jobs of runs. A run that was cancelled can be continued."""
+    from launch.status import cancel_runs
+
+    cancel_runs(runs)

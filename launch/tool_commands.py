@@ -1,0 +1,133 @@
+"""Verbs around the main ones: data, weights, op, bench and check."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Dataset = Annotated[Path, typer.Argument(help="Folder of a dataset.")]
+
+data = typer.Typer(no_args_is_help=True, help="Check, join or generate data.")
+weights = typer.Typer(no_args_is_help=True, help="Weights of other projects.")
+op = typer.Typer(no_args_is_help=True, help="The compiled interlace operator.")
+bench = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Hang the verbs of this module into the command line."""
+    app.add_typer(data, name="data")
+    app.add_typer(weights, name="weights")
+    app.add_typer(op, name="op")
+    app.add_typer(bench, name="bench")
+    app.command()(check)
+
+
+@data.command()
+def verify(dataset: Dataset) -> None:
+    """Read every byte of a dataset and name what is wrong."""
+    from preprocess.verify import verify as problems_of
+
+    problems = problems_of(dataset)
+    for problem in problems:
+        typer.echo(problem)
+    typer.echo(f"{dataset}: {len(problems)} problems" if problems else f"{dataset}: all is well")
+    raise typer.Exit(1 if problems else 0)
+
+
+@data.command()
+def merge(dataset: Dataset) -> None:
+    """Join the parts that `tin shard --part` wrote."""
+    from preprocess.convert import merge as merge_parts
+
+    result = merge_parts(dataset)
+    typer.echo(result)
+    raise typer.Exit(result.exit_code)
+
+
+@data.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Folder of videos to write.")],
+    train: Annotated[int, typer.Option(metavar="N", help="Videos of split train.")] = 1600,
+    val: Annotated[int, typer.Option(metavar="N", help="Videos of split val.")] = 400,
+    size: Annotated[int, typer.Option(metavar="PIXELS", help="Side of a video.")] = 64,
+    seed: Annotated[int, typer.Option(help="Other numbers, other videos.")] = 0,
+) -> None:
+    """Write videos of shapes that move in eight ways, with their labels.csv."""
+    from preprocess.motions import make_motions
+
+    make_motions(folder, train=train, val=val, size=size, seed=seed)
+    typer.echo(folder / "labels.csv")
+
+
+@weights.command()
+def fetch(name: Annotated[str, typer.Argument(help="resnet50, say.")]) -> None:
+    """Fetch ImageNet weights into the cache, on a machine with a network."""
+    from tin.weights import fetch as fetch_weights
+
+    typer.echo(fetch_weights(name))
+
+
+@weights.command(name="import")
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="A checkpoint of any zoo.")],
+    out: Annotated[Path, typer.Argument(help="The file to write.")],
+) -> None:
+    """Turn a checkpoint of another project into ours, tensor by tensor."""
+    from tin.weights import import_file
+
+    typer.echo(import_file(file, out))
+
+
+@op.command()
+def build() -> None:
+    """Compile the operator for this machine, once."""
+    from tin.build import build as build_op
+
+    typer.echo(build_op())
+
+
+@op.command(name="check")
+def check_op() -> None:
+    """Compare the compiled operator with its definition."""
+    from tin.build import check as check_built
+
+    typer.echo(check_built())
+
+
+@bench.command(name="op")
+def bench_op() -> None:
+    """Time the operator against a copy of its bytes."""
+    from tin.bench import bench_op
+
+    typer.echo(bench_op())
+
+
+@bench.command(name="data")
+def bench_data(dataset: Dataset) -> None:
+    """Time the loader alone."""
+    from tin.bench import bench_data
+
+    typer.echo(bench_data(dataset))
+
+
+@bench.command(name="model")
+def bench_model() -> None:
+    """Count parameters and operations, and time a step."""
+    from tin.bench import bench_model
+
+    typer.echo(bench_model())
+
+
+@bench.command(name="train")
+def bench_train(dataset: Dataset) -> None:
+    """Time training with its loader."""
+    from tin.bench import bench_train
+
+    typer.echo(bench_train(dataset))
+
+
+def check() -> None:
+    """Look at this machine: driver, DALI, CPUs, memory, file systems, network."""
+    from launch.check import print_check
+
+    print_check()

@@ -1,0 +1,91 @@
+"""The command line: quick help, clear errors, exit codes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from configs.load import ConfigError
+from launch.cli import exit_code, explain
+
+HEAVY = ("torch", "nvidia.dali", "pandas", "submitit", "numpy", "av")
+VERBS = (
+    "shard train test predict report submit status logs cancel config check fuse "
+    "data:verify data:merge data:demo weights:fetch weights:import op:build op:check "
+    "bench:op bench:data bench:model bench:train"
+)
+
+
+def tin(*words: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "launch", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def test_help_imports_nothing_heavy_and_every_verb_has_help():
+    code = f"""
+import sys
+from launch.cli import app
+for verb in {[verb.split(":") for verb in VERBS.split()]}:
+    app([*verb, "--help"], standalone_mode=False)
+    assert not set({HEAVY}) & set(sys.modules), set({HEAVY}) & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Usage:") == len(VERBS.split())
+
+
+def test_wrong_usage_is_2_with_the_command_that_helps():
+    done = tin("train")
+    assert done.returncode == 2
+    assert "Missing option '--run'" in done.stderr
+
+
+def test_wrong_settings_are_2_in_one_line(tmp_path):
+    (tmp_path / "mine.yaml").write_text("clip: {num_segmets: 8}")
+    done = tin("config", str(tmp_path / "mine.yaml"))
+    assert done.returncode == 2
+    assert done.stderr == (
+        "tin: mine.yaml: unknown setting clip.num_segmets; did you mean clip.num_segments?\n"
+    )
+
+
+def test_debug_shows_the_trace_at_any_place(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("clip: 3")
+    for words in (["--debug", "config", str(recipe)], ["config", str(recipe), "--debug"]):
+        done = tin(*words)
+        assert done.returncode == 2
+        assert "Traceback" in done.stderr
+
+
+def test_config_prints_what_load_reads_back(tmp_path):
+    (tmp_path / "mine.yaml").write_text("train: {epochs: 7}\nsource: somewhere")
+    first = tin("config", str(tmp_path / "mine.yaml"), "optim.lr=1e-3").stdout
+    assert "epochs: 7" in first
+    assert "lr: 0.001" in first
+    (tmp_path / "again.yaml").write_text(first)
+    assert tin("config", str(tmp_path / "again.yaml")).stdout == first
+
+
+def _error(name: str) -> Exception:
+    module, _, kind = name.rpartition(".")
+    return type(kind, (RuntimeError,), {"__module__": module})("said")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("x"), 2),
+        (_error("pipeline.loader.BadDataError"), 3),
+        (_error("tin.train.Stopped"), 75),
+        (RuntimeError("x"), 1),
+    ],
+)
+def test_exit_codes(error, code):
+    assert exit_code(error) == code
+
+
+def test_an_unknown_error_says_its_kind():
+    assert explain(KeyError("shift")) == "KeyError: 'shift'"
+    assert explain(ValueError("3 groups do not divide 4")) == "3 groups do not divide 4"
+    assert explain(AssertionError()) == "AssertionError: no more is known"
