@@ -1,0 +1,125 @@
+"""Residual networks with torchvision's tensor names and a temporal module in each block."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+LAYERS = {
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
+}
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut around them and the temporal module."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, temporal: nn.Module):
+        super().__init__()
+        self.temporal = temporal
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(in_channels, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(self.temporal(x))))
+        return self.relu(self.bn2(self.conv2(y)) + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """A 3x3 convolution between two 1x1, and a shortcut around them and the temporal module.
+
+    The stride is the 3x3 convolution's, as in torchvision.
+    """
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int, temporal: nn.Module):
+        super().__init__()
+        self.temporal = temporal
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, width * self.expansion, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(in_channels, width * self.expansion, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(self.temporal(x))))
+        y = self.relu(self.bn2(self.conv2(y)))
+        return self.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+
+
+class ResNet(nn.Module):
+    """A residual network without its classifier: ``(N, in_channels, H, W) -> (N, num_features)``.
+
+    Source: He et al., CVPR 2016, arXiv:1512.03385, table 1.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        in_channels: int = 3,
+        temporal: Callable[[int], nn.Module] | None = None,
+        temporal_every: int = 1,
+    ):
+        """Build the network with fresh weights.
+
+        Args:
+            arch: resnet18, resnet34, resnet50 or resnet101.
+            in_channels: channels of the input.
+            temporal: called with a block's input channels, returns its temporal module.
+            temporal_every: only every so many blocks of a layer has one, the first included.
+
+        Raises:
+            ValueError: `arch` is unknown.
+        """
+        super().__init__()
+        if arch not in LAYERS:
+            raise ValueError(f"no network {arch}; there are {', '.join(LAYERS)}")
+        block = BasicBlock if arch in ("resnet18", "resnet34") else Bottleneck
+        self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        channels = 64
+        for layer, num_blocks in enumerate(LAYERS[arch], start=1):
+            width = 64 * 2 ** (layer - 1)
+            blocks = []
+            for index in range(num_blocks):
+                stride = 2 if layer > 1 and index == 0 else 1
+                own = temporal is not None and index % temporal_every == 0
+                module = temporal(channels) if own else nn.Identity()
+                blocks.append(block(channels, width, stride, module))
+                channels = width * block.expansion
+            self.add_module(f"layer{layer}", nn.Sequential(*blocks))
+        self.num_features = channels
+        _initialize(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return x.mean((2, 3))
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+    )
+
+
+def _initialize(network: ResNet) -> None:
+    """Draw convolutions as He et al., ICCV 2015, arXiv:1502.01852; temporal modules keep theirs."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d) and ".temporal" not in name:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
