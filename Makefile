@@ -1,0 +1,32 @@
+# Each target makes and fills .venv by itself. DALI=cuda12 for drivers older than 580.
+PYTHON ?= python3
+DALI ?= cuda13
+VENV := .venv/installed-$(DALI)
+TIN := .venv/bin/tin
+
+.PHONY: demo test lint bench test-cluster soak
+demo: $(VENV)
+	.venv/bin/python tests/demo.py demo
+
+test: $(VENV)
+	.venv/bin/python -m pytest
+
+lint: $(VENV)
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+
+bench: $(VENV)
+	$(TIN) op build
+	$(TIN) bench op
+	$(TIN) bench model
+
+test-cluster: $(VENV)
+	TIN_REQUIRE_SLURM=1 .venv/bin/python -m pytest tests/cluster
+
+soak: $(VENV)
+	TIN_REQUIRE_SLURM=1 .venv/bin/python -m pytest -m soak tests/cluster
+
+$(VENV): setup.cfg constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(DALI),dev]'
+	touch $@

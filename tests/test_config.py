@@ -1,0 +1,106 @@
+"""Settings: strict, with errors that name file, key, what was found and what was expected."""
+
+import pytest
+
+from configs.load import (
+    RECIPES,
+    ConfigError,
+    Site,
+    dataset_path,
+    differences,
+    dump,
+    load,
+    load_site,
+    parse,
+    read_yaml,
+)
+from configs.schema import Config
+
+
+def test_defaults_are_the_recipe_of_the_paper():
+    config = load(None)
+    assert (config.optim.lr, config.train.batch, config.train.epochs) == (0.02, 48, 40)
+    assert (config.model.dropout, config.model.shift_div, config.optim.clip_norm) == (0.8, 4, 20)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+def test_every_recipe_loads_and_survives_a_round_trip(name, tmp_path):
+    config = load(name)
+    (tmp_path / "config.yaml").write_text(dump(config))
+    assert parse(Config, read_yaml(tmp_path / "config.yaml"), "config.yaml") == config
+    assert config.recipe == name
+
+
+def test_settings_come_last_and_read_as_yaml():
+    config = load(None, ["optim.lr=1e-3", "augment.scales=[1, 0.5]", "model.temporal=none"])
+    assert config.optim.lr == 0.001
+    assert config.augment.scales == (1.0, 0.5)
+    assert config.model.temporal == "none"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("clip.num_segmets=4", "unknown setting clip.num_segmets; did you mean clip.num_segments?"),
+        ("clip.crop='224'", "clip.crop: found '224', expected a valid integer"),
+        ("clip.crop=true", "clip.crop: found True, expected a valid integer"),
+        ("optim.lr=fast", "optim.lr: found 'fast', expected a valid number"),
+        ("optim.lr=-1", "optim.lr: found -1, expected greater than 0"),
+        ("train.bn=some", "train.bn: found 'some', expected 'full', 'partial', 'frozen' or 'sync'"),
+        ("clip.crop", "setting 'clip.crop' is not of the form section.key=value"),
+        ("train.accumulate=5", "train.batch 48 is no multiple of train.accumulate 5"),
+        ("test.crop=300", "a test crop of 300 pixels does not fit clip.resize 256"),
+        ("optim.warmup_epochs=40", "optim.warmup_epochs 40 leaves nothing of train.epochs 40"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(setting, message):
+    with pytest.raises(ConfigError) as error:
+        load(None, [setting])
+    assert message in str(error.value)
+
+
+def test_impossible_combinations_are_refused():
+    with pytest.raises(ConfigError, match="needs all frames, but shard.frame_cap"):
+        load(None, ["clip.sampling=dense", "shard.frame_cap=64"])
+
+
+def test_errors_name_the_file(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("clip:\n  num_segmets: 8\n")
+    with pytest.raises(ConfigError, match=r"^mine.yaml: unknown setting clip.num_segmets"):
+        load(recipe)
+    recipe.write_text("clip: [")
+    with pytest.raises(ConfigError, match=r"^mine.yaml: while parsing"):
+        load(recipe)
+    recipe.write_text("clip:\n  crop: 3\nclip:\n  crop: 4\n")
+    with pytest.raises(ConfigError, match="clip stands here twice"):
+        load(recipe)
+
+
+def test_objects_in_yaml_are_refused(tmp_path):
+    recipe = tmp_path / "evil.yaml"
+    recipe.write_text("recipe: !!python/object/apply:os.system ['true']\n")
+    with pytest.raises(ConfigError, match="could not determine a constructor"):
+        load(recipe)
+
+
+def test_an_unknown_recipe_names_its_nearest():
+    with pytest.raises(ConfigError, match="no recipe demmo; did you mean demo?"):
+        load("demmo")
+
+
+def test_differences_leave_out_how_a_run_is_executed():
+    old, new = load(None), load(None, ["run.threads=3", "optim.lr=0.1", "train.seed=2"])
+    assert differences(old, new) == ["optim.lr: 0.02 -> 0.1", "train.seed: 0 -> 2"]
+
+
+def test_site_names_datasets(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset.yaml").write_text("format: 1\n")
+    site = tmp_path / "site.yaml"
+    site.write_text(f"datasets:\n  sthv1: {tmp_path / 'data'}\n")
+    monkeypatch.setenv("TIN_SITE", str(site))
+    assert load_site() == Site(datasets={"sthv1": str(tmp_path / "data")})
+    assert dataset_path("sthv1") == tmp_path / "data"
+    with pytest.raises(ConfigError, match="holds no dataset.yaml; make it with `tin shard`"):
+        dataset_path(str(tmp_path))
