@@ -90,7 +90,8 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise CheckpointError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+        reason = f"{type(error).__name__}: {error}".split(". ")[0]
+        raise CheckpointError(f"{path}: cannot be read ({reason})") from None
     if not isinstance(state, dict) or "format" not in state or "model" not in state:
         raise CheckpointError(
             f"{path}: no checkpoint of this project; foreign weights come in with"
