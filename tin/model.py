@@ -72,8 +72,6 @@ def build_model(config: Config, num_classes: int) -> TIN:
         config.model.dropout,
         config.clip.frames_per_segment,
     )
-    if config.train.bn == "sync":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     train_mode(model, config.train.bn)  # the optimizer's groups leave out what is frozen
     return model
 
