@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -31,20 +32,21 @@ VIDEO_ROW = np.dtype(
 )
 FRAME_ROW = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("crc32", "<u4")])
 LABEL = np.dtype("<i4")
+Model = TypeVar("Model", bound=Settings)
 COLUMNS = ("key", "labels", "frames", "width", "height", "fps", "shard", "seconds", "source")
 COLUMNS += ("warning",)
 TABLES = {"videos": VIDEO_ROW, "frames": FRAME_ROW, "labels": LABEL}
 
 
-class DatasetInfo(Settings):
-    """What dataset.yaml says of a dataset."""
+class Plan(Settings):
+    """What is known of a dataset before the first video is opened for good (plan.yaml)."""
 
     format: int
     """Version of this layout."""
     classes: tuple[str, ...]
     """Names of the classes, in the order of their indices."""
     splits: dict[str, int]
-    """Videos of each split."""
+    """Videos of each split: annotated in plan.yaml, stored in dataset.yaml."""
     multi_label: bool
     """Whether a video may have several labels."""
     left_right: tuple[int, ...]
@@ -65,6 +67,11 @@ class DatasetInfo(Settings):
     """sha256 of the list of videos with their labels, splits and keys."""
     tool: dict[str, str]
     """Versions of what made the frames."""
+
+
+class DatasetInfo(Plan):
+    """What dataset.yaml says of a finished dataset."""
+
     tables: dict[str, str]
     """sha256 of each table."""
     digest: str
@@ -120,10 +127,19 @@ def read_info(folder: str | Path) -> DatasetInfo:
     Raises:
         ShardError: there is none, it is broken, or of a newer format.
     """
-    folder = Path(folder)
-    path = folder / "dataset.yaml"
+    path = Path(folder) / "dataset.yaml"
     if not path.exists():
         raise ShardError(f"{path} is absent: make the dataset with `tin shard`, `tin data merge`")
+    info = read_model(DatasetInfo, path)
+    return info.model_copy(update={"name": path.resolve().parent.name})
+
+
+def read_model(model: type[Model], path: Path) -> Model:
+    """Return a YAML file of the dataset, checked against its model.
+
+    Raises:
+        ShardError: it is broken, or of a newer format.
+    """
     try:
         values = read_yaml(path)
         found = values.get("format")
@@ -132,10 +148,9 @@ def read_info(folder: str | Path) -> DatasetInfo:
                 f"{path}: format {found} is newer than {FORMAT}, the newest that this version"
                 " reads; update tin-video, or make the dataset again"
             )
-        info = parse(DatasetInfo, values, str(path))
+        return parse(model, values, str(path))
     except ConfigError as error:
         raise ShardError(f"{error}; restore the file or run `tin data merge` again") from None
-    return info.model_copy(update={"name": folder.resolve().name})
 
 
 def open_split(folder: str | Path, split: str) -> Split:

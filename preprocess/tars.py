@@ -125,8 +125,6 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         ShardError: it could not be written, a full disk above all.
     """
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        leftover.unlink(missing_ok=True)
     aside = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
         with aside.open("xb", buffering=1 << 20) as file:

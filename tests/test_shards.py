@@ -149,7 +149,7 @@ def test_a_damaged_header_is_named(dataset):
 def test_a_newer_format_is_refused_with_advice(dataset):
     path = dataset / "dataset.yaml"
     path.write_text(path.read_text().replace("format: 1", "format: 2\nnews: 1"))
-    with pytest.raises(ShardError, match="format 2 is newer than 1.*update tin-video"):
+    with pytest.raises(ShardError, match=r"format 2 is newer than 1.*update tin-video"):
         read_info(dataset)
 
 
