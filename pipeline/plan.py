@@ -75,10 +75,10 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """K clips of each of B videos, C crops a clip; rows that only fill the last step are -1."""
+    """K clips of each of B videos, C crops a clip."""
 
     clips: np.ndarray
-    """``(B,)`` rows of the split, or -1."""
+    """``(B,)`` rows of the split."""
     frames: np.ndarray
     """``(B, K*F)`` frames of the videos, counted from 0."""
     regions: np.ndarray
@@ -109,25 +109,23 @@ def plan_training(
 def evaluation_clips(
     step: int, num_videos: int, batch: int, rank: int, world_size: int
 ) -> np.ndarray:
-    """Return the videos of a rank's evaluation step, ``(batch,)``; past the last one -1."""
-    clips = (step * world_size + rank) * batch + np.arange(batch)
-    return np.where(clips < num_videos, clips, -1)
+    """Return the videos of a rank's evaluation step: ``batch`` of them, fewer at the end."""
+    first = (step * world_size + rank) * batch
+    return np.arange(min(first, num_videos), min(first + batch, num_videos))
 
 
 def plan_evaluation(split: Split, config: Config, clips: np.ndarray) -> EvaluationPlan:
-    """Return the frames and crops of evaluation; ``clips`` ``(B,)`` may hold -1 at its end."""
-    videos = split.videos[clips[clips >= 0]]
-    settings, crop = config.clip, config.test_crop
-    count = config.test.clips * settings.num_segments
-    draws = uniforms(config.train.seed, FRAMES, 0, clips[clips >= 0], count)
-    draws = draws.reshape(len(videos), config.test.clips, settings.num_segments)
+    """Return the frames and crops that ``config.test`` asks of the videos ``clips`` ``(B,)``."""
+    videos, settings, crop = split.videos[clips], config.clip, config.test_crop
+    K, T = config.test.clips, settings.num_segments
+    draws = uniforms(config.train.seed, FRAMES, 0, clips, K * T).reshape(-1, K, T)
     num_frames = videos["num_frames"].astype(np.int64)
-    frames = evaluation_frames(num_frames, settings, config.test.clips, draws)
+    frames = evaluation_frames(num_frames, settings, K, draws)
     sizes = scaled_sizes(videos["width"], videos["height"], settings.resize)
     reference = settings.sampling.startswith("reference")
     corners = view_corners(sizes, crop, config.test.crops, reference)
     regions = source_regions(corners, crop, sizes, videos["width"], videos["height"])
-    return EvaluationPlan(clips, frames.reshape(len(videos), -1), regions)
+    return EvaluationPlan(clips, frames.reshape(len(clips), -1), regions)
 
 
 def _shard_starts(split: Split) -> np.ndarray:

@@ -1,0 +1,146 @@
+"""Reads planned frames from the shards: threads, checksums, and a good frame for a damaged one."""
+
+import os
+import resource
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from preprocess.shards import Split
+
+_NO_FRAME = "; the video has no good frame"
+
+
+@dataclass(frozen=True)
+class BadFrame:
+    """A frame that was planned and could not be used."""
+
+    clip: int
+    """Row of the split."""
+    frame: int
+    """Frame of the video, counted from 0."""
+    reason: str
+    """What was found, and which frame stands in its place."""
+
+
+@dataclass(frozen=True)
+class ClipFrames:
+    """The planned frames of one video as they were read."""
+
+    jpegs: list[np.ndarray]
+    """One JPEG a planned frame, uint8; empty if the video has no good frame."""
+    bad_frames: list[BadFrame]
+    """The planned frames that were damaged."""
+
+
+class FrameStore:
+    """Frames of a split, read by a pool of threads."""
+
+    def __init__(self, split: Split, readers: int) -> None:
+        self._split = split
+        self._pool = ThreadPoolExecutor(readers, thread_name_prefix="read-frames")
+        self._open: OrderedDict[int, _Shard] = OrderedDict()  # the last used one stands last
+        self._max_open = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+        self._lock = Lock()
+
+    def start(self, clips: Sequence[int], frames: np.ndarray) -> list[Future[ClipFrames]]:
+        """Begin to read ``frames`` ``(B, F)`` of the videos ``clips`` ``(B,)``, a task each."""
+        return [
+            self._pool.submit(self.read, int(clip), row.tolist())
+            for clip, row in zip(clips, frames, strict=True)
+        ]
+
+    def read(self, clip: int, frames: Sequence[int]) -> ClipFrames:
+        """Read ``frames`` of a video; a damaged one is replaced by the nearest good one."""
+        video = _Video(self, self._split, clip)
+        jpegs, bad_frames = [], []
+        for frame in frames:
+            place = video.nearest_good(frame)
+            if place is None:
+                bad_frames += [BadFrame(clip, f, video.damage[f] + _NO_FRAME) for f in frames]
+                return ClipFrames([], bad_frames)
+            if place != frame:
+                reason = f"{video.damage[frame]}; frame {place} is used"
+                bad_frames.append(BadFrame(clip, frame, reason))
+            jpegs.append(video.good[place])
+        return ClipFrames(jpegs, bad_frames)
+
+    def close(self) -> None:
+        """End the threads and close the shards."""
+        self._pool.shutdown(cancel_futures=True)
+        self._open.clear()
+
+    def pread(self, shard: int, size: int, offset: int) -> bytes:
+        """Return ``size`` bytes of a shard, fewer where it ends before.
+
+        Raises:
+            OSError: the shard cannot be opened or read.
+        """
+        with self._lock:
+            file = self._open.get(shard)
+        if file is None:  # opened outside the lock: on a network that takes a while
+            file = _Shard(self._split.shard_path(shard))
+        with self._lock:
+            self._open[shard] = file
+            self._open.move_to_end(shard)
+            if len(self._open) > self._max_open:
+                self._open.popitem(last=False)
+        return os.pread(file.descriptor, size, offset)
+
+
+class _Shard:
+    """An open file that closes when no thread holds it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if hasattr(os, "posix_fadvise"):  # no read-ahead: a clip wants a few frames of many
+            os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+class _Video:
+    """What is known of a video's frames while its clip is read."""
+
+    def __init__(self, store: FrameStore, split: Split, clip: int) -> None:
+        video = split.videos[clip]
+        first, self._count = int(video["first_frame"]), int(video["num_frames"])
+        self._rows = split.frames[first : first + self._count]
+        self._store = store
+        self.good: dict[int, np.ndarray] = {}
+        self.damage: dict[int, str] = {}
+
+    def nearest_good(self, frame: int) -> int | None:
+        """Return the good frame nearest to ``frame``, the earlier of two; None if there is none."""
+        for distance in range(self._count):
+            for place in (frame - distance, frame + distance):
+                if 0 <= place < self._count and self._is_good(place):
+                    return place
+        return None
+
+    def _is_good(self, frame: int) -> bool:
+        if frame not in self.good and frame not in self.damage:
+            self._read(frame)
+        return frame in self.good
+
+    def _read(self, frame: int) -> None:
+        shard, offset, size, crc32 = self._rows[frame].item()
+        try:
+            data = self._store.pread(shard, size, offset)
+        except OSError as error:
+            self.damage[frame] = f"{error.filename or f'shard {shard}'}: {error.strerror}"
+            return
+        if len(data) < size:
+            self.damage[frame] = f"shard {shard} ends after {len(data)} of {size} bytes"
+        elif zlib.crc32(data) != crc32:
+            self.damage[frame] = f"shard {shard} has other bytes than its table's crc32"
+        else:
+            self.good[frame] = np.frombuffer(data, np.uint8)

@@ -1,0 +1,96 @@
+"""Writes small datasets for tests: frames of one color, which tells the video and the frame."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+
+from preprocess.shards import (
+    FORMAT,
+    DatasetInfo,
+    read_rows,
+    shard_name,
+    write_info,
+    write_split,
+)
+from preprocess.tars import VideoRecord, append_video, end_shard, replacing
+
+CLASSES = ("left", "right", "still")
+
+
+def color(video: int, frame: int) -> np.ndarray:
+    """Return the RGB color of a frame."""
+    return np.array([10 * video % 250, 10 * frame % 250, 128], np.uint8)
+
+
+def frame_image(video: int, frame: int, width: int, height: int) -> np.ndarray:
+    """Return a frame whose left half has its color and whose right half is black."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:, : width // 2] = color(video, frame)
+    return image
+
+
+def jpeg(image: np.ndarray) -> bytes:
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=90, colorsubsampling="420")
+
+
+def write_dataset(
+    folder: Path,
+    num_frames: Sequence[int],
+    *,
+    per_shard: int = 4,
+    sizes: Sequence[tuple[int, int]] = ((32, 24),),
+    labels: Sequence[Sequence[str]] = (("left",), ("right",), ("still",)),
+    multi_label: bool = False,
+) -> Path:
+    """Write split `train`; sizes (width, height) and labels are repeated over the videos."""
+    folder.mkdir(parents=True)
+    for first in range(0, len(num_frames), per_shard):
+        with replacing(folder / shard_name("train", first // per_shard)) as file:
+            for video in range(first, min(first + per_shard, len(num_frames))):
+                width, height = sizes[video % len(sizes)]
+                record = _record(video, labels[video % len(labels)], width, height)
+                images = [frame_image(video, f, width, height) for f in range(num_frames[video])]
+                append_video(file, record, [jpeg(image) for image in images])
+            end_shard(file)
+    shards = range(-(-len(num_frames) // per_shard))
+    index = {name: number for number, name in enumerate(CLASSES)}
+    tables = write_split(folder, "train", [read_rows(folder, "train", s, index) for s in shards])
+    write_info(
+        folder,
+        DatasetInfo(
+            format=FORMAT,
+            classes=CLASSES,
+            splits={"train": len(num_frames)},
+            multi_label=multi_label,
+            left_right=(1, 0, 2),
+            short_side=256,
+            quality=90,
+            fps=0.0,
+            frame_cap=0,
+            videos_per_shard=per_shard,
+            seed=0,
+            annotations="",
+            tool={},
+            tables=tables,
+            digest="",
+        ),
+    )
+    return folder
+
+
+def _record(video: int, labels: Sequence[str], width: int, height: int) -> VideoRecord:
+    return VideoRecord(
+        key=f"video{video}",
+        labels=tuple(labels),
+        width=width,
+        height=height,
+        source=f"{video}.mp4",
+        source_width=width,
+        source_height=height,
+        source_frames=0,
+        fps=25.0,
+        seconds=1.0,
+        warning="",
+    )
