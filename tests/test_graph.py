@@ -1,0 +1,159 @@
+"""The DALI graphs against the pixels of the reference, of Pillow and by arithmetic."""
+
+import io
+
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+from PIL import Image
+
+from pipeline.crops import scaled_sizes, source_regions, view_corners
+from pipeline.graph import MEAN, STD, evaluation_graph, training_graph
+
+CPU = torch.device("cpu")
+GREY_LEVEL = 1 / 255 / 0.224  # of a normalized picture, about
+PIXELS = ["w107_h80_s64_c56", "w80_h107_s64_c64", "w45_h60_s64_c56_upscale"]
+
+
+@pytest.fixture(params=PIXELS)
+def pixels(request, shared):
+    with np.load(shared / "reference" / "pixels" / f"{request.param}.npz") as file:
+        return dict(file)
+
+
+def png(image: np.ndarray) -> np.ndarray:
+    """Encode without loss: the decoder takes PNG as well."""
+    data = io.BytesIO()
+    Image.fromarray(image).save(data, "PNG")
+    return np.frombuffer(data.getvalue(), np.uint8)
+
+
+def noise(width: int, height: int, seed: int = 0) -> np.ndarray:
+    """Return a picture with coarse and fine structure."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    coarse = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    return np.clip(coarse + rng.integers(-9, 10, coarse.shape), 0, 255).astype(np.uint8)
+
+
+def jpeg(image: np.ndarray) -> np.ndarray:
+    data = simplejpeg.encode_jpeg(image, quality=90, colorsubsampling="420")
+    return np.frombuffer(data, np.uint8)
+
+
+def train(images, boxes, flips, crop: int, threads: int = 1) -> torch.Tensor:
+    graph = training_graph(len(images), crop, threads, CPU)
+    x, y, width, height = np.array(boxes, np.int32).T
+    corner, size = np.stack([y, x], axis=1), np.stack([height, width], axis=1)
+    graph.start(images, corner=corner, size=size, flip=np.array(flips, np.int32))
+    return graph.finish()[0]
+
+
+def normalized(images: np.ndarray) -> torch.Tensor:
+    """Return uint8 ``(N, H, W, 3)`` as ``(N, 3, H, W)``, by the definition."""
+    values = (images.astype(np.float64) / 255 - MEAN) / STD
+    return torch.from_numpy(values).permute(0, 3, 1, 2).float()
+
+
+def evaluate(images, width: int, height: int, short: int, crop: int, num_crops: int, reference):
+    size = scaled_sizes(np.array([width]), np.array([height]), short)
+    corners = view_corners(size, crop, num_crops, reference)
+    regions = source_regions(corners, crop, size, np.array([width]), np.array([height]))[0]
+    mirrored = [view >= 5 for view in range(num_crops)]
+    graph = evaluation_graph(len(images), crop, mirrored, 1, CPU)
+    arguments = {f"region{v}": np.tile(row, (len(images), 1)) for v, row in enumerate(regions)}
+    graph.start(images, **arguments)
+    return graph.finish()
+
+
+def test_the_center_view_equals_the_reference(pixels):
+    frames, crop = pixels["frames"], pixels["out"].shape[-1]
+    _, height, width, _ = frames.shape
+    (view,) = evaluate([png(f) for f in frames], width, height, 64, crop, 1, True)
+    want = torch.from_numpy(pixels["out"]).view(2, 3, crop, crop)
+    assert (view - want).abs().max() <= 2 / 255 / 0.22
+
+
+def test_three_views_have_the_means_of_the_reference(pixels):
+    frames, crop = pixels["frames"], pixels["out"].shape[-1]
+    _, height, width, _ = frames.shape
+    views = evaluate([png(f) for f in frames], width, height, 64, crop, 3, True)
+    found = torch.cat(views).mean(dim=(2, 3)).numpy()
+    assert found == pytest.approx(pixels["full_res3_means"], abs=0.3 * GREY_LEVEL)
+
+
+def test_a_multi_scale_crop_equals_the_reference(pixels):
+    width, height, x, y = pixels["multiscale_params_w_h_x_y"]
+    want, crop = normalized(pixels["multiscale"]), pixels["multiscale"].shape[1]
+    images = [png(frame) for frame in pixels["frames"]]
+    found = train(images, [(x, y, width, height)] * 2, [0, 0], crop)
+    assert (found - want).abs().max() <= 2 / 255 / 0.22
+
+
+def test_a_region_that_keeps_its_size_equals_pillow_to_the_bit():
+    data = jpeg(noise(90, 70))
+    image = Image.open(io.BytesIO(data.tobytes()))
+    want = np.asarray(image.crop((7, 11, 7 + 48, 11 + 48)))[None]
+    found = train([data], [(7, 11, 48, 48)], [0], 48)
+    assert (found - normalized(want)).abs().max() < 1e-5  # a grey level is 0.017
+
+
+def test_a_flip_mirrors_left_and_right():
+    data = jpeg(noise(64, 64))
+    plain, flipped = train([data, data], [(3, 5, 40, 50)] * 2, [0, 1], 32)
+    torch.testing.assert_close(flipped, plain.flip(-1), rtol=0, atol=1e-5)
+    assert (plain - flipped).abs().max() > 10 * GREY_LEVEL
+
+
+def test_the_last_five_of_ten_views_mirror_the_first():
+    views = evaluate([jpeg(noise(60, 40))], 60, 40, 40, 32, 10, False)
+    for view, mirrored in zip(views[:5], views[5:], strict=True):
+        torch.testing.assert_close(mirrored, view.flip(-1), rtol=0, atol=1e-5)
+
+
+def test_views_equal_scaling_and_then_cropping_with_pillow():
+    data = jpeg(noise(160, 120))
+    views = evaluate([data], 160, 120, 64, 56, 5, False)
+    scaled = Image.open(io.BytesIO(data.tobytes())).resize((85, 64), Image.Resampling.BILINEAR)
+    for view, (x, y) in zip(views, [(0, 0), (29, 0), (0, 8), (29, 8), (14, 4)], strict=True):
+        want = normalized(np.asarray(scaled.crop((x, y, x + 56, y + 56)))[None])
+        assert (view - want).abs().max() <= 2 / 255 / 0.22
+
+
+def test_threads_and_neighbours_in_the_batch_change_no_bit():
+    images = [jpeg(noise(80, 60, seed)) for seed in range(4)]
+    boxes = [(seed, 2 * seed, 40 + seed, 50) for seed in range(4)]
+    one, four = (train(images, boxes, [0, 1, 0, 1], 24, threads) for threads in (1, 4))
+    alone = train(images[2:3], boxes[2:3], [0], 24)
+    assert torch.equal(one, four) and torch.equal(one[2:3], alone)
+
+
+def test_batches_come_out_in_order_and_stay_valid():
+    images = [jpeg(np.full((16, 16, 3), 20 * value, np.uint8)) for value in range(8)]
+    graph = training_graph(2, 16, 2, CPU)
+    box = {"corner": np.zeros((2, 2), np.int32), "size": np.full((2, 2), 16, np.int32)}
+    for first in range(0, 8, 2):
+        graph.start(images[first : first + 2], flip=np.zeros(2, np.int32), **box)
+    found = torch.cat([graph.finish()[0] for _ in range(4)])
+    want = normalized(np.arange(0, 160, 20, dtype=np.uint8)[:, None, None, None].repeat(3, -1))
+    assert (found - want).abs().max() < 2 * GREY_LEVEL
+
+
+def test_garbage_raises():
+    with pytest.raises(RuntimeError):
+        train([np.frombuffer(b"no image" * 9, np.uint8)], [(0, 0, 8, 8)], [0], 8)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_nearly_the_pixels_of_the_cpu():
+    images = [jpeg(noise(320, 240, seed)) for seed in range(4)]
+    size, corner = np.full((4, 2), 200, np.int32), np.full((4, 2), 20, np.int32)
+    found = []
+    for device in (CPU, torch.device("cuda:0")):
+        graph = training_graph(4, 224, 2, device)
+        graph.start(images, corner=corner, size=size, flip=np.array([0, 1, 0, 1], np.int32))
+        found.append(graph.finish()[0])
+    assert found[1].device == torch.device("cuda:0")
+    difference = (found[1].cpu() - found[0]).abs()
+    assert difference.mean() < GREY_LEVEL and difference.max() < 12 * GREY_LEVEL
