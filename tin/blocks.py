@@ -8,6 +8,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from configs.load import ConfigError
 from tin.interlace import interlace
@@ -70,7 +71,7 @@ class TemporalInterlace(nn.Module):
         self.weight: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = x[:, : self.channels].mean((2, 3), dtype=self.weight_net.conv.weight.dtype)
+        x, pooled = _Pool.apply(x, self.channels, self.weight_net.conv.weight.dtype)
         pooled = pooled.unflatten(0, (-1, self.num_segments)).transpose(1, 2)
         with torch.autocast(x.device.type, enabled=False):  # a bfloat16 offset is too coarse
             offset, weight = self.offset_net(pooled), self.weight_net(pooled)
@@ -78,6 +79,27 @@ class TemporalInterlace(nn.Module):
             self.offset, self.weight = offset.detach(), weight.detach()
         offset = torch.cat([offset, -offset], dim=1)
         return interlace(x, offset, torch.cat([weight, weight], dim=2), self.channels)
+
+
+class _Pool(torch.autograd.Function):
+    """Return x and the spatial mean of its leading channels.
+
+    The gradient of the mean is added to that of x in place: a slice and a mean would write a
+    gradient of x's whole size each, and cost more than the interlacing. That is safe as long as
+    `interlace`, which alone uses the x returned, gives it a gradient of its own.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        _, _, H, W = x.shape
+        ctx.channels, ctx.area = channels, H * W
+        return x.view_as(x), x[:, :channels].mean((2, 3), dtype=dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor, grad_pooled: Tensor) -> tuple[Tensor, None, None]:
+        grad[:, : ctx.channels] += (grad_pooled / ctx.area)[..., None, None]
+        return grad, None, None
 
 
 class OffsetNet(nn.Module):
