@@ -114,7 +114,7 @@ def _reference_window(num_frames: np.ndarray, T: int, number: int, num_clips: in
 def _stacked(starts: np.ndarray, num_frames: np.ndarray, clip: ClipSettings) -> np.ndarray:
     neighbours = starts[:, :, None] + np.arange(clip.frames_per_segment)
     inside = np.minimum(neighbours, np.asarray(num_frames)[:, None, None] - 1)
-    return inside.reshape(len(starts), -1)
+    return inside.reshape(len(starts), starts.shape[1] * clip.frames_per_segment)
 
 
 def _floor(values: np.ndarray) -> np.ndarray:

@@ -125,7 +125,7 @@ def plan_evaluation(split: Split, config: Config, clips: np.ndarray) -> Evaluati
     reference = settings.sampling.startswith("reference")
     corners = view_corners(sizes, crop, config.test.crops, reference)
     regions = source_regions(corners, crop, sizes, videos["width"], videos["height"])
-    return EvaluationPlan(clips, frames.reshape(len(clips), -1), regions)
+    return EvaluationPlan(clips, frames.reshape(len(clips), K * frames.shape[2]), regions)
 
 
 def _shard_starts(split: Split) -> np.ndarray:

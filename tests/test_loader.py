@@ -1,0 +1,364 @@
+"""The loader: exact positions, any number of ranks, damaged data, labels, and its cost."""
+
+import gc
+import threading
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from test_store import flip_byte
+from tiny import color, write_dataset
+
+from configs.load import ConfigError, load
+from pipeline.graph import MEAN, STD
+from pipeline.loader import BadDataError, ClipLoader
+from pipeline.plan import Order, plan_training
+from preprocess.shards import DatasetInfo, open_split, read_info, write_info
+
+NUM_FRAMES = [3, 9, 20, 11, 8, 5, 24, 2, 16, 17, 18, 1, 6]
+SETTINGS = (
+    "train.batch=4",
+    "test.batch=2",
+    "clip.num_segments=4",
+    "clip.crop=16",
+    "clip.resize=24",
+    "run.threads=2",
+    "run.readers=2",
+    "augment.flip=random",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """13 videos of 1 to 24 frames, landscape and portrait, in 4 shards."""
+    folder = tmp_path_factory.mktemp("loader") / "tiny"
+    return write_dataset(folder, NUM_FRAMES, sizes=[(32, 24), (24, 40)])
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Four videos of 6 frames, to be damaged."""
+    return write_dataset(tmp_path / "own", [6] * 4, per_shard=2)
+
+
+@pytest.fixture
+def load_clips():
+    """Return a function that makes a loader, which is closed after the test."""
+    made = []
+
+    def make(folder, *settings, training=True, **ranks) -> ClipLoader:
+        config = load(None, [*SETTINGS, *settings])
+        made.append(ClipLoader(folder, "train", config, training=training, **ranks))
+        return made[-1]
+
+    yield make
+    for loader in made:
+        loader.close()
+
+
+def equal(one, two) -> bool:
+    """Whether two lists of batches are equal bit for bit."""
+    pairs = zip(one, two, strict=True)
+    return all(torch.equal(getattr(a, n), getattr(b, n)) for a, b in pairs for n in vars(a))
+
+
+def left_color(x: torch.Tensor) -> torch.Tensor:
+    """Return the mean color of the leftmost column, as 0 to 255, shape ``(..., 3)``."""
+    column = x[..., 0].mean(dim=-1)
+    return 255 * (column * torch.tensor(STD) + torch.tensor(MEAN))
+
+
+# Position
+
+
+def test_an_epoch_repeats_bit_for_bit_with_any_threads(folder, load_clips):
+    loader = load_clips(folder)
+    first = list(loader.epoch(1))
+    assert len(first) == loader.num_steps == 3
+    assert equal(first, list(loader.epoch(1)))
+    other = load_clips(folder, "run.threads=1", "run.readers=4", "run.prefetch=1")
+    assert equal(first, list(other.epoch(1)))
+    assert not torch.equal(first[0].clips, next(loader.epoch(2)).clips)
+
+
+def test_an_epoch_starts_at_any_step(folder, load_clips):
+    loader = load_clips(folder, "train.accumulate=2")
+    whole = list(loader.epoch(4))
+    assert len(whole) == 6
+    for step in range(7):
+        assert equal(whole[step:], list(load_clips(folder, "train.accumulate=2").epoch(4, step)))
+
+
+def test_an_abandoned_iterator_disturbs_nothing(folder, load_clips):
+    loader = load_clips(folder)
+    want = list(loader.epoch(0))
+    abandoned = loader.epoch(3)
+    next(abandoned)
+    assert equal(want, list(loader.epoch(0)))
+    with pytest.raises(RuntimeError, match="began another epoch"):
+        next(abandoned)
+    closed = loader.epoch(3)
+    next(closed)
+    closed.close()
+    assert equal(want, list(loader.epoch(0)))
+
+
+def test_closing_ends_all_threads(folder):
+    before = threading.active_count()
+    config = load(None, SETTINGS)
+    loader = ClipLoader(folder, "train", config, training=True)
+    next(loader.epoch(0))
+    assert threading.active_count() > before
+    loader.close()
+    assert threading.active_count() == before
+
+
+def test_the_time_that_was_waited_is_counted(folder, load_clips):
+    loader, began = load_clips(folder), time.perf_counter()
+    for _ in loader.epoch(0):
+        time.sleep(0.02)
+    assert 0 < loader.wait_s <= time.perf_counter() - began - 3 * 0.02
+
+
+# Content
+
+
+def test_a_training_clip_holds_the_planned_frames_of_its_video(folder, load_clips):
+    settings = ("augment.scales=[1.0]", "augment.flip=none")
+    loader = load_clips(folder, *settings)
+    config, order = load(None, [*SETTINGS, *settings]), Order(0, len(NUM_FRAMES))
+    for step, batch in enumerate(loader.epoch(2)):
+        plan = plan_training(loader.split, config, order, 2, np.arange(4 * step, 4 * step + 4))
+        assert batch.x.shape == (4, 4, 3, 16, 16) and batch.x.dtype == torch.float32
+        assert batch.clips.tolist() == plan.clips.tolist()
+        for row, clip in enumerate(plan.clips):
+            if plan.boxes[row, 0] > 4:
+                continue  # the colored half of the frame lies outside
+            want = [color(clip, frame) for frame in plan.frames[row]]
+            assert left_color(batch.x[row]).numpy() == pytest.approx(np.array(want), abs=4)
+
+
+def test_neighbours_are_stacked_as_channels(folder, load_clips):
+    loader = load_clips(folder, "clip.frames_per_segment=3", "clip.num_segments=2", training=False)
+    batch = list(loader.epoch(0))[1]  # videos 2 and 3, of 20 and 11 frames
+    assert batch.x.shape == (2, 1, 2, 9, 16, 16)
+    # 18 places: middles 4 and 13; 9 places: middles 2 and 6
+    for row, starts in enumerate([(4, 13), (2, 6)]):
+        for segment, start in enumerate(starts):
+            stack = left_color(batch.x[row, 0, segment].view(3, 3, 16, 16))
+            want = [color(2 + row, start + neighbour) for neighbour in range(3)]
+            assert stack.numpy() == pytest.approx(np.array(want), abs=4)
+
+
+def test_views_are_clips_and_then_crops(folder, load_clips):
+    loader = load_clips(folder, "test.clips=2", "test.crops=3", "clip.crop=24", training=False)
+    batch = list(loader.epoch(0))[1]  # video 2: 20 frames in 32 x 24
+    assert batch.x.shape == (2, 6, 4, 3, 24, 24)
+    # 4 parts of 5 frames at phases 1/4 and 3/4; the left crop begins in the color
+    for clip, frames in enumerate([(1, 6, 11, 16), (3, 8, 13, 18)]):
+        found = left_color(batch.x[0, 3 * clip])
+        assert found.numpy() == pytest.approx(np.array([color(2, f) for f in frames]), abs=4)
+    # of 32 pixels the left crop has color up to its pixel 16, the right one up to 8
+    green = batch.x[0, :3, 3, 1, 12]
+    assert [int((view > 0.5 * (view.max() + view.min())).sum()) for view in green] == [16, 8, 12]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_every_world_size_sees_the_same_pixels(folder, load_clips, world_size):
+    want = list(load_clips(folder).epoch(1))
+    ranks = [
+        list(load_clips(folder, rank=rank, world_size=world_size).epoch(1))
+        for rank in range(world_size)
+    ]
+    for step, batch in enumerate(want):
+        for name, values in vars(batch).items():
+            assert torch.equal(torch.cat([getattr(r[step], name) for r in ranks]), values)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_evaluation_sees_each_video_once_in_equal_steps(folder, load_clips, world_size):
+    want = {c: x for b in load_clips(folder, training=False).epoch(0) for c, x in scored(b)}
+    seen, steps = {}, set()
+    for rank in range(world_size):
+        loader = load_clips(folder, training=False, rank=rank, world_size=world_size)
+        batches = list(loader.epoch(0))
+        steps |= {len(batches), loader.num_steps}
+        for batch in batches:
+            assert len(batch.x) == len(batch.labels) == len(batch.clips) == 2
+            for clip, x in scored(batch):
+                assert clip not in seen and torch.equal(x, want[clip])
+                seen[clip] = x
+    assert sorted(seen) == list(range(13)) and len(steps) == 1
+
+
+def scored(batch):
+    return [(c, x) for c, x in zip(batch.clips.tolist(), batch.x, strict=True) if c >= 0]
+
+
+# Labels
+
+
+def test_labels_are_those_of_the_clips(folder, load_clips):
+    for batch in load_clips(folder).epoch(0):
+        assert batch.labels.tolist() == [clip % 3 for clip in batch.clips.tolist()]
+    last = list(load_clips(folder, training=False).epoch(0))[-1]
+    assert last.clips.tolist() == [12, -1] and last.labels.tolist() == [0, -1]
+
+
+def test_mirrored_clips_swap_left_and_right_when_asked(folder, load_clips):
+    plain = load_clips(folder, "augment.flip=random")
+    swapped = load_clips(folder, "augment.flip=labels")
+    changed = 0
+    for one, two in zip(plain.epoch(0), swapped.epoch(0), strict=True):
+        assert torch.equal(one.x, two.x)
+        pairs = list(zip(one.labels.tolist(), two.labels.tolist(), strict=True))
+        assert set(pairs) <= {(0, 0), (1, 1), (2, 2), (0, 1), (1, 0)}
+        changed += sum(a != b for a, b in pairs)
+    assert 0 < changed < 12
+
+
+def test_several_labels_are_a_row_of_zeros_and_ones(tmp_path, load_clips):
+    labels = [("left", "still"), (), ("right",)]
+    folder = write_dataset(tmp_path / "multi", [2] * 4, labels=labels, multi_label=True)
+    rows = torch.tensor([[1.0, 0, 1], [0, 0, 0], [0, 1, 0], [1, 0, 1]])
+    (batch,) = load_clips(folder).epoch(0)
+    assert torch.equal(batch.labels, rows[batch.clips])
+    loader = load_clips(folder, "augment.flip=labels", "train.batch=1")
+    mirrored = [b.labels[0] for b in loader.epoch(0) if b.clips[0] == 0]
+    assert mirrored[0].tolist() in ([1, 0, 1], [0, 1, 1])
+
+
+def test_a_split_without_labels_gives_minus_one(tmp_path, load_clips):
+    folder = write_dataset(tmp_path / "none", [2] * 4, labels=[()])
+    (batch,) = load_clips(folder, "augment.flip=labels").epoch(0)
+    assert batch.labels.tolist() == [-1] * 4
+
+
+# Damage
+
+
+def test_damaged_frames_are_replaced_and_named_once_for_each_batch_taken(own, load_clips):
+    flip_byte(own, 1, 2)
+    loader = load_clips(own, "clip.num_segments=6", training=False)
+    whole = [color(1, frame) for frame in (0, 1, 1, 3, 4, 5)]
+    iterator = loader.epoch(0)
+    found = left_color(next(iterator).x[1, 0]).numpy()
+    assert found == pytest.approx(np.array(whole), abs=4)
+    (bad,) = loader.take_bad_frames()
+    assert (bad.clip, bad.frame) == (1, 2) and loader.take_bad_frames() == []
+    next(iterator)
+    assert loader.take_bad_frames() == []
+    next(loader.epoch(0, 1))  # a position behind it
+    assert loader.take_bad_frames() == []
+
+
+def test_a_video_without_a_good_frame_is_left_out_of_evaluation(own, load_clips):
+    for frame in range(6):
+        flip_byte(own, 2, frame)
+    loader = load_clips(own, training=False)
+    batches = list(loader.epoch(0))
+    assert [batch.clips.tolist() for batch in batches] == [[0, 1], [3, -1]]
+    assert [bad.clip for bad in loader.take_bad_frames()] == [2] * 4
+    assert batches[1].labels.tolist() == [0, -1] and not batches[1].x[1].any()
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_in_training_the_next_clip_takes_the_place_of_a_lost_one(own, load_clips, world_size):
+    order = Order(0, 4).clips(0, np.arange(4)).tolist()
+    for frame in range(6):
+        flip_byte(own, order[1], frame)
+    ranks = [
+        list(load_clips(own, rank=rank, world_size=world_size).epoch(0))
+        for rank in range(world_size)
+    ]
+    clips = torch.cat([rank[0].clips for rank in ranks]).tolist()
+    assert clips == [order[0], order[2], order[2], order[3]]
+    x = torch.cat([rank[0].x for rank in ranks])
+    assert torch.equal(x[1], x[2])
+
+
+def test_too_many_damaged_frames_stop_the_loader_with_the_list(own, load_clips):
+    for video in range(3):
+        for frame in range(6):
+            flip_byte(own, video, frame)
+    loader = load_clips(own, "clip.num_segments=8", training=False)
+    assert loader.max_bad_frames == 20  # 16 of the first step, 24 with the second
+    iterator = loader.epoch(0)
+    next(iterator)
+    with pytest.raises(BadDataError, match=r"24 damaged frames(?s:.*)video 0 frame 0: .*crc32"):
+        next(iterator)
+    assert len(loader.take_bad_frames()) == 24
+
+
+def test_training_on_lost_shards_alone_stops(own, load_clips):
+    for path in own.glob("*.tar"):
+        path.unlink()
+    with pytest.raises(BadDataError, match="No such file"):
+        next(load_clips(own).epoch(0))
+
+
+def test_a_share_of_the_epoch_may_be_damaged(folder, load_clips):
+    assert load_clips(folder, "data.bad_frames=0.5").max_bad_frames == 13 * 4 // 2
+
+
+def test_a_frame_that_is_no_image_is_named_and_the_loader_lives_on(own, load_clips):
+    path = own / "train.frames.npy"
+    table = np.load(path)
+    table["size"][0], table["crc32"][0] = 0, 0  # nothing, and that with the right checksum
+    np.save(path, table)
+    loader = load_clips(own, "clip.num_segments=6", training=False)
+    with pytest.raises(RuntimeError, match=r"videos \[0, 1\] of split train does not decode"):
+        next(loader.epoch(0))
+    assert next(loader.epoch(0, 1)).clips.tolist() == [2, 3]
+
+
+# Settings
+
+
+def test_a_batch_that_ranks_do_not_divide_is_refused(folder):
+    with pytest.raises(ConfigError, match="4 clips a pass, which 3 ranks do not divide"):
+        ClipLoader(folder, "train", load(None, SETTINGS), training=True, world_size=3)
+
+
+def test_a_batch_larger_than_the_split_is_refused(folder):
+    config = load(None, [*SETTINGS, "train.batch=14"])
+    with pytest.raises(ConfigError, match="train.batch 14 is more than the 13 videos"):
+        ClipLoader(folder, "train", config, training=True)
+
+
+# Size
+
+
+@pytest.mark.parametrize("order", ["global", "local"])
+def test_a_million_videos_start_at_once_and_need_no_memory(tmp_path, load_clips, order):
+    folder = repeated(tmp_path, num_videos=1_000_000, per_shard=1000)
+    gc.collect()
+    tracemalloc.start()
+    began = time.perf_counter()
+    loader = load_clips(folder, f"data.order={order}", "train.batch=8")
+    for _, batch in zip(range(3), loader.epoch(1, 1000), strict=False):
+        assert batch.x.shape[0] == 8
+    seconds, (_, peak) = time.perf_counter() - began, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert loader.num_videos == 1_000_000 and seconds < 30
+    assert peak < 4e6  # a list of the videos alone would take 8 MB
+
+
+def repeated(tmp_path, num_videos: int, per_shard: int):
+    """Make the tables of a large split whose shards are all the same small file."""
+    folder = write_dataset(tmp_path / "large", [2])
+    split, info = open_split(folder, "train"), read_info(folder)
+    videos = np.repeat(split.videos, num_videos)
+    videos["first_frame"], videos["first_label"] = 2 * np.arange(num_videos), np.arange(num_videos)
+    frames = np.tile(split.frames, num_videos)
+    frames["shard"] = np.arange(2 * num_videos) // (2 * per_shard)
+    np.save(folder / "train.videos.npy", videos)
+    np.save(folder / "train.frames.npy", frames)
+    np.save(folder / "train.labels.npy", np.zeros(num_videos, np.int32))
+    for shard in range(1, num_videos // per_shard):
+        split.shard_path(shard).symlink_to(split.shard_path(0))
+    values = {**info.model_dump(exclude={"name"}), "splits": {"train": num_videos}}
+    write_info(folder, DatasetInfo(**values))
+    return folder
