@@ -3,7 +3,6 @@
 import csv
 import io
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +12,7 @@ from configs.load import ConfigError
 from configs.schema import Config, ShardSettings
 from preprocess.annotations import Video, read_annotations
 from preprocess.folders import encode_folder
-from preprocess.layout import Job, begin, list_jobs, read_plan
+from preprocess.layout import Job, begin, list_jobs, num_shards, read_plan
 from preprocess.shards import (
     DatasetInfo,
     ShardRows,
@@ -110,7 +109,10 @@ def encode(video: Video, settings: ShardSettings) -> tuple[VideoRecord, list[byt
         BadVideoError: it goes to quarantine.
     """
     path = Path(settings.source).expanduser() / video.path
-    one = (encode_folder if path.is_dir() else encode_video)(path, settings, video.reverse)
+    try:
+        one = (encode_folder if path.is_dir() else encode_video)(path, settings, video.reverse)
+    except OSError as error:
+        raise BadVideoError(f"it cannot be read: {error.strerror or error}") from None
     if sum(map(len, one.jpegs)) > MAX_BYTES:
         raise BadVideoError("its frames have more than 8 GiB; set shard.frame_cap or shard.fps")
     record = VideoRecord(
@@ -137,8 +139,7 @@ def merge(folder: str | Path) -> ShardResult:
     """
     folder = Path(folder)
     plan = read_plan(folder)
-    step = plan.videos_per_shard
-    shards = {split: range(math.ceil(count / step)) for split, count in plan.splits.items()}
+    shards = {split: range(num_shards(plan, split)) for split in plan.splits}
     names = [shard_name(split, shard) for split in shards for shard in shards[split]]
     missing = [name for name in names if not (folder / name).exists()]
     if missing:

@@ -105,6 +105,11 @@ def list_jobs(annotations: Annotations, plan: Plan) -> list[Job]:
     return jobs
 
 
+def num_shards(plan: Plan, split: str) -> int:
+    """Return how many shards a split has."""
+    return math.ceil(plan.splits[split] / plan.videos_per_shard)
+
+
 def _videos_per_shard(annotations: Annotations, settings: ShardSettings) -> int:
     """Guess it from a sample that is the same in every part."""
     sample = sorted(annotations.videos, key=lambda video: _place(video, settings.seed))[:SAMPLE]

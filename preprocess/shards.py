@@ -266,11 +266,15 @@ def _person_row(record: VideoRecord, shard: int) -> tuple:
 
 def write_info(folder: Path, info: DatasetInfo) -> None:
     """Write dataset.yaml, the digest of the whole dataset filled in. It comes last."""
-    covered = info.model_dump(include={"classes", "multi_label", "left_right", "tables"})
-    digest = hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
-    values = info.model_copy(update={"digest": digest}).model_dump(mode="json", exclude={"name"})
+    values = info.model_copy(update={"digest": dataset_digest(info)})
     with replacing(folder / "dataset.yaml") as file:
-        file.write(to_yaml(values).encode())
+        file.write(to_yaml(values.model_dump(mode="json", exclude={"name"})).encode())
+
+
+def dataset_digest(info: DatasetInfo) -> str:
+    """Return the sha256 of classes and tables, and by the CRCs in them of all frames."""
+    covered = info.model_dump(include={"classes", "multi_label", "left_right", "tables"})
+    return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:

@@ -106,19 +106,15 @@ def encode_video(path: Path, settings: ShardSettings, reverse: bool = False) -> 
         jpegs.append(_encode(frame, sizes, reformatter, settings.quality))
     warning = check_share(len(times), _expected(info, times, problems), problems)
     jpegs = thinned(jpegs, settings.frame_cap)
-    upright = slice(None, None, -1 if sizes.turns % 2 else 1)
-    width, height = (sizes.width, sizes.height)[upright]
-    source_width, source_height = (sizes.source_width, sizes.source_height)[upright]
-    seconds = times[-1] + _interval(info, times)
+    stored = _upright(sizes.width, sizes.height, sizes.turns)
+    source = _upright(sizes.source_width, sizes.source_height, sizes.turns)
     return EncodedVideo(
         jpegs[::-1] if reverse else jpegs,
-        width,
-        height,
-        source_width,
-        source_height,
+        *stored,
+        *source,
         len(times),
         settings.fps or info.fps,
-        seconds,
+        times[-1] + _interval(info, times),
         warning,
     )
 
@@ -148,7 +144,7 @@ def thinned(jpegs: list[bytes], frame_cap: int) -> list[bytes]:
 
 def stored_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     """Return width and height with the short side at most `short_side`; never enlarged."""
-    scale = min(1.0, short_side / min(width, height))
+    scale = min(1.0, short_side / max(1, min(width, height)))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
@@ -262,27 +258,36 @@ def _sizes(frame: av.VideoFrame, short_side: int) -> _Sizes:
     return _Sizes(width, height, frame.width, frame.height, round(frame.rotation / 90) % 4)
 
 
+def _upright(width: int, height: int, turns: int) -> tuple[int, int]:
+    return (height, width) if turns % 2 else (width, height)
+
+
 def _encode(
     frame: av.VideoFrame, sizes: _Sizes, reformatter: VideoReformatter, quality: int
 ) -> bytes:
     """Return a JPEG, which is BT.601 of full range whatever the video is."""
-    scaled = reformatter.reformat(
-        frame,
-        sizes.width,
-        sizes.height,
-        "yuvj420p",
-        interpolation="BICUBIC",
-        dst_colorspace="ITU601",
-        dst_color_range="JPEG",
-        threads=1,
-    )
-    planes = [
-        np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
-        for plane in scaled.planes
-    ]
-    if sizes.turns:
-        planes = [np.ascontiguousarray(np.rot90(plane, sizes.turns)) for plane in planes]
-    return simplejpeg.encode_jpeg_yuv_planes(*planes, quality=quality)
+    try:
+        scaled = reformatter.reformat(
+            frame,
+            sizes.width,
+            sizes.height,
+            "yuvj420p",
+            interpolation="BICUBIC",
+            dst_colorspace="ITU601",
+            dst_color_range="JPEG",
+            threads=1,
+        )
+        planes = [_pixels(plane) for plane in scaled.planes]
+        if sizes.turns:
+            planes = [np.ascontiguousarray(np.rot90(plane, sizes.turns)) for plane in planes]
+        return simplejpeg.encode_jpeg_yuv_planes(*planes, quality=quality)
+    except (av.FFmpegError, ValueError) as error:
+        raise BadVideoError(f"a frame cannot be encoded: {_reason(error)}") from None
+
+
+def _pixels(plane: av.video.plane.VideoPlane) -> np.ndarray:
+    lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+    return lines[: plane.height, : plane.width]
 
 
 def _reason(error: Exception) -> str:
