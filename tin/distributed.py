@@ -151,7 +151,9 @@ def _meet(rank: int, world_size: int, device: torch.device) -> dist.ProcessGroup
         ) from None
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
-        store, rank, world_size = next(dist.rendezvous("env://", rank, world_size, RENDEZVOUS))
+        store, rank, world_size = next(
+            dist.rendezvous("env://", rank, world_size, timeout=RENDEZVOUS)
+        )
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
         return dist.new_group(backend="gloo")
     except (dist.DistError, RuntimeError) as error:

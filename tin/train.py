@@ -272,7 +272,7 @@ class Trainer:
         self._take_bad_frames(self.tested)
         if scores is None:
             return
-        found = summarize(scores, self.tested.info.multi_label)
+        found = summarize(scores)
         seconds = time.monotonic() - began
         speed = {"seconds": seconds, "clips_per_s": len(scores.keys) / seconds}
         split = self.config.data.test_split

@@ -1,0 +1,59 @@
+"""A trained model, out of a run or a checkpoint file."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from configs.load import parse
+from configs.schema import Config
+from tin import checkpoint
+from tin.model import build_model
+from tin.run import Run
+
+
+def find_checkpoint(run: Run, which: str) -> Path:
+    """Return the `best` or the `last` checkpoint of a run.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = checkpoint.best(run) if which == "best" else checkpoint.newest(run)
+    if path is None:
+        other = "last" if which == "best" else "best"
+        raise checkpoint.CheckpointError(
+            f"{run.checkpoints} holds no {which} checkpoint; train the run first, or try"
+            f" test.checkpoint={other}"
+        )
+    return path
+
+
+def config_of(state: dict[str, Any]) -> Config:
+    """Return the settings that a checkpoint was trained with."""
+    return parse(Config, state["config"], "the checkpoint's settings")
+
+
+def restore(state: dict[str, Any], config: Config) -> nn.Module:
+    """Return the model of a checkpoint, with the moving average of its weights where it has one.
+
+    Raises:
+        CheckpointError: the weights do not fit the settings.
+    """
+    model = build_model(config, len(state["classes"]))
+    try:
+        model.load_state_dict(state["ema"] or state["model"])
+    except RuntimeError as error:
+        raise checkpoint.CheckpointError(
+            f"the weights do not fit {config.model.arch} with model.temporal"
+            f" {config.model.temporal}: {error}"
+        ) from None
+    return model.eval()
+
+
+def precision_of(config: Config, device: torch.device) -> str:
+    """Return the type of autocast: bfloat16, or float32, which is none."""
+    wanted = config.train.precision
+    if wanted == "auto":
+        return "bfloat16" if device.type == "cuda" else "float32"
+    return wanted
