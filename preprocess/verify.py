@@ -61,7 +61,9 @@ def check_shard(folder: Path, split: str, shard: int, note: Note) -> tuple[int, 
             for record, start in read_shard(path):
                 file.seek(start)
                 problems += _check_video(file.read(record.size), record)
-    except (ShardError, OSError) as error:
+    except OSError as error:
+        problems.append(error.strerror)
+    except ShardError as error:
         problems.append(str(error))
     problems = [p if str(path) in p else f"{path}: {p}" for p in problems]
     if len(problems) > MOST:
@@ -98,7 +100,9 @@ def _check_tables(split: Split, info: DatasetInfo, shards: range) -> Iterator[st
     """Compare the tables with the tars, a shard at a time."""
     classes = {name: index for index, name in enumerate(info.classes)}
     done = {"videos": 0, "frames": 0, "labels": 0}
-    with (split.folder / f"{split.name}.csv").open(encoding="utf-8", newline="") as file:
+    with (split.folder / f"{split.name}.csv").open(
+        encoding="utf-8", errors="replace", newline=""
+    ) as file:
         people = csv.reader(file)
         next(people, None)
         for shard in shards:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,8 @@ from typing import Any
 
 Note = Callable[[Any], None]
 CRASHES = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL))
+
+GRACE_S = 2.0  # for a process that is told to end
 
 
 class CrashError(RuntimeError):
@@ -65,6 +68,8 @@ def run_jobs(
                     worker.start(waiting.popleft())
     finally:
         for worker in workers:
+            worker.process.terminate()
+        for worker in workers:
             worker.stop()
 
 
@@ -104,6 +109,7 @@ class _Worker:
         return (value,)
 
     def stop(self) -> None:
+        self.process.join(GRACE_S)
         self.process.kill()
         self.process.join()
         self.pipe.close()
@@ -129,6 +135,7 @@ def _ready(workers: list[_Worker]) -> list[_Worker]:
 
 def _work(function: Callable[[Any, Note], Any], pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an unfinished file is removed
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         job = pipe.recv()
