@@ -222,6 +222,7 @@ class Trainer:
             state.save(self._sums())
             self.saved_at = time.monotonic()
         if stop:
+            self.world.barrier()  # srun and torchrun end all ranks as soon as one has left
             raise Stopped(
                 f"stopped by {self.signals.received or 'a signal to another rank'} at epoch"
                 f" {state.epoch}, step {state.step} of {state.num_steps}, with a checkpoint; go on"
