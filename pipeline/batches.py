@@ -24,6 +24,8 @@ from pipeline.plan import (
 from pipeline.store import BadFrame, ClipFrames, FrameStore
 from preprocess.shards import DatasetInfo, Split
 
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, in RGB, as the weights of the model zoos expect
+STD = (0.229, 0.224, 0.225)
 MIN_BAD_FRAMES = 20  # that an epoch may have, however small it is
 LISTED = 20  # frames that an error names
 

@@ -18,6 +18,7 @@ from tin.model import build_model, train_mode
 from tin.optim import build_optimizer
 from tin.run import Run
 from tin.tally import Tally
+from tin.trained import precision_of
 from tin.weights import initialize
 
 log = logging.getLogger(__name__)
@@ -48,10 +49,7 @@ class State:
     @property
     def precision(self) -> str:
         """Type of autocast; float32 is none."""
-        wanted = self.config.train.precision
-        if wanted == "auto":
-            return "bfloat16" if self.world.device.type == "cuda" else "float32"
-        return wanted
+        return precision_of(self.config, self.world.device)
 
     @property
     def measured(self) -> nn.Module:
