@@ -51,7 +51,7 @@ class Recorder:
 
     def interval(self, row: dict[str, Any]) -> None:
         """Record an interval of steps, one row of steps.csv."""
-        row = {"time": round(time.time(), 3), **row, **gpu_facts()}
+        row = {"time": f"{time.time():.1f}", **row, **gpu_facts()}
         self._run.append("steps.csv", STEPS, row)
         self._scalars(row, "train", ("loss", "lr", "clips_per_s", "data_wait"))
         text = (
@@ -65,8 +65,7 @@ class Recorder:
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Record an epoch of one split, one row of metrics.csv."""
-        known = {key: value for key, value in row.items() if key in METRICS}
-        self._run.append("metrics.csv", METRICS, known)
+        self._run.append("metrics.csv", METRICS, row)
         names = [name for name in ("top1", "top5", "map_class", "map_sample") if name in row]
         self._scalars(row, row["split"], ("loss", *names))
         found = ", ".join(f"{_spoken(name)} {100 * row[name]:.1f} %" for name in names)

@@ -108,10 +108,10 @@ class Run:
         aside.replace(target)
 
     def append(self, name: str, columns: Sequence[str], row: Mapping[str, Any]) -> None:
-        """Append a row to a csv of the run; the first one brings the header."""
+        """Append what `columns` names of a row to a csv; the first row brings the header."""
         self.check()
         with (self.path / name).open("a", newline="") as file:
-            writer = csv.DictWriter(file, columns, restval="")
+            writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow({key: _short(value) for key, value in row.items()})
