@@ -120,6 +120,18 @@ def test_runs_are_found_at_any_depth_and_once(tmp_path):
     assert readable(frame)[0]["run"].tolist() == names
 
 
+def test_the_folder_of_a_sweep_is_no_run(tmp_path):
+    (tmp_path / "sweep" / "job" / "logs").mkdir(parents=True)
+    _run(tmp_path / "sweep" / "lr-0.01")
+    waiting = tmp_path / "sweep" / "lr-0.02"
+    (waiting / "job").mkdir(parents=True)
+    (waiting / "job" / "config.yaml").write_text(dump(load(None, ["optim.lr=0.02", "recipe=r"])))
+    frame = load_runs([tmp_path])
+    assert [Path(run).name for run in frame["run"]] == ["lr-0.01", "lr-0.02"]
+    assert frame["state"].tolist() == ["done", "waiting"]
+    assert frame["recipe"].tolist() == ["demo", "r"]
+
+
 def test_missing_waiting_running_lost_and_stopped_runs_are_listed(tmp_path):
     (tmp_path / "waiting" / "job").mkdir(parents=True)
     for name in ("running", "lost", "stopped", "queued"):

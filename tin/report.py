@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from configs.load import dataset_path
+from configs.load import dataset_path, parse, read_yaml
 from configs.schema import Config
 from preprocess.shards import read_info
 from tin.count import count
@@ -75,17 +75,21 @@ def write_report(frame: pd.DataFrame, out: Path) -> Path:
     return target
 
 
-def _find(path: Path) -> Iterator[Path]:
-    """Give the runs at or below a path, or the path itself if there is none."""
-    found = False
+def _find(path: Path) -> list[Path]:
+    """Return the runs at or below a path, or the path itself if there is none."""
+    begun, submitted = [], []
     for folder, inner, files in os.walk(path):
-        inner.sort()
-        if "config.yaml" in files or "job" in inner:
-            found = True
+        if "config.yaml" in files:
+            begun.append(Path(folder))
             inner.clear()
-            yield Path(folder)
-    if not found:
-        yield path
+        elif "job" in inner:
+            submitted.append(Path(folder))
+        inner[:] = sorted(set(inner) - {"job"})
+    found = begun + submitted
+    waiting = [  # the folder of a sweep has jobs too, but runs lie below it
+        folder for folder in submitted if not any(folder in other.parents for other in found)
+    ]
+    return sorted(begun + waiting) or [path]
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
@@ -96,8 +100,10 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def _rows_of(run: Run, row: dict[str, Any]) -> list[dict[str, Any]]:
+    if not run.exists() and not run.job.is_dir():
+        return [{**row, "state": "missing: no run here"}]
     if not run.exists():
-        return [{**row, "state": "waiting" if run.job.is_dir() else "missing: no run here"}]
+        return [{**row, **_submitted(run), "state": "waiting"}]
     config = run.config()
     row |= _settings(config) | _progress(run, config)
     tests = _tests(run)
@@ -106,6 +112,12 @@ def _rows_of(run: Run, row: dict[str, Any]) -> list[dict[str, Any]]:
         return [_compared(config, {**row, "params": params, "gflops": gflops})]
     nothing = dict.fromkeys(METRICS)  # the metrics of a test are never those of the training
     return [_compared(config, {**row, **nothing, **_tested(folder)}) for folder in tests]
+
+
+def _submitted(run: Run) -> dict[str, Any]:
+    """Return the settings that a run waits with, if it says any."""
+    path = run.job / "config.yaml"
+    return _settings(parse(Config, read_yaml(path), str(path))) if path.exists() else {}
 
 
 def _settings(config: Config) -> dict[str, Any]:
