@@ -1,7 +1,6 @@
 """The command line. Each verb imports what it needs when it runs: `tin --help` stays quick."""
 
 import json
-import logging
 import os
 import sys
 import traceback
@@ -11,14 +10,7 @@ from typing import Annotated
 import typer
 
 from launch import cluster_commands, tool_commands
-
-log = logging.getLogger(__name__)
-
-EXIT_CODES = {  # by name: to import these classes is to import torch and DALI
-    "configs.load.ConfigError": 2,
-    "pipeline.loader.BadDataError": 3,
-    "tin.train.Stopped": 75,
-}
+from launch.errors import BAD_DATA, exit_code, explain, set_up_logging
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,37 +37,12 @@ def main() -> None:
         sys.exit(exit_code(error))
 
 
-def exit_code(error: Exception) -> int:
-    """Return the exit code that stands for an error."""
-    names = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__]
-    return next((EXIT_CODES[name] for name in names if name in EXIT_CODES), 1)
-
-
-def explain(error: Exception) -> str:
-    """Return what an error says, with its kind where the text alone would not be clear."""
-    text = str(error).strip()
-    known = isinstance(error, (ValueError, OSError)) or exit_code(error) != 1
-    return text if text and known else f"{type(error).__name__}: {text or 'no more is known'}"
-
-
-def set_up_logging() -> None:
-    """Log to stderr: rank 0 what happens, the others only what is wrong."""
-    rank = next(
-        (os.environ[name] for name in ("RANK", "SLURM_PROCID") if os.environ.get(name)), "0"
-    )
-    logging.basicConfig(
-        level=logging.INFO if rank == "0" else logging.WARNING,
-        format=f"%(asctime)s {'' if rank == '0' else f'rank {rank} '}%(message)s",
-        datefmt="%H:%M:%S",
-    )
-
-
 @app.callback()
 def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")] = False,
 ) -> None:
     """Train video action recognition with the Temporal Interlacing Network."""
-    set_up_logging()
+    set_up_logging(int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0))
 
 
 @app.command()
@@ -119,8 +86,8 @@ def shard(
         given.append(f"shard.parts={parts}")
     config = load(None, [*(settings or []), *given])
     result = convert(config, dataset, part)
-    typer.echo(result)
-    raise typer.Exit(result.exit_code)
+    typer.echo(f"{dataset}: {result.num_videos} videos, {result.num_quarantined} in quarantine")
+    raise typer.Exit(BAD_DATA if result.too_many_bad else 0)
 
 
 @app.command()
@@ -135,15 +102,13 @@ def train(
     ] = None,
 ) -> None:
     """Train a model from shards; in an existing run folder, continue it."""
-    from configs.load import load, run_path
-    from tin.train import continue_training
+    from configs.load import run_path
+    from tin.run import resolve
     from tin.train import train as train_run
 
-    words = words or []
-    if words and "=" not in words[0]:
-        train_run(load(words[0], words[1:]), run_path(run))
-    else:
-        continue_training(run_path(run), words)
+    folder, words = run_path(run), list(words or [])
+    recipe = words.pop(0) if words and "=" not in words[0] else None
+    train_run(resolve(recipe, folder, words), folder)
 
 
 @app.command()

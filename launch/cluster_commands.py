@@ -36,9 +36,15 @@ def submit(
     A list of values (optim.lr=0.01,0.02 train.seed=0,1,2) is a sweep: one array, and each
     combination has a run folder of its own below --run.
     """
-    from launch.submit import submit as submit_stages
+    from launch.show import print_dry_run, print_jobs
+    from launch.submit import make_plan
+    from launch.submit import submit as submit_plan
 
-    submit_stages(stages, recipe, run, cluster, settings or [], dry_run=dry_run)
+    plan = make_plan(stages, recipe, run, cluster, settings or [])
+    if dry_run:
+        print_dry_run(plan)
+    else:
+        print_jobs(plan, submit_plan(plan))
 
 
 def status(runs: Runs) -> None:

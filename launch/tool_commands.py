@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from launch.errors import BAD_DATA
+
 Dataset = Annotated[Path, typer.Argument(help="Folder of a dataset.")]
 
 data = typer.Typer(no_args_is_help=True, help="Check, join or generate data.")
@@ -40,8 +42,8 @@ def merge(dataset: Dataset) -> None:
     from preprocess.convert import merge as merge_parts
 
     result = merge_parts(dataset)
-    typer.echo(result)
-    raise typer.Exit(result.exit_code)
+    typer.echo(f"{dataset}: {result.num_videos} videos, {result.num_quarantined} in quarantine")
+    raise typer.Exit(BAD_DATA if result.too_many_bad else 0)
 
 
 @data.command()

@@ -1,0 +1,36 @@
+"""How commands and jobs speak: one line and an exit code for an error, a log for the rest."""
+
+import logging
+
+STOPPED = 75
+BAD_DATA = 3
+CODES = {  # by name: to import these classes is to import torch and DALI
+    "ConfigError": 2,
+    "BadDataError": BAD_DATA,
+    "QuarantineError": BAD_DATA,
+    "Stopped": STOPPED,
+}
+
+
+def exit_code(error: Exception) -> int:
+    """Return the exit code that stands for an error: 1, or as DESIGN.md section 4 says."""
+    names = [kind.__name__ for kind in type(error).__mro__]
+    return next((CODES[name] for name in names if name in CODES), 1)
+
+
+def explain(error: Exception) -> str:
+    """Return what an error says, with its kind where the text alone would not be clear."""
+    text = str(error).strip()
+    if text and (isinstance(error, (ValueError, OSError)) or type(error).__module__ != "builtins"):
+        return text
+    return f"{type(error).__name__}: {text or 'no more is known'}"
+
+
+def set_up_logging(rank: int) -> None:
+    """Log to stderr: rank 0 what happens, the others only what is wrong."""
+    logging.basicConfig(
+        level=logging.WARNING if rank else logging.INFO,
+        format=f"%(asctime)s {f'rank {rank} ' if rank else ''}%(message)s",
+        datefmt="%H:%M:%S",
+        force=True,
+    )

@@ -1,0 +1,56 @@
+"""A copy of the code that a job runs, so that edits after `tin submit` do not reach it."""
+
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+PACKAGES = ("configs", "cuda", "preprocess", "pipeline", "tin", "launch")
+KINDS = {".py", ".yaml", ".h", ".cu", ".cpp"}
+
+
+def snapshot(folder: Path) -> str:
+    """Copy the packages as they run now into `folder`; return the commit that they come from.
+
+    `COMMIT` holds the commit, with `-dirty` where files differ from it, and `PATCH` what differs.
+    Both are absent where the code was not installed from a git checkout.
+    """
+    aside = folder.with_name(f".{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    for name in PACKAGES:
+        for source in _sources(name):
+            for file in source.rglob("*"):
+                if file.suffix in KINDS:
+                    target = aside / name / file.relative_to(source)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, target)
+    commit = _git("describe", "--always", "--dirty", "--abbrev=12")
+    if commit:
+        (aside / "COMMIT").write_text(commit)
+        (aside / "PATCH").write_text(_git("diff", "HEAD"))
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+    return commit
+
+
+def _sources(package: str) -> list[Path]:
+    """Return the folders of a package; `cuda` is one of many of that name, ours has core.h."""
+    spec = find_spec(package)
+    folders = [Path(folder) for folder in spec.submodule_search_locations] if spec else []
+    return [folder for folder in folders if package != "cuda" or (folder / "core.h").exists()]
+
+
+def _git(*words: str) -> str:
+    """Return what git says of the folder of this code; empty if it is no checkout of it."""
+    home = Path(__file__).parent.parent
+    command = ["git", "-C", str(home)]
+    try:
+        top = subprocess.run(
+            [*command, "ls-files", "launch/snapshot.py"], capture_output=True, text=True, check=True
+        )
+        if not top.stdout:
+            return ""
+        done = subprocess.run([*command, *words], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip() if words[0] == "describe" else done.stdout
