@@ -33,9 +33,10 @@ class ShardSettings(Settings):
     source: str = ""
     """Folder of videos or frame folders; relative paths of annotations start here."""
     labels: str = ""
-    """Labels CSV (path,labels,split[,key][,group]); empty: a folder per class."""
+    """Labels CSV (path,labels,split[,key][,group][,reverse]); empty: a folder per class."""
     format: str = ""
-    """Name of an annotation format (see `tin shard --help`); empty: labels CSV or folders."""
+    """Name of an annotation format; empty: labels CSV or folders. `direction` takes either, each
+    video forwards and backwards as the two classes."""
     annotations: str = ""
     """File or folder of the annotation format."""
     held_out: float = Field(0.0, ge=0, lt=1)

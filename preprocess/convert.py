@@ -11,10 +11,12 @@ from pathlib import Path
 from configs.load import ConfigError
 from configs.schema import Config, ShardSettings
 from preprocess.annotations import Video, read_annotations
+from preprocess.decode import BadVideoError
 from preprocess.folders import encode_folder
 from preprocess.layout import Job, begin, list_jobs, num_shards, read_plan
 from preprocess.shards import (
     DatasetInfo,
+    Plan,
     ShardRows,
     read_rows,
     shard_name,
@@ -29,7 +31,7 @@ from preprocess.tars import (
     end_shard,
     replacing,
 )
-from preprocess.videos import BadVideoError, encode_video
+from preprocess.videos import encode_video
 from preprocess.workers import CrashError, Note, num_cpus, run_jobs
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ def shard(config: Config, folder: str | Path, part: int | None = None) -> ShardR
     annotations = read_annotations(settings)
     folder.mkdir(parents=True, exist_ok=True)
     plan = begin(folder, annotations, settings)
+    _show_mirror_images(plan)
     jobs = list_jobs(annotations, plan)
     if part is not None:
         jobs = jobs[part :: settings.parts]
@@ -161,6 +164,13 @@ def merge(folder: str | Path) -> ShardResult:
     info = {**plan.model_dump(), "splits": counts, "tables": tables, "digest": ""}
     write_info(folder, DatasetInfo(**info))
     return ShardResult(sum(counts.values()), len(bad))
+
+
+def _show_mirror_images(plan: Plan) -> None:
+    for index, mirror in enumerate(plan.left_right):
+        if index < mirror:
+            names = plan.classes[index], plan.classes[mirror]
+            log.info("mirror images: %s, %s", *names)
 
 
 def _without_crashed(error: CrashError) -> Job:

@@ -9,7 +9,8 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from configs.schema import ShardSettings
-from preprocess.videos import BadVideoError, EncodedVideo, check_share, stored_size, thinned
+from preprocess.decode import BadVideoError
+from preprocess.videos import EncodedVideo, check_share, stored_size, thinned
 
 SUFFIXES = frozenset((".jpg", ".jpeg"))
 

@@ -10,11 +10,12 @@ from typing import Any
 from configs.load import to_yaml
 from configs.schema import ShardSettings
 from preprocess.annotations import Annotations, Video
+from preprocess.decode import BadVideoError, probe
 from preprocess.folders import list_frames
 from preprocess.mirror import left_right
 from preprocess.shards import FORMAT, Plan, read_model, shard_name
 from preprocess.tars import ShardError, replacing
-from preprocess.videos import BadVideoError, probe, stored_size
+from preprocess.videos import stored_size
 
 NAME = "plan.yaml"
 SAMPLE = 128  # videos that are probed to guess the bytes of one

@@ -31,12 +31,16 @@ def write_clip(
     times_ms: Sequence[int] | None = None,
     options: dict[str, str] | None = None,
     metadata: str = "",
+    key_frames: int = 1,
 ) -> Path:
-    """Write RGB frames as a video of the container that the suffix names."""
+    """Write RGB frames as a video of the container that the suffix names.
+
+    `options` are the container's; every so many frames one is a key frame.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=options or {}) as container:
         container.metadata["title"] = metadata
-        stream = container.add_stream(codec, rate=fps, options={"g": "1"})
+        stream = container.add_stream(codec, rate=fps, options={"g": str(key_frames)})
         stream.bit_rate = 10_000_000
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"

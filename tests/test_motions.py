@@ -10,10 +10,11 @@ from clips import shard_config
 
 from configs.schema import ShardSettings
 from preprocess.convert import ShardResult, shard
+from preprocess.decode import probe
 from preprocess.mirror import left_right
 from preprocess.motions import NUM_FRAMES, PAIRS, draw_motion, make_motions, render
 from preprocess.shards import open_split, read_info
-from preprocess.videos import encode_video, probe
+from preprocess.videos import encode_video
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,10 @@ from clips import cut, gray_frames, levels, noise_frames, write_clip
 from PIL import Image
 
 from configs.schema import ShardSettings
+from preprocess.decode import BadVideoError, decode_frames, probe
 from preprocess.folders import encode_folder, list_frames
 from preprocess.videos import (
-    BadVideoError,
-    decode_frames,
     encode_video,
-    probe,
     stored_size,
     thinned,
 )
@@ -220,6 +218,23 @@ def test_a_video_with_9_of_10_frames_is_kept_with_a_warning(tmp_path, name):
     video = encode_video(path, SETTINGS)
     assert 36 <= len(video.jpegs) < 40
     assert f"{len(video.jpegs)} of " in video.warning and "can be decoded" in video.warning
+
+
+def test_frames_that_an_edit_list_hides_are_not_missing(tmp_path):
+    """ISO 14496-12, 8.6.6: shown is the media from `media_time` on; cut clips begin so."""
+    path = write_clip(tmp_path / "a.mp4", gray_frames(20), codec="libx264", key_frames=20)
+    data = bytearray(path.read_bytes())
+    timescale = struct.unpack(">I", data[data.index(b"mdhd") + 16 :][:4])[0]
+    start = data.index(b"elst") + 12  # version and flags, number of entries; duration, media time
+    duration, media_time = struct.unpack(">Ii", data[start : start + 8])
+    movie_scale = struct.unpack(">I", data[data.index(b"mvhd") + 16 :][:4])[0]
+    hidden = 1.2  # seconds: 12 of 20 frames
+    edit = (int(duration - hidden * movie_scale), int(media_time + hidden * timescale))
+    data[start : start + 8] = struct.pack(">Ii", *edit)
+    path.write_bytes(data)
+    video = encode_video(path, SETTINGS)
+    assert levels(video.jpegs) == [20 + 10 * index for index in range(12, 20)]
+    assert video.warning == ""
 
 
 def write_frames(folder, frames, names=None):
