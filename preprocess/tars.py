@@ -16,6 +16,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
+from pydantic import TypeAdapter, ValidationError
+
 KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")  # no dots (webdataset), within 100 bytes (USTAR)
 MAX_BYTES = 8**11 - 1  # of a video: USTAR writes sizes in 11 octal digits
 END = bytes(2 * tarfile.BLOCKSIZE)
@@ -46,6 +48,9 @@ class VideoRecord:
     """zlib.crc32 of each frame."""
     size: int = 0
     """Bytes of `<key>.mjpeg`."""
+
+
+RECORD = TypeAdapter(VideoRecord)
 
 
 def append_video(file: BinaryIO, record: VideoRecord, jpegs: Sequence[bytes]) -> None:
@@ -81,7 +86,7 @@ def read_shard(path: Path) -> Iterator[tuple[VideoRecord, int]]:
                 record = _read_record(tar, frames, next(members, None))
                 yield record, frames.offset_data
             end = tar.offset
-    except (OSError, tarfile.TarError, ValueError, TypeError, KeyError) as error:
+    except (OSError, tarfile.TarError, ValueError) as error:
         raise ShardError(f"{path}: {error}; delete the file and run `tin shard` again") from None
     want, found = end + len(END), path.stat().st_size
     if found != want:  # tarfile stops without a word where a header is cut or damaged
@@ -106,15 +111,23 @@ def _read_record(
     if about is None or frames.name == stem or about.name != f"{stem}.json":
         found = about.name if about else "the end of the file"
         raise ValueError(f"found {frames.name} and then {found}, expected a .mjpeg and its .json")
-    values = json.loads(tar.extractfile(about).read())
-    for name in ("labels", "offsets", "crcs"):
-        values[name] = tuple(values[name])
-    record = VideoRecord(**values)
+    if not (frames.isfile() and about.isfile()):
+        raise ValueError(f"{frames.name} and {about.name} are no plain files")
+    try:
+        record = RECORD.validate_json(tar.extractfile(about).read(), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(
+            f"{about.name} {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        ) from None
     if record.key != stem or record.size != frames.size:
         raise ValueError(
             f"{about.name} describes {record.key} of {record.size} bytes, beside it stands"
             f" {frames.name} of {frames.size}"
         )
+    ends = (*record.offsets, record.size)
+    if len(record.crcs) != len(record.offsets) or ends[0] or list(ends) != sorted(set(ends)):
+        raise ValueError(f"{about.name}: its offsets and CRCs do not describe {frames.name}")
     return record
 
 

@@ -146,6 +146,22 @@ def test_a_damaged_header_is_named(dataset):
         list(read_shard(path))
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"width":16', b'"width":"a'),
+        (b'"offsets":[0,', b'"offsets":[9,'),
+        (b'"key":"a"', b'"key":"z"'),
+        (b'"labels":["left"]', b'"labels":"eleven1"'),
+    ],
+)
+def test_a_record_that_cannot_be_is_named(dataset, old, new):
+    path = dataset / "train-00000.tar"
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    with pytest.raises(ShardError, match=r"train-00000\.tar"):
+        list(read_shard(path))
+
+
 def test_a_newer_format_is_refused_with_advice(dataset):
     path = dataset / "dataset.yaml"
     path.write_text(path.read_text().replace("format: 1", "format: 2\nnews: 1"))
