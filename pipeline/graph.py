@@ -4,6 +4,7 @@ N is the number of frames of a batch, S the side of the square crop. All that is
 from video to video comes in with the frames; DALI draws nothing.
 """
 
+import weakref
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -62,7 +63,8 @@ def training_graph(num_frames: int, crop: int, threads: int, device: torch.devic
     with pipeline:
         region, flip = _region(device)
         pipeline.set_outputs(region, flip)
-    return Graph(pipeline, lambda outputs: [_scaled(*outputs, crop)])
+    memory = _Memory((num_frames, 3, crop, crop))
+    return Graph(pipeline, lambda outputs: [_scaled(*outputs, memory.take())])
 
 
 def dali_training_graph(num_frames: int, crop: int, threads: int, device: torch.device) -> Graph:
@@ -151,12 +153,28 @@ def _tensors(outputs: Sequence) -> list[torch.Tensor]:
     return [torch.from_dlpack(output.as_tensor()) for output in outputs]
 
 
-def _scaled(regions: Sequence, flips: Sequence, crop: int) -> torch.Tensor:
-    """Return what `_normalized` makes of DALI's resize, computed by torch on the CPU."""
+class _Memory:
+    """Memory of batches, lent again once torch lets go of it.
+
+    The system's time to clear new pages for each batch would be a third of the loader's.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape, self._free = shape, []
+
+    def take(self) -> torch.Tensor:
+        """Return a float32 tensor of any content."""
+        memory = self._free.pop() if self._free else np.empty(self._shape, np.float32)
+        lent = memory.view()  # lives for as long as a tensor has its storage
+        weakref.finalize(lent, self._free.append, memory).atexit = False
+        return torch.from_numpy(lent)
+
+
+def _scaled(regions: Sequence, flips: Sequence, views: torch.Tensor) -> torch.Tensor:
+    """Fill ``views`` with what `_normalized` makes of DALI's resize, computed by torch."""
     mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    views = torch.empty(len(regions), 3, crop, crop)
     for view, region, flip in zip(views, regions, flips.as_array(), strict=True):
         frame = torch.from_dlpack(region).permute(2, 0, 1)[None]
-        frame = interpolate(frame, size=(crop, crop), mode="bilinear", antialias=True)[0]
+        frame = interpolate(frame, size=view.shape[1:], mode="bilinear", antialias=True)[0]
         torch.sub(frame.flip(-1) if flip else frame, mean, out=view).div_(std)
     return views

@@ -1,6 +1,5 @@
 """Batches of clips, from the shards to the device, at an exact position of an epoch."""
 
-import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pipeline.graph import Graph, evaluation_graph, training_graph
 from pipeline.plan import EvaluationPlan, TrainingPlan
 from pipeline.store import BadFrame, ClipFrames, FrameStore
 from preprocess.shards import DatasetInfo, Split, open_split, read_info
+from preprocess.workers import num_cpus
 
 __all__ = ["BadDataError", "BadFrame", "Batch", "ClipLoader"]
 
@@ -159,7 +159,7 @@ class ClipLoader:
 
     def _make_graph(self) -> Graph:
         num_frames = self._source.num_rows * self._source.frames_per_row
-        threads = self._config.run.threads or len(os.sched_getaffinity(0))
+        threads = self._config.run.threads or num_cpus()
         if isinstance(self._source, Training):
             return training_graph(num_frames, self._config.clip.crop, threads, self._device)
         crop, mirrored = self._config.test_crop, self._source.mirrored

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pipeline.crops import scaled_sizes, source_regions, view_corners
-from pipeline.graph import MEAN, STD, evaluation_graph, training_graph
+from pipeline.graph import MEAN, STD, dali_training_graph, evaluation_graph, training_graph
 
 CPU = torch.device("cpu")
 GREY_LEVEL = 1 / 255 / 0.224  # of a normalized picture, about
@@ -42,8 +42,8 @@ def jpeg(image: np.ndarray) -> np.ndarray:
     return np.frombuffer(data, np.uint8)
 
 
-def train(images, boxes, flips, crop: int, threads: int = 1) -> torch.Tensor:
-    graph = training_graph(len(images), crop, threads, CPU)
+def train(images, boxes, flips, crop: int, threads=1, make=training_graph) -> torch.Tensor:
+    graph = make(len(images), crop, threads, CPU)
     x, y, width, height = np.array(boxes, np.int32).T
     corner, size = np.stack([y, x], axis=1), np.stack([height, width], axis=1)
     graph.start(images, corner=corner, size=size, flip=np.array(flips, np.int32))
@@ -83,25 +83,31 @@ def test_three_views_have_the_means_of_the_reference(pixels):
     assert found == pytest.approx(pixels["full_res3_means"], abs=0.3 * GREY_LEVEL)
 
 
-def test_a_multi_scale_crop_equals_the_reference(pixels):
+GRAPHS = pytest.mark.parametrize("make", [training_graph, dali_training_graph])
+
+
+@GRAPHS
+def test_a_multi_scale_crop_equals_the_reference(pixels, make):
     width, height, x, y = pixels["multiscale_params_w_h_x_y"]
     want, crop = normalized(pixels["multiscale"]), pixels["multiscale"].shape[1]
     images = [png(frame) for frame in pixels["frames"]]
-    found = train(images, [(x, y, width, height)] * 2, [0, 0], crop)
+    found = train(images, [(x, y, width, height)] * 2, [0, 0], crop, make=make)
     assert (found - want).abs().max() <= 2 / 255 / 0.22
 
 
-def test_a_region_that_keeps_its_size_equals_pillow_to_the_bit():
+@GRAPHS
+def test_a_region_that_keeps_its_size_equals_pillow_to_the_bit(make):
     data = jpeg(noise(90, 70))
     image = Image.open(io.BytesIO(data.tobytes()))
     want = np.asarray(image.crop((7, 11, 7 + 48, 11 + 48)))[None]
-    found = train([data], [(7, 11, 48, 48)], [0], 48)
+    found = train([data], [(7, 11, 48, 48)], [0], 48, make=make)
     assert (found - normalized(want)).abs().max() < 1e-5  # a grey level is 0.017
 
 
-def test_a_flip_mirrors_left_and_right():
+@GRAPHS
+def test_a_flip_mirrors_left_and_right(make):
     data = jpeg(noise(64, 64))
-    plain, flipped = train([data, data], [(3, 5, 40, 50)] * 2, [0, 1], 32)
+    plain, flipped = train([data, data], [(3, 5, 40, 50)] * 2, [0, 1], 32, make=make)
     torch.testing.assert_close(flipped, plain.flip(-1), rtol=0, atol=1e-5)
     assert (plain - flipped).abs().max() > 10 * GREY_LEVEL
 
@@ -121,11 +127,12 @@ def test_views_equal_scaling_and_then_cropping_with_pillow():
         assert (view - want).abs().max() <= 2 / 255 / 0.22
 
 
-def test_threads_and_neighbours_in_the_batch_change_no_bit():
+@GRAPHS
+def test_threads_and_neighbours_in_the_batch_change_no_bit(make):
     images = [jpeg(noise(80, 60, seed)) for seed in range(4)]
     boxes = [(seed, 2 * seed, 40 + seed, 50) for seed in range(4)]
-    one, four = (train(images, boxes, [0, 1, 0, 1], 24, threads) for threads in (1, 4))
-    alone = train(images[2:3], boxes[2:3], [0], 24)
+    one, four = (train(images, boxes, [0, 1, 0, 1], 24, threads, make) for threads in (1, 4))
+    alone = train(images[2:3], boxes[2:3], [0], 24, make=make)
     assert torch.equal(one, four) and torch.equal(one[2:3], alone)
 
 

@@ -24,7 +24,7 @@ SETTINGS = (
     "clip.num_segments=4",
     "clip.crop=16",
     "clip.resize=24",
-    "run.threads=2",
+    "run.threads=1",
     "run.readers=2",
     "augment.flip=random",
 )
@@ -78,7 +78,7 @@ def test_an_epoch_repeats_bit_for_bit_with_any_threads(folder, load_clips):
     first = list(loader.epoch(1))
     assert len(first) == loader.num_steps == 3
     assert equal(first, list(loader.epoch(1)))
-    other = load_clips(folder, "run.threads=1", "run.readers=4", "run.prefetch=1")
+    other = load_clips(folder, "run.threads=4", "run.readers=4", "run.prefetch=1")
     assert equal(first, list(other.epoch(1)))
     assert not torch.equal(first[0].clips, next(loader.epoch(2)).clips)
 
@@ -103,6 +103,15 @@ def test_an_abandoned_iterator_disturbs_nothing(folder, load_clips):
     next(closed)
     closed.close()
     assert equal(want, list(loader.epoch(0)))
+
+
+def test_a_batch_that_is_kept_is_not_written_over(folder, load_clips):
+    loader = load_clips(folder)
+    kept, part = next(loader.epoch(0)).x, next(loader.epoch(0)).x[1:, 2]
+    want = kept.clone()
+    for epoch in (1, 2, 3):
+        assert not any(torch.equal(batch.x, want) for batch in loader.epoch(epoch))
+    assert torch.equal(kept, want) and torch.equal(part, want[1:, 2])
 
 
 def test_closing_ends_all_threads(folder):
@@ -195,6 +204,34 @@ def test_evaluation_sees_each_video_once_in_equal_steps(folder, load_clips, worl
 
 def scored(batch):
     return [(c, x) for c, x in zip(batch.clips.tolist(), batch.x, strict=True) if c >= 0]
+
+
+def test_frames_of_any_size_make_a_batch(tmp_path, load_clips):
+    sizes = [(8, 6), (4000, 8), (33, 17), (9, 300)]
+    folder = write_dataset(tmp_path / "sizes", [1, 2, 3, 4], sizes=sizes)
+    (batch,) = load_clips(folder).epoch(0)
+    assert batch.x.shape == (4, 4, 3, 16, 16) and batch.x.isfinite().all()
+    loader = load_clips(folder, "test.batch=4", "test.crops=3", training=False)
+    (batch,) = loader.epoch(0)  # the left crop of wide videos lies in the color
+    assert batch.x.shape == (4, 3, 4, 3, 16, 16) and batch.x.isfinite().all()
+    want = np.array([color(1, frame) for frame in (0, 0, 1, 1)])
+    assert left_color(batch.x[1, 0]).numpy() == pytest.approx(want, abs=4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("training", [True, False])
+def test_a_gpu_gets_the_batches_of_the_cpu(folder, load_clips, training):
+    want, found = (
+        list(load_clips(folder, training=training, device=device).epoch(0))
+        for device in ("cpu", "cuda:0")
+    )
+    for one, two in zip(want, found, strict=True):
+        assert {value.device.type for value in vars(two).values()} == {"cuda"}
+        assert torch.equal(one.clips, two.clips.cpu()) and torch.equal(one.labels, two.labels.cpu())
+        difference = (one.x - two.x.cpu()).abs()
+        assert difference.mean() < 0.02  # a grey level
+    again = list(load_clips(folder, training=training, device="cuda:0").epoch(0))
+    assert equal(found, again)
 
 
 # Labels
