@@ -3,7 +3,7 @@
 import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,12 @@ LOG_SECONDS = 30.0
 
 
 def evaluate(
-    model: nn.Module, loader: ClipLoader, world: World, precision: str, loss: str
+    model: nn.Module,
+    loader: ClipLoader,
+    world: World,
+    precision: str,
+    loss: str,
+    beat: Callable[[], None] = lambda: None,
 ) -> Scores | None:
     """Return the scores of a split on rank 0, its videos in their order; None on other ranks.
 
@@ -43,6 +48,7 @@ def evaluate(
         world: the ranks; all of them must call.
         precision: float32 or bfloat16.
         loss: nll for softmax scores, bce for sigmoid.
+        beat: called after each step, for a watchdog.
     """
     activation = torch.sigmoid if loss == "bce" else functools.partial(torch.softmax, dim=1)
     model.eval()
@@ -54,6 +60,7 @@ def evaluate(
             rows.append(batch.clips)
             labels.append(batch.labels)
             scores.append(activation(logits.float()).unflatten(0, batch.x.shape[:2]))
+            beat()
             if time.monotonic() - logged > LOG_SECONDS:
                 logged = time.monotonic()
                 log.info("%s: step %d of %d", loader.split.name, step, loader.num_steps)

@@ -1,7 +1,9 @@
 """Signals that stop a run, and the words that all ranks agree on without waiting for them."""
 
+import contextlib
 import logging
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 import torch
@@ -19,6 +21,7 @@ class StopSignals:
     def __init__(self) -> None:
         self.received = ""
         """Name of the signal that came, empty before."""
+        self._at_once: Exception | None = None
 
     def __enter__(self) -> "StopSignals":
         self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
@@ -28,10 +31,23 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def raising(self, error: Exception) -> Iterator[None]:
+        """While entered, a signal raises `error` at once: nothing is under way that is unsaved."""
+        self._at_once = error
+        try:
+            if self.received:
+                raise error
+            yield
+        finally:
+            self._at_once = None
+
     def _receive(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT and self.received:
             raise KeyboardInterrupt  # asked twice: do not wait for the step
         self.received = signal.Signals(number).name
+        if self._at_once:
+            raise self._at_once
         log.info("%s: a checkpoint comes at the end of this step", self.received)
 
 

@@ -14,6 +14,7 @@ from pipeline.loader import BadDataError, Batch, ClipLoader
 from tin.augment import augment
 from tin.distributed import World, cpus, start
 from tin.evaluate import evaluate, summarize
+from tin.health import Watchdog, check_node
 from tin.interrupt import Agreement, StopSignals
 from tin.model import record_offsets, recorded_offsets
 from tin.optim import learning_rate, loss, set_learning_rate
@@ -45,6 +46,8 @@ def train(config: Config, path: Path) -> None:
         if world.broadcast("train" in run.done()):
             log.info("%s is finished; `tin test %s` measures it", path, path)
             return
+        if config.run.check_node:
+            check_node(world, path)
         Trainer(config, run, world, signals).run()
 
 
@@ -62,6 +65,8 @@ class Trainer:
         self.state = State(config, run, world, self.loader.info, num_steps)
         self._start_attempt()
         self.agreement = Agreement(world)
+        minutes = config.run.hang_minutes
+        self.watchdog = Watchdog(run.job, run.attempt, world.rank, minutes)
         self.recorder: Recorder | None = None
 
     def run(self) -> None:
@@ -69,6 +74,7 @@ class Trainer:
         settings, state = self.config.train, self.state
         with contextlib.ExitStack() as stack:
             stack.callback(self._close)
+            stack.enter_context(self.watchdog)
             if self.world.is_main:
                 self.recorder = stack.enter_context(self._open_recorder())
             while state.epoch < settings.epochs:
@@ -147,6 +153,7 @@ class Trainer:
         while state.step < state.num_steps:
             self._train_step([next(passes) for _ in range(accumulate)])
             state.step += 1
+            self.watchdog.beat()
             self._heed(self.agreement.exchange(self._words()))
             if state.step % self.config.run.log_steps == 0 or state.step == state.num_steps:
                 interval = self._log(interval)
@@ -267,9 +274,10 @@ class Trainer:
         """Measure the test split; the best model so far becomes best.pt."""
         began, state = time.monotonic(), self.state
         self.world.broadcast_buffers(state.measured)
-        scores = evaluate(
-            state.measured, self.tested, self.world, state.precision, self.config.train.loss
-        )
+        how = state.precision, self.config.train.loss, self.watchdog.beat
+        stopped = Stopped(f"stopped after epoch {state.epoch}, whose checkpoint is written")
+        with self.signals.raising(stopped):
+            scores = evaluate(state.measured, self.tested, self.world, *how)
         self._take_bad_frames(self.tested)
         if scores is None:
             return
