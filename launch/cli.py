@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from launch import cluster_commands, tool_commands
+from launch import cluster_commands, result_commands, tool_commands
 from launch.errors import BAD_DATA, exit_code, explain, set_up_logging
 
 app = typer.Typer(
@@ -112,64 +112,6 @@ def train(
 
 
 @app.command()
-def test(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    settings: Settings = None,
-    views: Annotated[
-        str, typer.Option(metavar="CLIPSxCROPS", help="Views of a video, 2x3 say.")
-    ] = "",
-    crop: Annotated[int, typer.Option(metavar="PIXELS", help="Side of the test crop.")] = 0,
-) -> None:
-    """Measure a trained model: scores, predictions and result in RUN/tests."""
-    from configs.load import ConfigError, run_path
-    from tin.distributed import start
-    from tin.evaluate import test as test_run
-    from tin.run import Run
-
-    given = list(settings or [])
-    if views:
-        clips, found, crops = views.partition("x")
-        if not (found and clips.isdigit() and crops.isdigit()):
-            raise ConfigError(f"--views {views}: expected CLIPSxCROPS, 2x3 say")
-        given += [f"test.clips={clips}", f"test.crops={crops}"]
-    if crop:
-        given.append(f"test.crop={crop}")
-    folder = run_path(run)
-    with start(Run(folder).config().run.device) as world:
-        result = test_run(folder, given, world)
-    if world.is_main:
-        typer.echo(result)
-
-
-@app.command()
-def predict(
-    model: Annotated[Path, typer.Argument(help="A run or a checkpoint.")],
-    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Video files.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    strip: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Save the frames that were used.")
-    ] = None,
-) -> None:
-    """Name the five likeliest classes of videos."""
-    from tin.predict import predict as predict_videos
-
-    typer.echo(predict_videos(model, videos))
-
-
-@app.command()
-def report(
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="RUN_OR_FOLDER...", help="Runs, or folders of runs.")
-    ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.")] = Path(),
-) -> None:
-    """Print a table of runs; write results.csv, results.md and results.html."""
-    from tin.report import load_runs, write_report
-
-    typer.echo(write_report(load_runs(paths), out))
-
-
-@app.command()
 def config(
     recipe: Annotated[str, typer.Argument(help="A recipe file or the name of one.")],
     settings: Settings = None,
@@ -180,18 +122,6 @@ def config(
     typer.echo(dump(load(recipe, settings or [])), nl=False)
 
 
-@app.command()
-def fuse(
-    scores: Annotated[
-        list[Path], typer.Argument(metavar="TEST...", help="Folders below RUN/tests.")
-    ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the fused scores go.")],
-) -> None:
-    """Combine the scores of several models."""
-    from tin.scores import fuse as fuse_scores
-
-    typer.echo(fuse_scores(scores, out))
-
-
+result_commands.add_to(app)
 tool_commands.add_to(app)
 cluster_commands.add_to(app)

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import FrameType
 
 from launch.errors import STOPPED, exit_code, explain, set_up_logging
-from launch.record import End, Note, add_end, ends, jobs, place, progress, write_note
 from launch.local import REQUEUE, is_out_of_time, name_ranks, wait_turn
+from launch.record import End, Note, add_end, ends, jobs, place, progress, write_note
 from launch.stages import RUN_STAGE
 from tin.run import FencedError, Run
 
