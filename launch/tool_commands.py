@@ -62,22 +62,45 @@ def demo(
 
 
 @weights.command()
-def fetch(name: Annotated[str, typer.Argument(help="resnet50, say.")]) -> None:
+def fetch(
+    name: Annotated[str, typer.Argument(help="resnet50, say.")],
+    source: Annotated[
+        str, typer.Option(metavar="URL", help="Folder of the file: http, https or file.")
+    ] = "https://download.pytorch.org/models",
+) -> None:
     """Fetch ImageNet weights into the cache, on a machine with a network."""
-    from tin.weights import fetch as fetch_weights
+    from tin.fetch import fetch as fetch_weights
 
-    typer.echo(fetch_weights(name))
+    typer.echo(fetch_weights(name, source))
 
 
 @weights.command(name="import")
 def import_weights(
     file: Annotated[Path, typer.Argument(help="A checkpoint of any zoo.")],
+    run: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Make a run of it, to test and predict.")
+    ] = None,
+    settings: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value ...]")] = None,
+) -> None:
+    """Account for every tensor of a checkpoint of another project; make a run of it."""
+    from tin.foreign import import_run
+
+    report = import_run(file, run, settings or ())
+    for line in report.lines():
+        typer.echo(line)
+    typer.echo(report)
+    raise typer.Exit(1 if report.failed else 0)
+
+
+@weights.command(name="export")
+def export_weights(
+    run: Annotated[Path, typer.Argument(help="A run, or a checkpoint of one.")],
     out: Annotated[Path, typer.Argument(help="The file to write.")],
 ) -> None:
-    """Turn a checkpoint of another project into ours, tensor by tensor."""
-    from tin.weights import import_file
+    """Write a checkpoint that the original's code reads."""
+    from tin.foreign import export_run
 
-    typer.echo(import_file(file, out))
+    export_run(run, out)
 
 
 @op.command()

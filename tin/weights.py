@@ -81,6 +81,15 @@ class Report:
         """The tensors that should have loaded and did not."""
         return tuple(row for row in self.rows if row.failed)
 
+    def lines(self) -> list[str]:
+        """Return a line for each tensor: what became of it, its names here and there, and why."""
+        width = max(len(row.status) for row in self.rows)
+        return [
+            f"{row.status:{width}}  {row.ours or '-'} <- {row.theirs or '-'}  ({row.note})"
+            + ("  FAILED" if row.failed else "")
+            for row in self.rows
+        ]
+
     def __str__(self) -> str:
         counts = Counter(row.status for row in self.rows)
         return f"{self.path}: " + ", ".join(f"{counts[name]} {name}" for name in counts)
