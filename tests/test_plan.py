@@ -1,16 +1,12 @@
-"""The plan: which clips, frames, crops and flips; against the reference and by arithmetic."""
+"""The plan: draws, the order of an epoch, and what a step reads at any number of ranks."""
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from configs.load import load
-from configs.schema import AugmentSettings, ClipSettings
-from pipeline.crops import scaled_sizes, source_regions, training_boxes, view_corners
 from pipeline.draws import CROPS, FLIPS, FRAMES, key, shuffled, uniforms
-from pipeline.frames import evaluation_frames, training_frames
 from pipeline.plan import (
     Order,
     epoch_order,
@@ -29,10 +25,6 @@ def fake_split(num_videos: int, frames: int = 20, per_shard: int = 5) -> SimpleN
     videos["width"], videos["height"] = 320, 240
     rows["shard"] = np.arange(len(rows)) // (frames * per_shard)
     return SimpleNamespace(videos=videos, frames=rows, num_videos=num_videos)
-
-
-def table(shared, name: str) -> list[dict]:
-    return json.loads((shared / "reference" / "tables" / f"{name}.json").read_text())
 
 
 # Random numbers
@@ -160,194 +152,9 @@ def test_flips_are_drawn_for_half_of_the_clips_when_asked():
     assert abs(flips[1].mean() - 0.5) < 5 * 0.5 / 2000**0.5
 
 
-# Frames against the reference
-
-
-def test_reference_frames_equal_the_table(shared):
-    checked = 0
-    for entry in table(shared, "frame_indices"):
-        if "error" in entry:
-            continue
-        frames = reference_frames(entry)
-        assert frames[:: entry["new_length"]].tolist() == entry["indices_1based"], entry
-        checked += 1
-    assert checked == 246
-
-
-def reference_frames(entry: dict) -> np.ndarray:
-    """Return the frames of an entry, counted from 1, with the draws that the reference used."""
-    T, dense = entry["T"], entry["mode"] == "dense"
-    settings = ClipSettings(
-        num_segments=T,
-        frames_per_segment=entry["new_length"],
-        sampling="reference_dense" if dense else "reference",
-        stride=entry.get("dense_sample_rate", 8),
-    )
-    drawn = [(np.atleast_1d(v) + 0.5) / high for _, high, v in entry["draws_low_high_values"]]
-    num_frames = np.array([entry["num_frames"]])
-    if entry["kind"] == "train":
-        draws = np.zeros((1, T))
-        for values in drawn:
-            draws[0, : len(values)] = values
-        return training_frames(num_frames, settings, draws)[0] + 1
-    clips = {"val": 1, "test": 10 if dense else entry.get("temporal_clips")}[entry["kind"]]
-    draws = np.zeros((1, clips, T))
-    for number, values in enumerate(drawn):  # the first of several clips is the center
-        draws[0, number + (clips > 1), : len(values)] = values
-    return evaluation_frames(num_frames, settings, clips, draws).ravel() + 1
-
-
-def test_uniform_middle_frames_equal_the_rgb_rows_of_the_table(shared):
-    rows = [
-        entry
-        for entry in table(shared, "frame_indices")
-        if entry["kind"] == "val" and entry["mode"] == "uniform"
-    ]
-    for entry in rows:
-        L = entry["new_length"]
-        settings = ClipSettings(num_segments=entry["T"], frames_per_segment=L)
-        frames = evaluation_frames(np.array([entry["num_frames"]]), settings, 1, None)[0, 0]
-        assert (frames[::L] + 1).tolist() == entry["indices_1based"]
-
-
-# Frames, sane
-
-
-def uniform(T: int, L: int = 1) -> ClipSettings:
-    return ClipSettings(num_segments=T, frames_per_segment=L)
-
-
-def dense(T: int, stride: int) -> ClipSettings:
-    return ClipSettings(num_segments=T, sampling="dense", stride=stride)
-
-
-def test_uniform_training_takes_a_frame_of_each_part_and_every_frame_can_come():
-    # 11 frames in 4 parts: 0-1, 2-4, 5-7, 8-10
-    draws = np.random.default_rng(0).random((500, 4))
-    frames = training_frames(np.full(500, 11), uniform(4), draws)
-    parts = [sorted(set(column.tolist())) for column in frames.T]
-    assert parts == [[0, 1], [2, 3, 4], [5, 6, 7], [8, 9, 10]]
-
-
-def test_a_video_shorter_than_the_clip_spreads_its_frames():
-    for draws in (np.zeros((1, 8)), np.full((1, 8), 0.99)):
-        frames = training_frames(np.array([3]), uniform(8), draws)
-        assert frames.tolist() == [[0, 0, 0, 1, 1, 2, 2, 2]]
-    frames = evaluation_frames(np.array([3]), uniform(8), 2, None)
-    assert frames.tolist() == [[[0, 0, 0, 1, 1, 2, 2, 2]] * 2]
-
-
-def test_one_frame_is_a_clip():
-    for settings in (uniform(3), dense(3, 4), uniform(3, L=2)):
-        L = settings.frames_per_segment
-        frames = training_frames(np.array([1]), settings, np.full((1, 3), 0.9))
-        assert frames.tolist() == [[0] * 3 * L]
-        assert evaluation_frames(np.array([1]), settings, 2, None).tolist() == [[[0] * 3 * L] * 2]
-
-
-def test_uniform_test_clips_lie_at_even_phases_of_each_part():
-    # 16 frames in 2 parts of 8: phases 1/4 and 3/4 of a part
-    frames = evaluation_frames(np.array([16]), uniform(2), 2, None)
-    assert frames.tolist() == [[[2, 10], [6, 14]]]
-
-
-def test_dense_training_takes_frames_at_a_stride_and_reaches_the_last_start():
-    # 10 frames, 3 of them 4 apart span 9: starts 0 and 1
-    frames = training_frames(np.array([10, 10]), dense(3, 4), np.array([[0.49] * 3, [0.5] * 3]))
-    assert frames.tolist() == [[0, 4, 8], [1, 5, 9]]
-
-
-def test_dense_test_is_centered_or_evenly_spaced():
-    # 13 frames: starts 0 to 4
-    assert evaluation_frames(np.array([13]), dense(3, 4), 1, None).tolist() == [[[2, 6, 10]]]
-    frames = evaluation_frames(np.array([13]), dense(3, 4), 3, None)
-    assert frames.tolist() == [[[0, 4, 8], [2, 6, 10], [4, 8, 12]]]
-
-
-def test_dense_clips_of_a_short_video_never_run_backwards():
-    frames = training_frames(np.array([6]), dense(4, 8), np.full((1, 4), 0.7))
-    assert frames.tolist() == [[0, 2, 3, 5]]  # the middles of 4 parts of 1.5 frames
-
-
-def test_stacked_neighbours_stay_inside_the_video():
-    # 6 frames, 3 neighbours: starts 0 to 3; T=2 middles of 4 places are 1 and 3
-    frames = evaluation_frames(np.array([6, 2]), uniform(2, L=3), 1, None)
-    assert frames[:, 0].tolist() == [[1, 2, 3, 3, 4, 5], [0, 1, 1, 0, 1, 1]]
-
-
 def test_evaluation_with_the_reference_sampling_repeats_its_draws():
     settings = ["clip.sampling=reference", "test.clips=3", "clip.num_segments=4"]
     split, config = fake_split(5, frames=40), load(None, settings)
     one, two = (plan_evaluation(split, config, np.arange(5)) for _ in range(2))
     assert (one.frames == two.frames).all() and one.frames.shape == (5, 12)
     assert one.frames[0, :4].tolist() == [5, 15, 25, 35]
-
-
-# Crops
-
-
-def test_multi_scale_boxes_equal_the_table(shared):
-    checked = 0
-    for entry in table(shared, "crops"):
-        width, height = (np.array([side]) for side in entry["image_wh"])
-        multi = entry["multiscale_on_unscaled_image"]
-        for p, pair in enumerate(multi["pairs_wh"]):
-            offsets = multi["offsets_of_each_pair"]["{}x{}".format(*pair)]
-            for o, offset in enumerate(offsets):
-                draws = np.array([[(p + 0.5) / len(multi["pairs_wh"]), (o + 0.5) / 13]])
-                crop = multi["input_size"]
-                box = training_boxes(width, height, AugmentSettings(), crop, draws)[0]
-                assert box.tolist() == offset + pair
-                checked += 1
-    assert checked == 4 * 10 * 13
-
-
-def test_reference_test_crops_equal_the_table(shared):
-    for entry in table(shared, "crops"):
-        width, height = (np.array([side]) for side in entry["image_wh"])
-        sizes = scaled_sizes(width, height, 256)
-        assert sizes[0].tolist() == entry["scaled_wh_shorter_side_256"]
-        for crop, want in entry["crops"].items():
-            for count, name in ((3, "full_res_sample_3"), (5, "over_sample_5")):
-                corners = view_corners(sizes, int(crop), count, reference=True)[0]
-                assert corners.tolist() == [box[:2] for box in want[name]]
-            center = view_corners(sizes, int(crop), 1, reference=True)[0]
-            assert center.tolist() == [want["center_crop_torchvision"][:2]]
-
-
-def test_three_crops_lie_along_the_longer_side_and_reach_both_ends():
-    sizes = np.array([[341, 256], [256, 341]])
-    corners = view_corners(sizes, 256, 3, reference=False)
-    assert corners.tolist() == [[[0, 0], [85, 0], [42, 0]], [[0, 0], [0, 85], [0, 42]]]
-
-
-def test_ten_crops_are_five_twice():
-    corners = view_corners(np.array([[341, 256]]), 224, 10, reference=False)[0].tolist()
-    assert corners[:5] == [[0, 0], [117, 0], [0, 32], [117, 32], [58, 16]]
-    assert corners[5:] == corners[:5]
-
-
-def test_regions_are_crops_in_pixels_of_the_stored_frame():
-    # 320x240 scaled to 341x256, crop 256 at x 85: everything times 320/341 and 240/256
-    corners, sizes = np.array([[[85, 0]]]), np.array([[341, 256]])
-    region = source_regions(corners, 256, sizes, np.array([320]), np.array([240]))[0, 0]
-    assert region == pytest.approx([0, 85 * 320 / 341, 240, 320])
-
-
-@pytest.mark.parametrize("width", [1, 8, 223, 1000, 4000])
-@pytest.mark.parametrize("height", [1, 9, 225, 4000])
-def test_boxes_lie_inside_of_frames_of_any_size(width, height):
-    draws = np.random.default_rng(0).random((300, 2))
-    sides = [np.full(300, side) for side in (width, height)]
-    x, y, w, h = training_boxes(*sides, AugmentSettings(), 224, draws).T
-    assert min(x.min(), y.min()) >= 0 and min(w.min(), h.min()) >= 1
-    assert (x + w <= width).all() and (y + h <= height).all()
-    corners = view_corners(scaled_sizes(*sides, 256)[:1], 224, 10, reference=False)
-    assert corners.min() >= 0
-
-
-def test_crops_are_no_further_apart_than_asked():
-    augment = AugmentSettings(scales=(1.0, 0.5), max_distort=0)
-    draws = np.random.default_rng(0).random((100, 2))
-    boxes = training_boxes(np.full(100, 200), np.full(100, 100), augment, 30, draws)
-    assert {tuple(size) for size in boxes[:, 2:].tolist()} == {(100, 100), (50, 50)}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import frame_image, jpeg, write_dataset
+from tiny import flip_byte, frame_image, jpeg, write_dataset
 
 from pipeline.store import FrameStore
 from preprocess.shards import open_split
@@ -21,18 +21,6 @@ def store(folder):
     store = FrameStore(open_split(folder, "train"), readers=2)
     yield store
     store.close()
-
-
-def flip_byte(folder, video: int, frame: int) -> None:
-    """Change a byte in the middle of a frame."""
-    split = open_split(folder, "train")
-    row = split.frames[split.videos["first_frame"][video] + frame]
-    place = int(row["offset"]) + int(row["size"]) // 2
-    with split.shard_path(row["shard"]).open("r+b") as file:
-        file.seek(place)
-        byte = file.read(1)[0]
-        file.seek(place)
-        file.write(bytes([byte ^ 1]))
 
 
 def encoded(video: int, frame: int) -> bytes:

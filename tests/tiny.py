@@ -1,14 +1,20 @@
-"""Writes small datasets for tests: frames of one color, which tells the video and the frame."""
+"""Small datasets for tests, whose frames tell video and frame by their color, and their loaders."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
+import torch
 
+from configs.load import load
+from pipeline.graph import MEAN, STD
+from pipeline.loader import ClipLoader
 from preprocess.shards import (
     FORMAT,
     DatasetInfo,
+    open_split,
     read_rows,
     shard_name,
     write_info,
@@ -17,6 +23,16 @@ from preprocess.shards import (
 from preprocess.tars import VideoRecord, append_video, end_shard, replacing
 
 CLASSES = ("left", "right", "still")
+SETTINGS = (
+    "train.batch=4",
+    "test.batch=2",
+    "clip.num_segments=4",
+    "clip.crop=16",
+    "clip.resize=24",
+    "run.threads=1",
+    "run.readers=2",
+    "augment.flip=random",
+)
 
 
 def color(video: int, frame: int) -> np.ndarray:
@@ -80,6 +96,18 @@ def write_dataset(
     return folder
 
 
+def flip_byte(folder: Path, video: int, frame: int) -> None:
+    """Change a byte in the middle of a stored frame."""
+    split = open_split(folder, "train")
+    row = split.frames[split.videos["first_frame"][video] + frame]
+    place = int(row["offset"]) + int(row["size"]) // 2
+    with split.shard_path(row["shard"]).open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 1]))
+
+
 def _record(video: int, labels: Sequence[str], width: int, height: int) -> VideoRecord:
     return VideoRecord(
         key=f"video{video}",
@@ -94,3 +122,24 @@ def _record(video: int, labels: Sequence[str], width: int, height: int) -> Video
         seconds=1.0,
         warning="",
     )
+
+
+def left_color(x: torch.Tensor) -> torch.Tensor:
+    """Return the mean color of the leftmost column, as 0 to 255, shape ``(..., 3)``."""
+    column = x[..., 0].mean(dim=-1)
+    return 255 * (column * torch.tensor(STD) + torch.tensor(MEAN))
+
+
+@contextmanager
+def clip_loaders() -> Iterator[Callable[..., ClipLoader]]:
+    """Give a function that makes loaders of split `train`; they are closed at the end."""
+    made = []
+
+    def make(folder: Path, *settings: str, training: bool = True, **where) -> ClipLoader:
+        config = load(None, [*SETTINGS, *settings])
+        made.append(ClipLoader(folder, "train", config, training=training, **where))
+        return made[-1]
+
+    yield make
+    for loader in made:
+        loader.close()

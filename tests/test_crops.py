@@ -1,0 +1,80 @@
+"""Crops of a frame: all of the reference's table, and by arithmetic."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs.schema import AugmentSettings
+from pipeline.crops import scaled_sizes, source_regions, training_boxes, view_corners
+
+
+def read_table(shared) -> list[dict]:
+    return json.loads((shared / "reference/tables/crops.json").read_text())
+
+
+def test_multi_scale_boxes_equal_the_table(shared):
+    checked = 0
+    for entry in read_table(shared):
+        width, height = (np.array([side]) for side in entry["image_wh"])
+        multi = entry["multiscale_on_unscaled_image"]
+        for p, pair in enumerate(multi["pairs_wh"]):
+            offsets = multi["offsets_of_each_pair"]["{}x{}".format(*pair)]
+            for o, offset in enumerate(offsets):
+                draws = np.array([[(p + 0.5) / len(multi["pairs_wh"]), (o + 0.5) / 13]])
+                crop = multi["input_size"]
+                box = training_boxes(width, height, AugmentSettings(), crop, draws)[0]
+                assert box.tolist() == offset + pair
+                checked += 1
+    assert checked == 4 * 10 * 13
+
+
+def test_reference_test_crops_equal_the_table(shared):
+    for entry in read_table(shared):
+        width, height = (np.array([side]) for side in entry["image_wh"])
+        sizes = scaled_sizes(width, height, 256)
+        assert sizes[0].tolist() == entry["scaled_wh_shorter_side_256"]
+        for crop, want in entry["crops"].items():
+            for count, name in ((3, "full_res_sample_3"), (5, "over_sample_5")):
+                corners = view_corners(sizes, int(crop), count, reference=True)[0]
+                assert corners.tolist() == [box[:2] for box in want[name]]
+            center = view_corners(sizes, int(crop), 1, reference=True)[0]
+            assert center.tolist() == [want["center_crop_torchvision"][:2]]
+
+
+def test_three_crops_lie_along_the_longer_side_and_reach_both_ends():
+    sizes = np.array([[341, 256], [256, 341]])
+    corners = view_corners(sizes, 256, 3, reference=False)
+    assert corners.tolist() == [[[0, 0], [85, 0], [42, 0]], [[0, 0], [0, 85], [0, 42]]]
+
+
+def test_ten_crops_are_five_twice():
+    corners = view_corners(np.array([[341, 256]]), 224, 10, reference=False)[0].tolist()
+    assert corners[:5] == [[0, 0], [117, 0], [0, 32], [117, 32], [58, 16]]
+    assert corners[5:] == corners[:5]
+
+
+def test_regions_are_crops_in_pixels_of_the_stored_frame():
+    # 320x240 scaled to 341x256, crop 256 at x 85: everything times 320/341 and 240/256
+    corners, sizes = np.array([[[85, 0]]]), np.array([[341, 256]])
+    region = source_regions(corners, 256, sizes, np.array([320]), np.array([240]))[0, 0]
+    assert region == pytest.approx([0, 85 * 320 / 341, 240, 320])
+
+
+@pytest.mark.parametrize("width", [1, 8, 223, 1000, 4000])
+@pytest.mark.parametrize("height", [1, 9, 225, 4000])
+def test_boxes_lie_inside_of_frames_of_any_size(width, height):
+    draws = np.random.default_rng(0).random((300, 2))
+    sides = [np.full(300, side) for side in (width, height)]
+    x, y, w, h = training_boxes(*sides, AugmentSettings(), 224, draws).T
+    assert min(x.min(), y.min()) >= 0 and min(w.min(), h.min()) >= 1
+    assert (x + w <= width).all() and (y + h <= height).all()
+    corners = view_corners(scaled_sizes(*sides, 256)[:1], 224, 10, reference=False)
+    assert corners.min() >= 0
+
+
+def test_crops_are_no_further_apart_than_asked():
+    augment = AugmentSettings(scales=(1.0, 0.5), max_distort=0)
+    draws = np.random.default_rng(0).random((100, 2))
+    boxes = training_boxes(np.full(100, 200), np.full(100, 100), augment, 30, draws)
+    assert {tuple(size) for size in boxes[:, 2:].tolist()} == {(100, 100), (50, 50)}

@@ -1,0 +1,127 @@
+"""Frames of a clip: all of the reference's table, and by arithmetic."""
+
+import json
+
+import numpy as np
+
+from configs.schema import ClipSettings
+from pipeline.frames import evaluation_frames, training_frames
+
+
+def read_table(shared) -> list[dict]:
+    return json.loads((shared / "reference/tables/frame_indices.json").read_text())
+
+
+# The original
+
+
+def test_reference_frames_equal_the_table(shared):
+    checked = 0
+    for entry in read_table(shared):
+        if "error" in entry:
+            continue
+        frames = reference_frames(entry)
+        assert frames[:: entry["new_length"]].tolist() == entry["indices_1based"], entry
+        checked += 1
+    assert checked == 246
+
+
+def reference_frames(entry: dict) -> np.ndarray:
+    """Return the frames of an entry, counted from 1, with the draws that the reference used."""
+    T, dense = entry["T"], entry["mode"] == "dense"
+    settings = ClipSettings(
+        num_segments=T,
+        frames_per_segment=entry["new_length"],
+        sampling="reference_dense" if dense else "reference",
+        stride=entry.get("dense_sample_rate", 8),
+    )
+    drawn = [(np.atleast_1d(v) + 0.5) / high for _, high, v in entry["draws_low_high_values"]]
+    num_frames = np.array([entry["num_frames"]])
+    if entry["kind"] == "train":
+        draws = np.zeros((1, T))
+        for values in drawn:
+            draws[0, : len(values)] = values
+        return training_frames(num_frames, settings, draws)[0] + 1
+    clips = {"val": 1, "test": 10 if dense else entry.get("temporal_clips")}[entry["kind"]]
+    draws = np.zeros((1, clips, T))
+    for number, values in enumerate(drawn):  # the first of several clips is the center
+        draws[0, number + (clips > 1), : len(values)] = values
+    return evaluation_frames(num_frames, settings, clips, draws).ravel() + 1
+
+
+def test_uniform_middle_frames_equal_the_rgb_rows_of_the_table(shared):
+    rows = [
+        entry
+        for entry in read_table(shared)
+        if entry["kind"] == "val" and entry["mode"] == "uniform"
+    ]
+    for entry in rows:
+        L = entry["new_length"]
+        settings = ClipSettings(num_segments=entry["T"], frames_per_segment=L)
+        frames = evaluation_frames(np.array([entry["num_frames"]]), settings, 1, None)[0, 0]
+        assert (frames[::L] + 1).tolist() == entry["indices_1based"]
+
+
+# Our own
+
+
+def uniform(T: int, L: int = 1) -> ClipSettings:
+    return ClipSettings(num_segments=T, frames_per_segment=L)
+
+
+def dense(T: int, stride: int) -> ClipSettings:
+    return ClipSettings(num_segments=T, sampling="dense", stride=stride)
+
+
+def test_uniform_training_takes_a_frame_of_each_part_and_every_frame_can_come():
+    # 11 frames in 4 parts: 0-1, 2-4, 5-7, 8-10
+    draws = np.random.default_rng(0).random((500, 4))
+    frames = training_frames(np.full(500, 11), uniform(4), draws)
+    parts = [sorted(set(column.tolist())) for column in frames.T]
+    assert parts == [[0, 1], [2, 3, 4], [5, 6, 7], [8, 9, 10]]
+
+
+def test_a_video_shorter_than_the_clip_spreads_its_frames():
+    for draws in (np.zeros((1, 8)), np.full((1, 8), 0.99)):
+        frames = training_frames(np.array([3]), uniform(8), draws)
+        assert frames.tolist() == [[0, 0, 0, 1, 1, 2, 2, 2]]
+    frames = evaluation_frames(np.array([3]), uniform(8), 2, None)
+    assert frames.tolist() == [[[0, 0, 0, 1, 1, 2, 2, 2]] * 2]
+
+
+def test_one_frame_is_a_clip():
+    for settings in (uniform(3), dense(3, 4), uniform(3, L=2)):
+        L = settings.frames_per_segment
+        frames = training_frames(np.array([1]), settings, np.full((1, 3), 0.9))
+        assert frames.tolist() == [[0] * 3 * L]
+        assert evaluation_frames(np.array([1]), settings, 2, None).tolist() == [[[0] * 3 * L] * 2]
+
+
+def test_uniform_test_clips_lie_at_even_phases_of_each_part():
+    # 16 frames in 2 parts of 8: phases 1/4 and 3/4 of a part
+    frames = evaluation_frames(np.array([16]), uniform(2), 2, None)
+    assert frames.tolist() == [[[2, 10], [6, 14]]]
+
+
+def test_dense_training_takes_frames_at_a_stride_and_reaches_the_last_start():
+    # 10 frames, 3 of them 4 apart span 9: starts 0 and 1
+    frames = training_frames(np.array([10, 10]), dense(3, 4), np.array([[0.49] * 3, [0.5] * 3]))
+    assert frames.tolist() == [[0, 4, 8], [1, 5, 9]]
+
+
+def test_dense_test_is_centered_or_evenly_spaced():
+    # 13 frames: starts 0 to 4
+    assert evaluation_frames(np.array([13]), dense(3, 4), 1, None).tolist() == [[[2, 6, 10]]]
+    frames = evaluation_frames(np.array([13]), dense(3, 4), 3, None)
+    assert frames.tolist() == [[[0, 4, 8], [2, 6, 10], [4, 8, 12]]]
+
+
+def test_dense_clips_of_a_short_video_never_run_backwards():
+    frames = training_frames(np.array([6]), dense(4, 8), np.full((1, 4), 0.7))
+    assert frames.tolist() == [[0, 2, 3, 5]]  # the middles of 4 parts of 1.5 frames
+
+
+def test_stacked_neighbours_stay_inside_the_video():
+    # 6 frames, 3 neighbours: starts 0 to 3; T=2 middles of 4 places are 1 and 3
+    frames = evaluation_frames(np.array([6, 2]), uniform(2, L=3), 1, None)
+    assert frames[:, 0].tolist() == [[1, 2, 3, 3, 4, 5], [0, 1, 1, 0, 1, 1]]
