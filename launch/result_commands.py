@@ -1,13 +1,12 @@
 """Verbs of results: test, predict, report and fuse."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BAR = 30  # characters of a score of 1
 
@@ -79,7 +78,7 @@ def predict(
         typer.echo(json.dumps([prediction.record() for prediction in predictions], indent=1))
     if strip:
         save_strip(predictions, strip)
-    raise typer.Exit(any(prediction.problem for prediction in predictions))
+    raise typer.Exit(int(any(prediction.problem for prediction in predictions)))
 
 
 def report(
@@ -91,11 +90,12 @@ def report(
     """Print a table of runs; write results.csv, results.md and results.html."""
     from configs.load import run_path
     from tin.report import load_runs, write_report
-    from tin.tables import readable
+    from tin.tables import plain, readable
 
     frame = load_runs(path if path.exists() else run_path(path) for path in paths)
     table, shared = readable(frame)
-    _print_table(table)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    typer.echo(plain(table, width))
     if shared:
         typer.echo(f"all runs: {shared}")
     typer.echo(write_report(frame, out))
@@ -143,17 +143,3 @@ def _print_metrics(metrics: dict[str, float | None]) -> None:
             typer.echo(f"{name:10} unknown: no video has a label")
         else:
             typer.echo(f"{name:10} {value:.4f}")
-
-
-def _print_table(table: "pd.DataFrame") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table(box=None, header_style="bold", pad_edge=False)
-    for name in table.columns:
-        shown.add_column(name, overflow="fold")
-    for row in table.to_numpy().tolist():
-        shown.add_row(*row)
-    console = Console(markup=False)
-    wide = console.measure(shown).maximum  # a file or a pipe has no width to fit in
-    (console if console.is_terminal else Console(markup=False, width=wide)).print(shown)

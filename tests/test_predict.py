@@ -1,13 +1,17 @@
 """Predictions of video files against tests of the same videos as shards."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
+from typer.testing import CliRunner
 
 from configs.load import dump, load
+from launch.result_commands import add_to
 from preprocess.convert import shard
 from preprocess.motions import make_motions
 from preprocess.shards import read_info
@@ -112,3 +116,20 @@ def test_a_strip_of_nothing_is_refused(run, tmp_path):
     assert predictions[0].problem == "the file is missing"
     with pytest.raises(ValueError, match="no video could be used"):
         save_strip(predictions, tmp_path / "strip.png")
+
+
+def test_tin_predict_prints_bars_or_json(run, videos, tmp_path):
+    app = typer.Typer()
+    add_to(app)
+    words = ["predict", str(run), str(sorted(videos.rglob("*.mp4"))[0]), str(tmp_path / "no.mp4")]
+    shown = CliRunner().invoke(app, words)
+    assert shown.exit_code == 1  # one of the two is no video
+    lines = shown.stdout.splitlines()
+    assert len(lines) == 7
+    assert "█" in lines[1]
+    assert lines[-1].endswith("no.mp4: the file is missing")
+    strip = tmp_path / "strip.png"
+    told = CliRunner().invoke(app, [*words[:3], "--json", "--strip", str(strip)])
+    assert told.exit_code == 0
+    assert len(json.loads(told.stdout)[0]["classes"]) == 5
+    assert strip.exists()

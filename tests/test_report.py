@@ -13,7 +13,7 @@ import pytest
 from configs.load import dump, load
 from tin.report import COLUMNS, load_runs, write_report
 from tin.scores import Scores, save
-from tin.tables import readable
+from tin.tables import plain, readable
 
 METRICS = "epoch,split,step,loss,top1,top5,map_class,map_sample,lr,seconds,clips_per_s,data_wait"
 STEPS = "epoch,step,time,loss,lr,clips_per_s,data_wait,memory_gb,gpu_use,gpu_power,skipped"
@@ -260,7 +260,24 @@ def test_what_all_runs_share_is_said_once(tmp_path):
     assert table["top1 %"].tolist() == ["75.00", "75.00", ""]  # a result, whoever shares it
 
 
+def test_the_plain_table_fits_a_terminal_and_says_why_a_run_is_broken(tmp_path):
+    for seed in (1, 2):
+        _run(tmp_path / "runs" / f"seed-{seed}", f"train.seed={seed}")
+    (tmp_path / "runs" / "bad").mkdir()
+    (tmp_path / "runs" / "bad" / "config.yaml").write_text("train: {epoch: 3}")
+    table, _ = readable(load_runs([tmp_path / "runs"]))
+    wide, narrow = plain(table).splitlines(), plain(table, 48).splitlines()
+    assert wide[0].split("  ")[0] == "run"
+    assert len(wide) == len(narrow) == 5  # title, three runs, one reason
+    assert wide[-1].startswith("bad: broken: ")
+    assert max(map(len, narrow[:4])) <= 48
+    assert "top1 %" in narrow[0]
+    assert "gpu_hours" not in narrow[0]
+    assert wide[2].index("75.00") + 5 == wide[0].index("top1 %") + 6  # numbers end together
+
+
 def test_a_report_of_nothing_is_a_page(tmp_path):
+    assert plain(readable(load_runs([]))[0]) == "run  state"
     assert "0 runs" in write_report(load_runs([]), tmp_path).read_text()
 
 

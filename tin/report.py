@@ -1,5 +1,6 @@
 """Results: one table of many runs, as a DataFrame, csv, markdown and a page of html."""
 
+import functools
 import json
 import logging
 import math
@@ -222,11 +223,17 @@ def _size(config: Config) -> tuple[float, float]:
     """Return parameters and 10^9 multiply-adds of an untested run's model, NaN if unknown."""
     try:
         classes = read_info(dataset_path(config.data.dataset)).classes
-        with FakeTensorMode():
-            return count(build_model(config, len(classes)), config)
+        sizes = Config(clip=config.clip, model=config.model, test=config.test)
+        return _count(sizes, len(classes))
     except (ValueError, RuntimeError) as error:  # the dataset is elsewhere, say
         log.info("size of the model unknown: %s", error)
         return math.nan, math.nan
+
+
+@functools.lru_cache  # the runs of a sweep have one model
+def _count(config: Config, num_classes: int) -> tuple[float, float]:
+    with FakeTensorMode():
+        return count(build_model(config, num_classes), config)
 
 
 def _read(run: str | Path, name: str) -> pd.DataFrame:

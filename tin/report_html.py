@@ -12,6 +12,7 @@ import pandas as pd
 from tin.curves import comparison, run_curves
 from tin.metrics import label_ranks, map_class
 from tin.scores import Scores, ScoresError, load, load_result
+from tin.tables import is_number
 
 MAX_BARS = 60  # classes whose bars are shown; of more, the worst and the best
 MAX_CONFUSION = 30  # classes of a confusion matrix that can still be read
@@ -191,7 +192,7 @@ def _share(share: float) -> str:
 
 def _table(table: pd.DataFrame, runs: Sequence[str] = ()) -> str:
     """Return a table of texts; with ``runs`` (the run of each row) its names link to sections."""
-    kinds = [' class="number"' if _is_number(table[column]) else "" for column in table.columns]
+    kinds = [' class="number"' if is_number(table[column]) else "" for column in table.columns]
     number = {run: i for i, run in enumerate(dict.fromkeys(runs))}
 
     def row(cells: list[str], tag: str) -> str:
@@ -210,8 +211,3 @@ def _table(table: pd.DataFrame, runs: Sequence[str] = ()) -> str:
 def _badge(state: str) -> str:
     kind = state if state in ("done", "running") else "" if state == "waiting" else "bad"
     return f'<span class="state {kind}">{state}</span>'
-
-
-def _is_number(column: pd.Series) -> bool:
-    filled = column[column != ""]
-    return len(filled) > 0 and pd.to_numeric(filled, errors="coerce").notna().all()
