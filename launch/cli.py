@@ -27,6 +27,8 @@ RunOption = Annotated[Path, typer.Option("--run", metavar="DIR", help="Folder of
 
 def main() -> None:
     """Run the command line; leave with 0, 1, 2, 3 or 75 as DESIGN.md section 4 says."""
+    # before torch is imported: threads that spin while they wait take the CPU from DALI's
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = "--debug" in sys.argv
     try:
         app([word for word in sys.argv[1:] if word != "--debug"])

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# before torch is imported: waiting threads that spin take the CPU from the ranks beside them
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
 

@@ -1,0 +1,52 @@
+"""`make demo`: generated videos, three networks on the same shards, one report.
+
+usage: demo.py FOLDER [--seed N]. The same commands, on real videos, are the product; each is
+printed before it runs.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+NETWORKS = ("interlace", "shift", "none")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    demo(given.folder, given.seed)
+
+
+def demo(folder: Path, seed: int) -> None:
+    """Make the videos and shards, train and test each network, write the report."""
+    videos, shards = folder / "videos", folder / "shards"
+    tin("op", "build")
+    if not (shards / "dataset.yaml").exists():
+        tin("data", "demo", videos)
+        tin("shard", videos, shards, "--labels", videos / "labels.csv", "shard.short_side=64")
+    for temporal in NETWORKS:
+        run = folder / "runs" / f"{temporal}-{seed}"
+        settings = [f"data.dataset={shards}", f"model.temporal={temporal}", f"train.seed={seed}"]
+        tin("train", "demo", "--run", run, *settings)
+        tin("test", run)
+    tin("report", folder / "runs", "--out", folder / "report")
+
+
+def tin(*words: object) -> None:
+    """Run a command of `tin` as a user would, and say how long it took."""
+    command = [str(word) for word in words]
+    print(f"\n$ tin {shlex.join(command)}", flush=True)
+    began = time.monotonic()
+    code = subprocess.run([sys.executable, "-m", "launch", *command]).returncode
+    print(f"({command[0]}: {time.monotonic() - began:.0f} s)", flush=True)
+    if code:
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

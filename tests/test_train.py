@@ -1,0 +1,208 @@
+"""Training: the same bits after kills, the same steps at any number of ranks, clear refusals."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import ranks
+import tiny
+import torch
+
+from configs.load import ConfigError, load
+from tin import checkpoint
+from tin.checkpoint import CheckpointError
+from tin.run import Run, resolve
+from tin.train import Stopped, train
+
+SETTINGS = (
+    "data.test_split=train", "model.arch=resnet18", "model.init=none", "model.dropout=0.3",
+    "clip.num_segments=4", "clip.crop=32", "clip.resize=32", "optim.lr_batch=4",
+    "optim.warmup_epochs=0.5", "train.batch=4", "train.epochs=2", "train.bn=full",
+    "train.evaluate_every=2", "run.threads=1", "run.device=cpu", "run.log_steps=2",
+    "run.tensorboard=false", "run.prefetch=1", "run.readers=2",
+)  # fmt: skip
+NUM_VIDEOS = 24  # six steps an epoch
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "tiny"
+    return tiny.write_dataset(folder, [9] * NUM_VIDEOS, sizes=((48, 40), (40, 52)))
+
+
+def go(path: Path, *settings: str) -> None:
+    """Start a run at `path`, or continue it."""
+    new = [] if Run(path).exists() else [*SETTINGS, *settings]
+    train(resolve(None, path, []) if not new else load(None, new), path)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load(checkpoint.newest(Run(path)))["model"]
+
+
+def assert_same_bits(one: Path, two: Path) -> None:
+    first, second = weights(one), weights(two)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def losses(path: Path) -> list[float]:
+    return pd.read_csv(path / "steps.csv").loss.tolist()
+
+
+@pytest.mark.parametrize(("world_size", "kills", "longest_s"), [(1, 10, 1.6), (4, 10, 5.0)])
+def test_a_run_killed_ten_times_ends_with_the_same_bits(
+    dataset, tmp_path, world_size, kills, longest_s
+):
+    settings = [f"data.dataset={dataset}", "run.checkpoint_steps=1"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert ranks.finish(ranks.start_ranks(world_size, go, whole, *settings)) == [0] * world_size
+    moments = random.Random(world_size)
+    for _ in range(kills):
+        processes = ranks.start_ranks(world_size, go, killed, *settings)
+        time.sleep(moments.uniform(0.1, longest_s))
+        ranks.kill(processes)
+    assert ranks.finish(ranks.start_ranks(world_size, go, killed, *settings)) == [0] * world_size
+    assert len(Run(killed).attempts()) > 2
+    assert_same_bits(whole, killed)
+    for name in ("steps.csv", "metrics.csv"):
+        one, two = (pd.read_csv(path / name) for path in (whole, killed))
+        assert two.step.tolist() == one.step.tolist()
+    assert pd.read_csv(killed / "metrics.csv").top1.tolist() == (
+        pd.read_csv(whole / "metrics.csv").top1.tolist()
+    )
+    assert "train" in Run(killed).done()
+
+
+def test_one_two_and_four_ranks_have_the_same_losses(dataset, tmp_path):
+    settings = [
+        f"data.dataset={dataset}", "train.bn=frozen", "train.precision=float32", "model.dropout=0",
+        "train.epochs=4", "train.evaluate_every=4", "run.log_steps=1", "optim.lr=0.002",
+    ]  # fmt: skip
+    found = {}
+    for world_size in (1, 2, 4):
+        path = tmp_path / str(world_size)
+        assert set(ranks.finish(ranks.start_ranks(world_size, go, path, *settings))) == {0}
+        found[world_size] = losses(path)
+    assert len(found[1]) == 24
+    assert len(set(found[1])) > 20
+    assert found[2] == pytest.approx(found[1], abs=1e-4)
+    assert found[4] == pytest.approx(found[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_and_the_run_goes_on_bit_equal(dataset, tmp_path, number):
+    settings = [f"data.dataset={dataset}"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    (process,) = ranks.start_ranks(1, go, whole, *settings)
+    assert ranks.finish([process]) == [0]
+    (process,) = ranks.start_ranks(1, _stop_at_row, stopped, int(number), *settings)
+    assert ranks.finish([process]) == [75]
+    saved = checkpoint.load(checkpoint.newest(Run(stopped)))
+    assert 0 < saved["global_step"] < 12
+    (process,) = ranks.start_ranks(1, go, stopped, *settings)
+    assert ranks.finish([process]) == [0]
+    assert_same_bits(whole, stopped)
+
+
+def _stop_at_row(path: Path, number: int, *settings: str) -> None:
+    from tin.progress import Recorder
+
+    interval = Recorder.interval
+
+    def signalled(self, row):
+        interval(self, row)
+        os.kill(os.getpid(), number)
+
+    Recorder.interval = signalled
+    try:
+        go(path, *settings)
+    except Stopped as error:
+        assert f"go on with `tin train --run {path}`" in str(error)
+        os._exit(75)
+
+
+def test_accumulation_gives_the_loss_and_weights_of_one_pass(dataset, tmp_path):
+    settings = [
+        f"data.dataset={dataset}", "train.bn=frozen", "model.dropout=0", "train.epochs=1",
+        "train.evaluate_every=1", "optim.lr=0.002",
+    ]  # fmt: skip
+    for passes in (1, 2):
+        go(tmp_path / str(passes), *settings, f"train.accumulate={passes}")
+    one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_the_moving_average_is_kept_measured_and_restored(dataset, tmp_path):
+    settings = [f"data.dataset={dataset}", "train.ema=0.9", "run.checkpoint_steps=5"]
+    (process,) = ranks.start_ranks(1, _stop_at_row, tmp_path / "a", int(signal.SIGTERM), *settings)
+    assert ranks.finish([process]) == [75]
+    go(tmp_path / "a")
+    go(tmp_path / "b", *settings)
+    one, two = (checkpoint.load(checkpoint.newest(Run(tmp_path / n)))["ema"] for n in "ab")
+    for name, tensor in one.items():
+        assert torch.equal(tensor, two[name]), name
+    assert not torch.equal(one["fc.weight"], weights(tmp_path / "a")["fc.weight"])
+
+
+def test_a_loss_of_nan_stops_the_run_and_no_checkpoint_holds_it(dataset, tmp_path):
+    settings = [f"data.dataset={dataset}", "optim.lr=1e30", "optim.clip_norm=0"]
+    with pytest.raises(FloatingPointError, match="lower optim.lr, or set train.nan=skip"):
+        go(tmp_path, *settings, "run.checkpoint_steps=1")
+    path = checkpoint.newest(Run(tmp_path))
+    assert path is None or checkpoint.load(path)["global_step"] < 3
+
+
+def test_steps_with_nan_are_skipped_and_counted_when_asked(dataset, tmp_path, monkeypatch):
+    from tin import train as module
+
+    real = module.loss
+
+    def broken(logits, targets, config):
+        value = real(logits, targets, config)
+        return value * float("nan") if broken.calls.pop(0) else value
+
+    broken.calls = [True, False, False, True] + [False] * 20
+    monkeypatch.setattr(module, "loss", broken)
+    go(tmp_path, f"data.dataset={dataset}", "train.nan=skip", "train.epochs=1")
+    assert pd.read_csv(tmp_path / "steps.csv").skipped.tolist() == [1, 2, 2]
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+
+
+def test_another_dataset_in_an_existing_run_is_refused(dataset, tmp_path):
+    go(tmp_path / "run", f"data.dataset={dataset}", "train.epochs=1", "train.evaluate_every=1")
+    (tmp_path / "run" / "job" / "DONE").unlink()
+    other = tiny.write_dataset(tmp_path / "other", [8] * NUM_VIDEOS, sizes=((48, 40),))
+    dataset.rename(tmp_path / "aside")
+    other.rename(dataset)
+    try:
+        with pytest.raises(CheckpointError, match="trained on another dataset than tiny .digest"):
+            go(tmp_path / "run")
+    finally:
+        dataset.rename(tmp_path / "other")
+        (tmp_path / "aside").rename(dataset)
+
+
+def test_a_loss_that_does_not_fit_the_labels_is_refused(dataset, tmp_path):
+    with pytest.raises(ConfigError, match="one label a video; set train.loss=nll"):
+        go(tmp_path, f"data.dataset={dataset}", "train.loss=bce")
+
+
+def test_a_finished_run_is_left_as_it_is(dataset, tmp_path, caplog):
+    go(tmp_path, f"data.dataset={dataset}", "train.epochs=1", "train.evaluate_every=1")
+    caplog.set_level("INFO")
+    before = checkpoint.newest(Run(tmp_path)).stat()
+    go(tmp_path)
+    assert "is finished; `tin test" in caplog.text
+    assert checkpoint.newest(Run(tmp_path)).stat() == before
+
+
+def test_a_broken_pair_of_rate_and_batch_is_named(dataset, tmp_path, caplog):
+    go(tmp_path, f"data.dataset={dataset}", "optim.lr_batch=48", "train.epochs=1")
+    assert "optim.lr 0.02 belongs to a batch of 48 clips, and train.batch is 4" in caplog.text
