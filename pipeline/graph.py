@@ -73,7 +73,7 @@ def dali_training_graph(num_frames: int, crop: int, threads: int, device: torch.
     with pipeline:
         region, flip = _region(device)
         pipeline.set_outputs(_normalized(fn.resize(region, size=[crop, crop]), flip))
-    return Graph(pipeline, _tensors)
+    return Graph(pipeline, _taken(device))
 
 
 def evaluation_graph(
@@ -93,7 +93,7 @@ def evaluation_graph(
             for v, mirror in enumerate(mirrored)
         ]
         pipeline.set_outputs(*views)
-    return Graph(pipeline, _tensors)
+    return Graph(pipeline, _taken(device))
 
 
 def _pipeline(num_frames: int, threads: int, device: torch.device) -> Pipeline:
@@ -149,8 +149,25 @@ def _normalized(images, mirror):
     )
 
 
-def _tensors(outputs: Sequence) -> list[torch.Tensor]:
-    return [torch.from_dlpack(output.as_tensor()) for output in outputs]
+def _taken(device: torch.device) -> Callable[[Sequence], list[torch.Tensor]]:
+    """Return a function that takes outputs over: as they are on a CPU, copied on a GPU.
+
+    DALI may write to a GPU's memory again as soon as torch frees it, though kernels that read it
+    still wait in torch's stream; the copy belongs to torch's allocator, which knows of streams.
+    """
+    if device.type == "cpu":
+        return lambda outputs: [torch.from_dlpack(output.as_tensor()) for output in outputs]
+    stream = torch.cuda.Stream(device)
+
+    def take(outputs: Sequence) -> list[torch.Tensor]:
+        with torch.cuda.stream(stream):
+            views = [torch.from_dlpack(output.as_tensor()).clone() for output in outputs]
+        stream.synchronize()  # of its own, so that it does not wait for the step before
+        for view in views:
+            view.record_stream(torch.cuda.current_stream(device))
+        return views
+
+    return take
 
 
 class _Memory:

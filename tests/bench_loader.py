@@ -21,7 +21,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from configs.load import load
 from configs.schema import Config
-from pipeline.graph import MEAN, STD
+from pipeline.batches import MEAN, STD
 from pipeline.loader import ClipLoader
 from pipeline.plan import epoch_order, plan_training
 from preprocess.convert import shard

@@ -8,8 +8,9 @@ import simplejpeg
 import torch
 from PIL import Image
 
+from pipeline.batches import MEAN, STD
 from pipeline.crops import scaled_sizes, source_regions, view_corners
-from pipeline.graph import MEAN, STD, dali_training_graph, evaluation_graph, training_graph
+from pipeline.graph import dali_training_graph, evaluation_graph, training_graph
 
 CPU = torch.device("cpu")
 GREY_LEVEL = 1 / 255 / 0.224  # of a normalized picture, about

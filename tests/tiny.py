@@ -9,7 +9,7 @@ import simplejpeg
 import torch
 
 from configs.load import load
-from pipeline.graph import MEAN, STD
+from pipeline.batches import MEAN, STD
 from pipeline.loader import ClipLoader
 from preprocess.shards import (
     FORMAT,
