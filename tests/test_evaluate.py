@@ -1,15 +1,12 @@
 """Evaluation: every video once at any number of ranks, and what `tin test` writes."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from ranks import finish, start_ranks
 
 from configs.load import ConfigError, dump, load
 from pipeline.loader import BadDataError, ClipLoader
@@ -66,24 +63,8 @@ def _test(run: Path, *settings: str) -> Path:
         return measure(run, settings, world)
 
 
-def _test_on_ranks(run: Path, world_size: int, *settings: str) -> None:
-    """Run `tin test` as torchrun would start it."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    shared = {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world_size),
-        "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    command = [sys.executable, "-m", "launch", "test", str(run), *settings]
-    ranks = [
-        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(rank)})
-        for rank in range(world_size)
-    ]
-    try:
-        assert [rank.wait(120) for rank in ranks] == [0] * world_size
-    finally:
-        for rank in ranks:
-            rank.kill()
+def _measure(run: Path) -> None:
+    _test(run)
 
 
 def test_every_video_is_scored_once_at_one_two_and_three_ranks(dataset, tmp_path):
@@ -97,7 +78,7 @@ def test_every_video_is_scored_once_at_one_two_and_three_ranks(dataset, tmp_path
     assert (result["num_videos"], result["missing"]) == (NUM_VIDEOS, [f"video{BROKEN}"])
     assert result["bad_frames"] > 0
     for world_size in (2, 3):
-        _test_on_ranks(run, world_size)
+        assert finish(start_ranks(world_size, _measure, run)) == [0] * world_size
         several = load_scores(out)
         assert several.keys == alone.keys
         np.testing.assert_array_equal(several.labels, alone.labels)
@@ -122,6 +103,39 @@ def test_scores_are_the_softmax_of_each_view_alone(dataset):
             for view in range(3):
                 want = model(batch.x[:, view]).softmax(1)[0]
                 torch.testing.assert_close(torch.from_numpy(scores.scores[row, view]), want)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "num_views"),
+    [
+        ("test.clips=1 test.crops=1", 1),
+        ("test.clips=2 test.crops=3 test.crop=40", 6),  # full resolution: the short side is 40
+        ("test.clips=10 test.crops=3", 30),
+        ("test.clips=1 test.crops=5", 5),
+        ("test.clips=1 test.crops=10", 10),
+    ],
+)
+def test_protocols_have_their_views_and_no_chance(dataset, protocol, num_views):
+    config = load(None, [*SETTINGS, *protocol.split()])
+    model = build_model(config, 3)
+    with start("cpu") as world:
+        one, two = (
+            evaluate(model, _loader(dataset, config), world, "float32", "nll") for _ in range(2)
+        )
+    assert one.scores.shape == (NUM_VIDEOS - 1, num_views, 3)
+    np.testing.assert_array_equal(one.scores, two.scores)
+
+
+@pytest.mark.gpu
+def test_scores_of_a_gpu_are_near_those_of_the_cpu(dataset):
+    config = load(None, [*SETTINGS, "test.crops=3"])
+    model, found = build_model(config, 3), []
+    for device in ("cpu", "cuda"):
+        with start(device) as world:
+            loader = ClipLoader(dataset, "train", config, training=False, device=str(world.device))
+            found.append(evaluate(model.to(world.device), loader, world, "float32", "nll"))
+    assert found[0].keys == found[1].keys
+    np.testing.assert_allclose(found[0].scores, found[1].scores, atol=0.01)
 
 
 def test_several_labels_give_sigmoid_scores_and_average_precision(tmp_path):

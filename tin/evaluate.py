@@ -203,7 +203,7 @@ def _tell(result: dict[str, Any]) -> None:
         for name, value in known
     ]
     if result["missing"]:
-        words.append(f"{len(result['missing'])} videos without a good frame left out")
+        words.append(f"{len(result['missing'])} left out for want of a good frame")
     log.info(
         "%s: %s (%d videos in %.0f s, %.1f clips/s)",
         result["split"], ", ".join(words), result["num_videos"], result["seconds"],
