@@ -97,7 +97,7 @@ def report(
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     typer.echo(plain(table, width))
     if shared:
-        typer.echo(f"all runs: {shared}")
+        typer.echo(f"all rows: {shared}")
     typer.echo(write_report(frame, out))
 
 

@@ -132,6 +132,13 @@ def test_the_folder_of_a_sweep_is_no_run(tmp_path):
     assert frame["recipe"].tolist() == ["demo", "r"]
 
 
+def test_a_run_of_imported_weights_says_so(tmp_path):
+    (tmp_path / "a" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "a" / "checkpoints" / "best.pt").write_bytes(b"")
+    (tmp_path / "a" / "config.yaml").write_text(dump(load(None, [])))
+    assert _only(tmp_path / "a")["state"] == "imported"
+
+
 def test_missing_waiting_running_lost_and_stopped_runs_are_listed(tmp_path):
     (tmp_path / "waiting" / "job").mkdir(parents=True)
     for name in ("running", "lost", "stopped", "queued"):
@@ -278,7 +285,7 @@ def test_the_plain_table_fits_a_terminal_and_says_why_a_run_is_broken(tmp_path):
 
 def test_a_report_of_nothing_is_a_page(tmp_path):
     assert plain(readable(load_runs([]))[0]) == "run  state"
-    assert "0 runs" in write_report(load_runs([]), tmp_path).read_text()
+    assert "Runs: 0" in write_report(load_runs([]), tmp_path).read_text()
 
 
 def test_several_labels_show_precision_and_no_confusion(tmp_path):

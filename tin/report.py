@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from configs.load import dataset_path, parse, read_yaml
 from configs.schema import Config
 from preprocess.shards import read_info
+from tin import checkpoint
 from tin.count import count
 from tin.model import build_model
 from tin.report_html import page
@@ -185,7 +186,7 @@ def _state(run: Run, environments: list[dict[str, Any]], times: list[float]) -> 
     if "train" in run.done():
         return "done"
     if not environments:
-        return "waiting"
+        return "imported" if checkpoint.best(run) else "waiting"
     if "ended" in environments[-1]:
         return "stopped"
     words = [_number(environments[-1].get("started")), *times]

@@ -45,8 +45,8 @@ svg { max-width: 100%; height: auto; }
 .confusion td { text-align: center; padding: .25rem .4rem; min-width: 2.6rem;
   border: 1px solid #fff; }
 .confusion th { border: 0; font-weight: 400; }
-.confusion thead th { width: 5rem; text-align: center; vertical-align: bottom;
-  white-space: normal; overflow-wrap: anywhere; }
+.confusion thead th { width: 6.2rem; text-align: center; vertical-align: bottom;
+  white-space: normal; overflow-wrap: break-word; }
 """
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -70,7 +70,7 @@ def page(
 
     Args:
         table: of texts, with columns run and state.
-        shared: what all runs have in common.
+        shared: what all rows have in common.
         runs: the run of each row, which may stand in several.
         curves: metrics.csv and steps.csv of each run, as read.
         tests: folders of each run's tests, the newest last.
@@ -78,7 +78,7 @@ def page(
     names = dict(zip(runs, table.get("run", ()), strict=True))
     parts = [f'<div class="scroll">{_table(table, runs)}</div>']
     if shared:
-        parts.append(f'<p class="shared">All runs: {escape(shared)}.</p>')
+        parts.append(f'<p class="shared">All rows: {escape(shared)}.</p>')
     if picture := comparison({name: curves[run] for run, name in names.items()}):
         about = "Training loss, and accuracy after each epoch."
         parts.append(f"<h2>Runs compared</h2><p>{about}</p>{picture}")
@@ -86,7 +86,7 @@ def page(
         body = run_curves(*curves[run]) + _tests(tests[run]) or "<p>Nothing was recorded.</p>"
         parts.append(f'<section id="run-{number}"><h2>{escape(name)}</h2>{body}</section>')
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    about = f"{len(names)} runs, {len(table)} rows, {date}. Accuracies in percent."
+    about = f"Runs: {len(names)}, rows: {len(table)}, {date}. Accuracies in percent."
     return PAGE.format(style=STYLE, about=about, body="\n".join(parts))
 
 
@@ -209,5 +209,5 @@ def _table(table: pd.DataFrame, runs: Sequence[str] = ()) -> str:
 
 
 def _badge(state: str) -> str:
-    kind = state if state in ("done", "running") else "" if state == "waiting" else "bad"
+    kind = {"done": "done", "running": "running", "waiting": "", "imported": ""}.get(state, "bad")
     return f'<span class="state {kind}">{state}</span>'

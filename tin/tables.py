@@ -35,7 +35,7 @@ def readable(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     shown["params"] = [_text(value / 1e6, ".2f") for value in frame["params"]]
     shown = shown.astype(object).where(shown.notna(), "").astype(str)
     values = {name: set(shown[name]) - {""} for name in frame.columns}
-    common = [name for name in SHARED if len(values[name]) == 1 and len(shown) > 1]
+    common = [name for name in SHARED if len(values[name]) == 1]
     shared = ", ".join(f"{_title(name)} {min(values[name])}" for name in common)
     empty = [name for name in values if not values[name] and name not in ("run", "state")]
     return shown.drop(columns=common + empty).rename(columns=_title), shared
@@ -82,7 +82,7 @@ def markdown(table: pd.DataFrame, shared: str) -> str:
     rule = "|" + " --- |" * len(table.columns) + "\n"
     rows = "".join(line(row) for row in table.to_numpy().tolist())
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    about = f"{date}; all runs: {shared}" if shared else date
+    about = f"{date}; all rows: {shared}" if shared else date
     return f"# Results\n\n{about}\n\n{line(table.columns)}{rule}{rows}"
 
 
