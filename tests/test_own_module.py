@@ -12,7 +12,7 @@ from tin.model import build_model
 from tin.optim import build_optimizer, loss
 from tin.weights import import_file, to_reference
 
-PAGE = Path(__file__).parent.parent / "docs" / "own_module.md"
+PAGE = Path(__file__).parent.parent / "docs" / "temporal.md"
 
 
 @pytest.fixture
