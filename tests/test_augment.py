@@ -288,3 +288,20 @@ def test_equalize_makes_all_levels_equally_frequent():
     assert y.mean().item() == pytest.approx(0.5, abs=0.1)  # before: a quarter
     flat = torch.full((1, 1, 3, 8, 8), 0.2)
     assert after("equalize", flat).isfinite().all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("settings", [COLORS, ["augment.mixup=0.2"], ["augment.cutmix=1.0"]])
+def test_a_gpu_changes_clips_as_a_cpu_does_without_waiting(settings):
+    x = clip_batch()
+    expected, shares = changed(x, settings)
+    there = [value.cuda() for value in (x, CLIPS, LABELS)]
+    changed(there[0], settings, *there[1:])  # tables and kernels are loaded
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found, targets = changed(there[0], settings, *there[1:])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(targets.cpu(), shares)
+    # a rounding apart may fall on the other side of a threshold
+    assert (found.cpu() - expected).abs().mean() < 2e-3

@@ -5,6 +5,8 @@ the batch. The exception is the partner that mixup and cutmix mix a clip with, w
 before it on its rank: how much is mixed, and where, is still the clip's own.
 """
 
+import functools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -66,7 +68,7 @@ def augment(
 def _recolored(x: Tensor, clips: Tensor, config: Config, epoch: int) -> Tensor:
     """Undo the normalization, change the pixels, and normalize again."""
     settings, seed = config.augment, config.train.seed
-    mean, std = (x.new_tensor(values)[:, None, None] for values in (MEAN, STD))
+    mean, std = _normalization(x.device)
     pixels = (x.unflatten(2, (-1, 3)).flatten(1, 2) * std + mean).clamp(0, 1)
     if settings.color_jitter:
         numbers = uniforms(seed, JITTER, epoch, clips, 3).to(x.dtype)
@@ -76,6 +78,13 @@ def _recolored(x: Tensor, clips: Tensor, config: Config, epoch: int) -> Tensor:
     for pair in numbers.unflatten(1, (-1, 2)).unbind(1):
         pixels = randaugment(pixels, pair, settings.randaugment_magnitude / 10)
     return ((pixels - mean) / std).reshape(x.shape)
+
+
+@functools.cache  # a copy to the device waits for it
+def _normalization(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation of the colors, ``(3, 1, 1)`` each."""
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
+    return mean, std
 
 
 def _jittered(pixels: Tensor, factors: Tensor) -> Tensor:
