@@ -35,10 +35,13 @@ class ShardSettings(Settings):
     labels: str = ""
     """Labels CSV (path,labels,split[,key][,group][,reverse]); empty: a folder per class."""
     format: str = ""
-    """Name of an annotation format; empty: labels CSV or folders. `direction` takes either, each
-    video forwards and backwards as the two classes."""
+    """Annotations as they are distributed: sthv1, sthv2, jester, kinetics, ucf101, hmdb51, mit,
+    mmit or lists (of TIN); empty: labels CSV or folders. `direction` takes either, each video
+    forwards and backwards as the two classes."""
     annotations: str = ""
-    """File or folder of the annotation format."""
+    """File or folder of the annotation format; empty is the source folder."""
+    fold: Literal[1, 2, 3] = 1
+    """Which of their three divisions into train and val UCF101 and HMDB51 are read in."""
     held_out: float = Field(0.0, ge=0, lt=1)
     """Share of groups that go to `val` where the annotations name no split."""
     multi_label: bool = False
@@ -277,11 +280,9 @@ class Config(Settings):
                 f"optim.warmup_epochs {self.optim.warmup_epochs:g} leaves nothing of"
                 f" train.epochs {self.train.epochs}"
             )
-        if self.test.crop > self.clip.resize or (
-            not self.test.crop and self.clip.crop > self.clip.resize
-        ):
+        if self.test_crop > self.clip.resize:
             raise ValueError(
-                f"a test crop of {self.test.crop or self.clip.crop} pixels does not fit"
+                f"a test crop of {self.test_crop} pixels does not fit"
                 f" clip.resize {self.clip.resize}"
             )
         return self

@@ -56,9 +56,17 @@ def shard(
         str, typer.Option(metavar="CSV", help="path,labels,split[,key][,group]")
     ] = "",
     form: Annotated[
-        str, typer.Option("--dataset", metavar="NAME", help="Annotation format, sthv2 say.")
+        str,
+        typer.Option(
+            "--dataset",
+            metavar="NAME",
+            help="Annotations as distributed: sthv1, sthv2, jester, kinetics, ucf101, hmdb51, mit,"
+            " mmit, lists (of TIN); or direction.",
+        ),
     ] = "",
-    annotations: Annotated[str, typer.Option(metavar="PATH", help="Its file or folder.")] = "",
+    annotations: Annotated[
+        str, typer.Option(metavar="PATH", help="Their file or folder, if not SOURCE.")
+    ] = "",
     part: Annotated[
         int | None, typer.Option(metavar="I", help="Which part this is, from 0.")
     ] = None,
@@ -88,7 +96,7 @@ def shard(
         given.append(f"shard.parts={parts}")
     config = load(None, [*(settings or []), *given])
     result = convert(config, dataset, part)
-    typer.echo(f"{dataset}: {result.num_videos} videos, {result.num_quarantined} in quarantine")
+    typer.echo(f"{dataset}: {result}")
     raise typer.Exit(BAD_DATA if result.too_many_bad else 0)
 
 

@@ -42,7 +42,7 @@ def merge(dataset: Dataset) -> None:
     from preprocess.convert import merge as merge_parts
 
     result = merge_parts(dataset)
-    typer.echo(f"{dataset}: {result.num_videos} videos, {result.num_quarantined} in quarantine")
+    typer.echo(f"{dataset}: {result}")
     raise typer.Exit(BAD_DATA if result.too_many_bad else 0)
 
 

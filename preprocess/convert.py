@@ -36,6 +36,8 @@ from preprocess.workers import CrashError, Note, num_cpus, run_jobs
 
 log = logging.getLogger(__name__)
 
+MISSING = "it is not there, as videos of Kinetics may be"
+
 
 @dataclass(frozen=True)
 class ShardResult:
@@ -45,6 +47,12 @@ class ShardResult:
     """Videos that were stored."""
     num_quarantined: int
     """Videos that were not."""
+    num_missing: int = 0
+    """Videos of Kinetics that are no longer to be had; they count as no failure."""
+
+    def __str__(self) -> str:
+        missing = f", {self.num_missing} missing" if self.num_missing else ""
+        return f"{self.num_videos} videos, {self.num_quarantined} in quarantine{missing}"
 
     @property
     def too_many_bad(self) -> bool:
@@ -80,8 +88,8 @@ def shard(config: Config, folder: str | Path, part: int | None = None) -> ShardR
         log.info("%s: %s written, %d of %d", folder, name, done, len(todo))
     if part is None:
         return merge(folder)
-    num_bad = sum(len(_read_quarantine(folder, job.name)) for job in jobs)
-    return ShardResult(sum(len(job.videos) for job in jobs) - num_bad, num_bad)
+    bad = [row for job in jobs for row in _read_quarantine(folder, job.name)]
+    return _result(sum(len(job.videos) for job in jobs) - len(bad), bad)
 
 
 def encode_shard(folder: Path, settings: ShardSettings, job: Job, note: Note) -> str:
@@ -112,6 +120,8 @@ def encode(video: Video, settings: ShardSettings) -> tuple[VideoRecord, list[byt
         BadVideoError: it goes to quarantine.
     """
     path = Path(settings.source).expanduser() / video.path
+    if settings.format == "kinetics" and not path.exists():
+        raise BadVideoError(MISSING)
     try:
         one = (encode_folder if path.is_dir() else encode_video)(path, settings, video.reverse)
     except OSError as error:
@@ -163,7 +173,12 @@ def merge(folder: str | Path) -> ShardResult:
     _write_bad(folder / "quarantine.csv", bad)
     info = {**plan.model_dump(), "splits": counts, "tables": tables, "digest": ""}
     write_info(folder, DatasetInfo(**info))
-    return ShardResult(sum(counts.values()), len(bad))
+    return _result(sum(counts.values()), bad)
+
+
+def _result(num_videos: int, bad: Sequence[Sequence[str]]) -> ShardResult:
+    num_missing = sum(reason == MISSING for _, _, reason in bad)
+    return ShardResult(num_videos, len(bad) - num_missing, num_missing)
 
 
 def _show_mirror_images(plan: Plan) -> None:
