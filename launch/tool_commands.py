@@ -53,11 +53,14 @@ def demo(
     val: Annotated[int, typer.Option(metavar="N", help="Videos of split val.")] = 400,
     size: Annotated[int, typer.Option(metavar="PIXELS", help="Side of a video.")] = 64,
     seed: Annotated[int, typer.Option(help="Other numbers, other videos.")] = 0,
+    motions: Annotated[
+        int, typer.Option(metavar="N", help="Motions at a time: several are several labels.")
+    ] = 1,
 ) -> None:
     """Write videos of shapes that move in eight ways, with their labels.csv."""
     from preprocess.motions import make_motions
 
-    make_motions(folder, train=train, val=val, size=size, seed=seed)
+    make_motions(folder, train=train, val=val, size=size, seed=seed, motions=motions)
     typer.echo(folder / "labels.csv")
 
 

@@ -5,8 +5,10 @@ ignores the order of frames is right for at most one of the two.
 """
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ PAIRS = (
     ("counter-clockwise", "clockwise"),
 )
 """Classes by axis: each is the other played backwards."""
+REVERSED = {name: other for pair in PAIRS for name, other in (pair, pair[::-1])}
 NUM_FRAMES = (17, 23)  # never a multiple of 8: then the middles of 4, 8 or 16 parts of a clip and
 # of its reverse are the same frames (segments of an even cut round down)
 FPS = 12
@@ -40,7 +43,9 @@ class Motion:
     """Radians, clockwise."""
 
 
-def make_motions(folder: str | Path, train: int, val: int, size: int = 64, seed: int = 0) -> Path:
+def make_motions(
+    folder: str | Path, train: int, val: int, size: int = 64, seed: int = 0, motions: int = 1
+) -> Path:
     """Write mp4 files of `size` x `size` pixels and labels.csv; return the path of the latter.
 
     Args:
@@ -49,16 +54,19 @@ def make_motions(folder: str | Path, train: int, val: int, size: int = 64, seed:
         val: videos of split val.
         size: width and height in pixels, even.
         seed: seed of everything random.
+        motions: motions of a shape at a time, on as many axes; each is a label.
     """
     if size < 16 or size % 2:
         raise ValueError(f"size {size} is no even number of at least 16 pixels")
+    if not 1 <= motions <= len(PAIRS):
+        raise ValueError(f"a shape has 1 to {len(PAIRS)} motions at a time, not {motions}")
     folder = Path(folder)
     counts = {"train": train, "val": val}
     for split in counts:
         (folder / split).mkdir(parents=True, exist_ok=True)
     pairs = [(split, first) for split, count in counts.items() for first in range(0, count, 2)]
-    rows = []
-    for made in run_jobs(partial(_write_pair, folder, counts, size, seed), pairs, num_cpus()):
+    rows, work = [], partial(_write_pair, folder, counts, size, seed, motions)
+    for made in run_jobs(work, pairs, num_cpus()):
         rows += made
     path = folder / "labels.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -68,23 +76,25 @@ def make_motions(folder: str | Path, train: int, val: int, size: int = 64, seed:
     return path
 
 
-def draw_motion(axis: int, rng: np.random.Generator) -> Motion:
-    """Return a random motion of the second class of `PAIRS[axis]`: right, down, grow, clockwise."""
+def draw_motion(classes: Sequence[str], rng: np.random.Generator) -> Motion:
+    """Return a random motion that belongs to all of `classes`, which are of different axes."""
     num_frames = int(rng.integers(NUM_FRAMES[0], NUM_FRAMES[1] + 1))
-    time = np.linspace(-0.5, 0.5, num_frames)
     radius = rng.uniform(0.14, 0.24)
     travel = rng.uniform(0.3, 0.5)
     center = rng.uniform(0.3, 0.7, 2)
     x, y = np.full(num_frames, center[0]), np.full(num_frames, center[1])
     radius, angle = np.full(num_frames, radius), np.full(num_frames, rng.uniform(0, 2 * np.pi))
-    if axis == 0:
-        x = x + travel * time
-    elif axis == 1:
-        y = y + travel * time
-    elif axis == 2:
-        radius = radius * rng.uniform(1.8, 2.6) ** time
-    else:
-        angle = angle + rng.uniform(1.5, 4.0) * time
+    for name in classes:
+        axis = next(axis for axis, pair in enumerate(PAIRS) if name in pair)
+        time = np.linspace(-0.5, 0.5, num_frames) * (1 if name == PAIRS[axis][1] else -1)
+        if axis == 0:
+            x = x + travel * time
+        elif axis == 1:
+            y = y + travel * time
+        elif axis == 2:
+            radius = radius * rng.uniform(1.8, 2.6) ** time
+        else:
+            angle = angle + rng.uniform(1.5, 4.0) * time
     return Motion(x, y, radius, angle)
 
 
@@ -134,19 +144,36 @@ def write_mp4(path: Path, frames: np.ndarray) -> None:
 
 
 def _write_pair(
-    folder: Path, counts: dict[str, int], size: int, seed: int, pair: tuple[str, int], note: Any
+    folder: Path,
+    counts: dict[str, int],
+    size: int,
+    seed: int,
+    motions: int,
+    pair: tuple[str, int],
+    note: Any,
 ) -> list[tuple[str, str, str]]:
     """Write a clip and its reverse; return their rows of the labels CSV."""
     split, first = pair
     rng = np.random.default_rng([seed, list(counts).index(split), first])
-    axis = first // 2 % len(PAIRS)
-    frames = render(draw_motion(axis, rng), size, rng)
+    mixes = _mixes(motions)
+    classes = mixes[first // 2 % len(mixes)]
+    frames = render(draw_motion(classes, rng), size, rng)
     rows = []
-    for index, label in zip(range(first, counts[split]), reversed(PAIRS[axis]), strict=False):
+    for index in range(first, min(first + 2, counts[split])):
         name = f"{split}/{index:05d}.mp4"
         write_mp4(folder / name, frames if index == first else frames[::-1])
-        rows.append((name, label, split))
+        labels = classes if index == first else [REVERSED[label] for label in classes]
+        rows.append((name, ";".join(labels), split))
     return rows
+
+
+def _mixes(motions: int) -> list[tuple[str, ...]]:
+    """Return all mixes of classes of so many axes, but of a mix and its reverse only one."""
+    return [
+        (first[1], *rest)
+        for first, *others in combinations(PAIRS, motions)
+        for rest in product(*others)
+    ]
 
 
 def _colors(rng: np.random.Generator) -> np.ndarray:

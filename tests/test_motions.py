@@ -71,12 +71,43 @@ def test_the_middles_of_segments_are_the_same_frames_in_reverse(num_segments):
         assert (num_frames - 1 - middles[::-1] == middles).all()
 
 
+def changes(*classes: str) -> np.ndarray:
+    """Return the change from frame to frame of x, y, size and angle."""
+    motion = draw_motion(classes, np.random.default_rng(0))
+    return np.diff([motion.x, motion.y, np.log(motion.radius), motion.angle], axis=1)
+
+
 @pytest.mark.parametrize("axis", range(4))
 def test_a_motion_changes_one_thing_and_always_the_same_way(axis):
-    motion = draw_motion(axis, np.random.default_rng(axis))
-    change = np.diff([motion.x, motion.y, np.log(motion.radius), motion.angle], axis=1)
-    assert (change[axis] > 0).all()
-    assert (np.delete(change, axis, axis=0) == 0).all()
+    for name, sign in zip(PAIRS[axis], (-1, 1), strict=True):
+        change = changes(name)
+        assert (sign * change[axis] > 0).all()
+        assert (np.delete(change, axis, axis=0) == 0).all()
+
+
+def test_two_motions_change_two_things():
+    change = changes("left", "clockwise")
+    assert (change[0] < 0).all() and (change[3] > 0).all() and (change[1:3] == 0).all()
+
+
+def test_two_motions_are_two_labels_and_all_mixes_are_as_frequent(tmp_path):
+    make_motions(tmp_path, train=24, val=3, size=16, motions=2)
+    with (tmp_path / "labels.csv").open() as file:
+        made = [row["labels"].split(";") for row in csv.DictReader(file) if row["split"] == "train"]
+    assert len({frozenset(labels) for labels in made}) == 24  # 6 pairs of axes, 4 mixes each
+    assert all(
+        count == 6 for count in Counter(label for labels in made for label in labels).values()
+    )
+    opposite = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
+    for one, two in zip(made[::2], made[1::2], strict=True):
+        assert [opposite[label] for label in one] == two  # no frame tells them apart
+    config = shard_config(
+        tmp_path, f"shard.labels={tmp_path / 'labels.csv'}", "shard.multi_label=true"
+    )
+    assert shard(config, tmp_path / "d") == ShardResult(27, 0)
+    assert read_info(tmp_path / "d").multi_label
+    split = open_split(tmp_path / "d", "train")
+    assert [len(split.labels_of(video)) for video in range(24)] == [2] * 24
 
 
 def test_labels_say_where_the_shape_goes(motions, rows):
@@ -97,7 +128,7 @@ def test_labels_say_where_the_shape_goes(motions, rows):
 def test_a_clockwise_turn_is_clockwise_on_the_screen():
     """A pixel right of the center comes from what was above it a quarter turn before."""
     rng = np.random.default_rng(0)
-    motion = draw_motion(3, rng)
+    motion = draw_motion(["clockwise"], rng)
     motion = type(motion)(
         np.full(2, 0.5), np.full(2, 0.5), np.full(2, 0.4), np.array([0.0, np.pi / 2])
     )
@@ -121,6 +152,8 @@ def test_the_same_seed_makes_the_same_files(tmp_path):
 def test_impossible_sizes_are_refused(tmp_path):
     with pytest.raises(ValueError, match="size 33 is no even number"):
         make_motions(tmp_path, train=1, val=1, size=33)
+    with pytest.raises(ValueError, match="1 to 4 motions at a time, not 5"):
+        make_motions(tmp_path, train=1, val=1, motions=5)
 
 
 def test_the_demo_becomes_a_dataset(motions, tmp_path):
