@@ -14,31 +14,32 @@ from pathlib import Path
 
 from submitit.core.utils import DelayedSubmission, JobPaths
 
-from configs.cluster import Cluster, for_stage
+from configs.cluster import for_stage
 from launch.errors import STOPPED
+from launch.messages import Message, last_start, messages
 from launch.queue import SlurmError, ask
-from launch.record import End, Note, add_end, ends, notes, place, progress
+from launch.record import End, Note, add_end, ends, place, progress, read_notes
 from launch.stages import submitted_cluster, submitted_config
 from tin.run import Run
 
 NO_PROGRESS = 3  # failures with no step between that end a run
-SRUN = re.compile(r"^srun: error: (\S+): tasks? ([\d,-]+): (.+)$", re.MULTILINE)
-STACKS = "stacks-{attempt:02d}-rank*.txt"  # tin.health writes them
+TOGETHER_S = 4.0  # within which ranks that wait for another one see that it hangs
 
 
 def main(logs: str, exit_code: str) -> int:
     """Decide, do it, and return the exit code of the job."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a requeue ends this process too, but not yet
     job_id, restart, _ = place()
-    job = DelayedSubmission.load(JobPaths(logs, job_id=job_id).submitted_pickle).function
+    paths = JobPaths(logs, job_id=job_id)
+    job = DelayedSubmission.load(paths.submitted_pickle).function
     run = Path(job.run)
     if any((end.id, end.restart, end.kind) == (job_id, restart, "done") for end in ends(run)):
         return 0  # the stage was complete, and a rank failed while it left
-    messages = _messages(JobPaths(logs, job_id=job_id).stderr)
+    said = messages(last_start(paths.stderr))
     cluster = for_stage(
         submitted_cluster(run), job.stage.partition(":")[0].replace("merge", "shard")
     )
-    kind, text, nodes = judge(notes(run, job_id, restart), messages, _stacks(run))
+    kind, text, nodes = judge(read_notes(run, job_id, restart), said, _stacks(run))
     end = End(job_id, restart, job.stage, kind, progress(run), text, nodes)
     end = _limited(end, ends(run), submitted_config(run).run.max_restarts)
     add_end(run, end)
@@ -48,39 +49,39 @@ def main(logs: str, exit_code: str) -> int:
     if cluster.chain:
         _say(f"{job.stage}: {end.text}; the next job of the chain goes on")
         return int(exit_code)
-    return _requeue(end, _avoid(cluster, ends(run))) or int(exit_code)
+    avoid = _avoid(cluster.exclude, ends(run), paths.submission_file)
+    return _requeue(end, avoid) or int(exit_code)
 
 
 def judge(
-    said: Sequence[Note], messages: Sequence[tuple[str, str, str]], stacks: Sequence[Path]
+    notes: Sequence[Note], said: Sequence[Message], stacks: Sequence[Path]
 ) -> tuple[str, str, list[str]]:
     """Return how a job ended: `gave up`, `failed` or `stopped`, why, and the nodes to blame.
 
     Args:
-        said: notes of the ranks.
-        messages: node, ranks and words of srun's messages, in their order.
-        stacks: files of ranks that saw a hang.
+        notes: of the ranks.
+        said: srun's messages.
+        stacks: files of ranks that saw a hang, in the order of their writing.
     """
-    for note in said:
+    for note in notes:
         if note.kind == "refused":
             return "gave up", note.text, []
-    unfit = [note for note in said if note.kind == "node"]
+    unfit = [note for note in notes if note.kind == "node"]
     if unfit:
         return "failed", unfit[0].text, sorted({note.node for note in unfit})
     if stacks:
-        quiet = _quiet(messages, stacks)
-        who = f", nothing came from {', '.join(quiet)}" if quiet else ""
-        return "failed", f"no step for too long{who}: {stacks[0].parent}/stacks-*", quiet
-    spoke = {note.rank for note in said}
-    if messages and not spoke & _ranks(messages[0][1]):
-        node, ranks, words = messages[0]
-        return "failed", f"rank {ranks} on {node}: {words}", [node]
-    failed = [note for note in said if note.kind == "failed"]
-    stopped = [note for note in said if note.kind == "stopped"]
-    if stopped:
-        return "stopped", stopped[0].text, []
-    if failed:
-        return "failed", f"rank {failed[0].rank} on {failed[0].node}: {failed[0].text}", []
+        quiet = _quiet(said, stacks)
+        who = f", {', '.join(quiet)} did not answer" if quiet else ""
+        return "failed", f"no step for too long{who}: see {stacks[0].parent}/stacks-*", quiet
+    spoke = {note.rank for note in notes}
+    if said and not spoke & said[0].ranks:
+        rank, node = min(said[0].ranks), said[0].node
+        return "failed", f"rank {rank} on {node}: {said[0].words}", [node]
+    for kind in ("stopped", "failed"):
+        for note in notes:
+            if note.kind == kind:
+                where = f"rank {note.rank} on {note.node}: " if kind == "failed" else ""
+                return kind, where + note.text, []
     return "failed", "srun failed without a word of any rank", []
 
 
@@ -107,18 +108,24 @@ def _limited(end: End, before: Sequence[End], max_restarts: int) -> End:
     return End(end.id, end.restart, end.stage, "gave up", end.step, f"{reason}: {end.text}")
 
 
-def _avoid(cluster: Cluster, all_ends: Sequence[End]) -> list[str]:
-    """Return nodes that failed, latest first, as many as the cluster can spare."""
+def _avoid(excluded: str, all_ends: Sequence[End], script: Path) -> str:
+    """Return the nodes to stay away from: those that failed, as far as the job can do without.
+
+    Args:
+        excluded: what the cluster file excludes.
+        all_ends: how jobs of the run ended; they name the nodes.
+        script: the job's batch script, with which sbatch is asked.
+    """
     failed = list(dict.fromkeys(node for end in reversed(all_ends) for node in end.nodes))
-    command = ["sinfo", "-h", "-N", "-o", "%N"]
-    if cluster.partition:
-        command += ["-p", cluster.partition]
-    spare = len(set(ask(*command).split())) - cluster.nodes
-    excluded = [name for name in cluster.exclude.split(",") if name]
-    return [*excluded, *failed[: max(spare - len(excluded), 0)]]
+    for some in (failed, failed[:1]):
+        nodes = ",".join([*filter(None, [excluded]), *some])
+        command = ["sbatch", "--test-only", f"--exclude={nodes}", str(script)]
+        if some and subprocess.run(command, capture_output=True).returncode == 0:
+            return nodes
+    return ""
 
 
-def _requeue(end: End, avoid: Sequence[str]) -> int:
+def _requeue(end: End, avoid: str) -> int:
     """Put the job back into the queue; return STOPPED, or 0 if Slurm refuses."""
     if ask("squeue", "-h", "-j", end.id, "-o", "%T").strip() != "RUNNING":
         return STOPPED  # it was cancelled, or Slurm has requeued it already
@@ -127,37 +134,30 @@ def _requeue(end: End, avoid: Sequence[str]) -> int:
     except SlurmError as error:
         _say(f"{end.stage}: {end.text}; {error}; set `restart: chain:4` in the cluster file")
         return 0
-    where = f", away from {','.join(avoid)}" if avoid else ""
+    where = f", away from {avoid}" if avoid else ""
     _say(f"{end.stage}: {end.text}; back to the queue{where}")
     if avoid:  # only a job that waits takes this, and this one does now
-        words = ["scontrol", "update", f"JobId={end.id}", f"ExcNodeList={','.join(avoid)}"]
+        words = ["scontrol", "update", f"JobId={end.id}", f"ExcNodeList={avoid}"]
         subprocess.run(words, capture_output=True)
     return STOPPED
 
 
-def _messages(log: Path) -> list[tuple[str, str, str]]:
-    """Return node, ranks and words of srun's messages since the last start."""
-    text = log.read_text(errors="replace") if log.exists() else ""
-    return SRUN.findall(text.rpartition("\n=== job ")[2])
-
-
 def _stacks(run: Path) -> list[Path]:
-    attempts = Run(run).attempts()
-    return sorted(Run(run).job.glob(STACKS.format(attempt=attempts[-1]))) if attempts else []
+    """Return the stacks that ranks wrote in this start, the first to be written first."""
+    since = max((end.time for end in ends(run)), default=0.0)
+    found = {file: file.stat().st_mtime for file in Run(run).job.glob("stacks-*-rank*.txt")}
+    return sorted((file for file in found if found[file] > since), key=found.get)
 
 
-def _quiet(messages: Sequence[tuple[str, str, str]], stacks: Sequence[Path]) -> list[str]:
-    """Return nodes with a rank that saw no hang: it was the one that hung."""
-    saw = {int(re.findall(r"rank(\d+)", file.name)[0]) for file in stacks}
-    return sorted({node for node, ranks, _ in messages if _ranks(ranks) - saw})
-
-
-def _ranks(text: str) -> set[int]:
-    found = set()
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        found |= set(range(int(first), int(last or first) + 1))
-    return found
+def _quiet(said: Sequence[Message], stacks: Sequence[Path]) -> list[str]:
+    """Return nodes with a rank that did not see the hang in time: it was the one that hung."""
+    first = stacks[0].stat().st_mtime
+    saw = {
+        int(re.findall(r"rank(\d+)", file.name)[0])
+        for file in stacks
+        if file.stat().st_mtime < first + TOGETHER_S
+    }
+    return sorted({message.node for message in said if message.ranks - saw})
 
 
 def _say(text: str) -> None:

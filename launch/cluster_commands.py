@@ -49,23 +49,26 @@ def submit(
 
 def status(runs: Runs) -> None:
     """Print where runs stand: state, nodes, step, speed, restarts, why they wait."""
-    from launch.status import print_status
+    from launch.show import print_states
+    from launch.status import find_runs, states
 
-    print_status(runs)
+    print_states(*states(find_runs(runs)))
 
 
 def logs(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Wait for more.")] = False,
 ) -> None:
-    """Print the logs of a run, every attempt."""
-    from launch.status import print_logs
+    """Print what rank 0 of each job of a run logged, every attempt."""
+    from configs.load import run_path
+    from launch.status import print_log
 
-    print_logs(run, follow=follow)
+    print_log(run_path(run), follow)
 
 
 def cancel(runs: Runs) -> None:
     """Cancel the jobs of runs. A run that was cancelled can be continued."""
-    from launch.status import cancel_runs
+    from launch.status import cancel, find_runs
 
-    cancel_runs(runs)
+    for run in find_runs(runs):
+        typer.echo(f"{run}: {', '.join(cancel(run)) or 'no job waits or runs'}")

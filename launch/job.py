@@ -10,9 +10,10 @@ from types import FrameType
 
 from launch.errors import STOPPED, exit_code, explain, set_up_logging
 from launch.local import REQUEUE, is_out_of_time, name_ranks, wait_turn
+from launch.messages import lost_nodes, start_before
 from launch.record import End, Note, add_end, ends, jobs, place, progress, write_note
 from launch.stages import RUN_STAGE
-from tin.run import FencedError, Run
+from tin.run import FencedError
 
 log = logging.getLogger(__name__)
 REFUSED = ("BadDataError", "QuarantineError")  # by name, as in launch.errors
@@ -95,10 +96,14 @@ def _leave(
 
 def _note_loss(run: Path, stage: str, job_id: str, restart: int) -> None:
     """Remember an execution that Slurm put back into the queue and that could say nothing."""
-    before = Run(run).job / "ends" / f"{job_id}-{restart - 1}.json"
-    if restart and not before.exists():
-        text = "the node was lost, or the job was preempted without a warning"
-        add_end(run, End(job_id, restart - 1, stage, "lost", progress(run), text))
+    if not restart or any((end.id, end.restart) == (job_id, restart - 1) for end in ends(run)):
+        return
+    log_files = [job.log_files() for job in jobs(run) if job.id == job_id]
+    nodes = lost_nodes(start_before(log_files[0])) if log_files else []
+    text = (
+        f"{', '.join(nodes)} was lost" if nodes else "preempted without a warning, or a lost node"
+    )
+    add_end(run, End(job_id, restart - 1, stage, "lost", progress(run), text, nodes))
 
 
 def _kind(error: Exception) -> str:

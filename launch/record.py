@@ -1,7 +1,7 @@
 """What `job/` of a run remembers: the jobs that were submitted, how each ended, what ranks said.
 
 `jobs.jsonl` has a line a submitted job; `ends/<job>-<restart>.json` says how it ended, each time
-that it ran, and `notes/<job>-<restart>-<rank>.json` why a rank left early. `config.yaml` and
+that it ran, and `notes/<job>-<restart>-<rank>.json` why a rank left early. `recipe.yaml` and
 `cluster.yaml` are what was submitted, `code/` is the code that runs, `logs/` what it says.
 """
 
@@ -94,7 +94,7 @@ def write_note(run: Path, job_id: str, restart: int, note: Note) -> None:
     _write(Run(run).job / "notes" / f"{job_id}-{restart}-{note.rank}.json", asdict(note))
 
 
-def notes(run: Path, job_id: str, restart: int) -> list[Note]:
+def read_notes(run: Path, job_id: str, restart: int) -> list[Note]:
     """Return why ranks left one execution of a job, in the order of ranks."""
     files = (Run(run).job / "notes").glob(f"{job_id}-{restart}-*.json")
     return sorted((Note(**_read(file)) for file in files), key=lambda note: note.rank)

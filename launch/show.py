@@ -1,6 +1,7 @@
 """What `tin submit` prints: the jobs that it submitted, or all that it would submit."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -8,18 +9,42 @@ from rich.table import Table
 
 from configs.load import dump
 from launch.record import Job
+from launch.status import State
 from launch.submit import Plan, dry_run
 
+WIDTH = 200  # of a table that goes to a file
+COLORS = {"done": "green", "running": "cyan", "pending": "yellow", "waiting": "yellow"}
 
-def print_jobs(plan: Plan, jobs: Sequence[Job]) -> None:
+
+def print_jobs(plan: Plan, jobs: Sequence[tuple[Path, Job]]) -> None:
     """Print the jobs that were submitted, and what to type next."""
-    table = Table("stage", "job", "waits for", "log", box=None)
-    for job in jobs:
-        table.add_row(
-            job.stage, job.id, job.after.replace("singleton", "").strip(","), str(job.log_files())
-        )
-    Console().print(table)
-    typer.echo(f"tin status {plan.folder}    tin logs {plan.folder} -f    tin cancel {plan.folder}")
+    table = _table("run", "stage", "job", "waits for")
+    for run, job in jobs:
+        after = job.after.replace("singleton", "").strip(",")
+        table.add_row(run.name, job.stage, job.id, after)
+    _print(table)
+    typer.echo(f"logs: {jobs[0][1].logs}" if jobs else "")
+    typer.echo(f"next: tin status {plan.folder}; tin logs -f {jobs[0][0]}")
+
+
+def print_states(states: Sequence[State], problem: str) -> None:
+    """Print where runs stand, and below why they wait or failed."""
+    table = _table("run", "stage", "state", "nodes", "step", "epoch", "clips/s", "data wait")
+    for name in ("saved", "restarts"):
+        table.add_column(name)
+    for column in table.columns[4:]:
+        column.justify = "right"
+    for state in states:
+        color = COLORS.get(state.state, "red")
+        cells = [state.step, state.epoch, state.clips_per_s, state.data_wait, state.saved]
+        name = f"[{color}]{state.state}[/]"
+        table.add_row(state.run.name, state.stage, name, state.nodes, *cells, str(state.restarts))
+    _print(table)
+    for state in states:
+        if state.why:
+            typer.echo(f"{state.run.name}: {state.why}")
+    if problem:
+        typer.echo(f"Slurm does not answer, this is what the files say ({problem})", err=True)
 
 
 def print_dry_run(plan: Plan) -> None:
@@ -34,3 +59,17 @@ def print_dry_run(plan: Plan) -> None:
         typer.echo(f"# {answer}\n")
     for run, config in plan.configs.items():
         typer.echo(f"# ---- settings of {run}\n{dump(config)}")
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in names:
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    return table
+
+
+def _print(table: Table) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
+    console.print(table)

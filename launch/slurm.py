@@ -14,6 +14,7 @@ from submitit.core.utils import FailedJobError
 from configs.cluster import Cluster
 from configs.load import ConfigError
 from launch.job import StageJob
+from launch.messages import START
 
 HINTS = {  # what sbatch says, and the command that lists what there is
     "invalid partition": ["sinfo", "-h", "-o", "%R"],
@@ -125,7 +126,7 @@ def test_only(text: str) -> str:
     return done.stderr.strip()
 
 
-_HEADER = 'echo "=== job $SLURM_JOB_ID, start ${SLURM_RESTART_COUNT:-0}, $SLURM_JOB_NODELIST" >&2'
+_HEADER = f'echo "{START}$SLURM_JOB_ID, start ${{SLURM_RESTART_COUNT:-0}}, $SLURM_JOB_NODELIST" >&2'
 
 
 def _srun_options(cluster: Cluster) -> list[str]:

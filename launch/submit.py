@@ -10,10 +10,10 @@ from configs.load import ConfigError, dataset_path, differences, dump, load, run
 from configs.schema import Config
 from launch import record
 from launch.job import StageJob
-from launch.local import is_alive
-from launch.queue import SlurmError, queued
+from launch.queue import SlurmError
 from launch.slurm import make_executor, script, submit_jobs, test_only
 from launch.snapshot import snapshot
+from launch.status import active
 from launch.sweep import expand
 from tin.run import Run
 
@@ -77,8 +77,8 @@ def make_plan(
     return plan
 
 
-def submit(plan: Plan) -> list[record.Job]:
-    """Submit the jobs of a plan and return them; the run folders remember them too.
+def submit(plan: Plan) -> list[tuple[Path, record.Job]]:
+    """Submit the jobs of a plan and return them, each with its run; the runs remember them.
 
     Raises:
         ConfigError: a job of a run still waits or runs, or the cluster refuses a job.
@@ -87,7 +87,7 @@ def submit(plan: Plan) -> list[record.Job]:
         refuse_active(run)
     code = _prepare(plan)
     logs = Run(plan.folder).job / "logs"
-    submitted: list[record.Job] = []
+    submitted: list[tuple[Path, record.Job]] = []
     before: list[str] = []
     for step in plan.steps:
         array = [before[0].partition("_")[0]] if before else []
@@ -100,7 +100,7 @@ def submit(plan: Plan) -> list[record.Job]:
                     dependency = _local_order(step, before, ids, index)
                 entry = record.Job(job_id, job.stage, step.cluster.executor, str(logs), dependency)
                 record.add_job(Path(job.run), entry)
-                submitted.append(entry)
+                submitted.append((Path(job.run), entry))
         before = ids
     return submitted
 
@@ -125,18 +125,12 @@ def refuse_active(run: Path) -> None:
     Raises:
         ConfigError: names them.
     """
-    known = record.jobs(run)
     try:
-        active = {
-            job_id: f"{job.state.lower()} on {job.nodes}" if job.nodes else job.state.lower()
-            for job_id, job in queued(j.id for j in known if j.executor == "slurm").items()
-        }
+        jobs = active(run)
     except SlurmError as error:
         raise ConfigError(f"{run} has Slurm jobs, and nobody knows if they run: {error}") from None
-    local = [job.id for job in known if job.executor == "local" and is_alive(job.id)]
-    active |= dict.fromkeys(local, "running here")
-    if active:
-        listed = ", ".join(f"{job_id} ({state})" for job_id, state in active.items())
+    if jobs:
+        listed = ", ".join(f"{job_id} ({state})" for job_id, state in jobs.items())
         raise ConfigError(f"{run}: jobs work on it: {listed}; wait, or `tin cancel {run}` first")
 
 
@@ -209,7 +203,7 @@ def _prepare(plan: Plan) -> Path:
         for run, config in configs.items():
             job = Run(run).job
             job.mkdir(parents=True, exist_ok=True)
-            (job / "config.yaml").write_text(dump(config))
+            (job / "recipe.yaml").write_text(dump(config))
             (job / "cluster.yaml").write_text(cluster)
         code = _code(plan.folder)
         snapshot(code)

@@ -1,0 +1,302 @@
+"""Chains, sweeps, arrays and restarts on a real Slurm, and what it refuses."""
+
+import csv
+import re
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hands import Run, ask, tin, wait
+
+from launch import record
+
+pytestmark = pytest.mark.cluster
+ALONE = ("cluster.nodes=1",)
+SHORT = ("train.epochs=1", "train.evaluate_every=1")
+
+
+def ended(run: Run) -> None:
+    ids = [job.id for job in record.jobs(run.path)]
+    wait(f"the end of {run.path.name}", lambda: not set(ids) & set(_queue()))
+
+
+def failing_chain(work: Path, box: Path) -> Run:
+    run = Run(work, "failing_chain")
+    run.submit("train,test,report", *ALONE, "data.test_split=nowhere")
+    ended(run)
+    return run
+
+
+def sweep(work: Path, box: Path) -> tuple[Run, int]:
+    run = Run(work, "sweep")
+    lists = ("optim.lr=0.01,0.02", "train.seed=0,1,2")
+    run.submit("train,report", *ALONE, *SHORT, "cluster.parallel=2", "run.check_node=false", *lists)
+    most = 0
+
+    def over() -> bool:
+        nonlocal most
+        most = max(most, sum(state == "RUNNING" for state in _queue("sweep-train").values()))
+        return not _queue("sweep")
+
+    wait("the sweep", over)
+    return run, most
+
+
+def shard_array(work: Path, box: Path) -> Run:
+    run = Run(work, "shard_array")
+    slow = "cluster.setup=['sleep 5']"  # for the hand to come in time
+    run.submit("shard", *ALONE, f"data.dataset={work / 'parts'}", slow)
+    part = f"{record.jobs(run.path)[1].id}"
+    wait("part 1", lambda: _queue("shard_array").get(part) == "RUNNING")
+    ask("scontrol", "requeue", part)
+    run.wait_done("merge")
+    return run
+
+
+def chain_of_three(work: Path, box: Path) -> Run:
+    run = Run(work, "chain_of_three")
+    run.submit("train", *ALONE, "cluster.restart=chain:3")
+    for job, step in zip(record.jobs(run.path)[:2], (3, 9), strict=True):
+        wait(f"step {step}", lambda step=step: run.step >= step)
+        ask("scancel", "--signal=USR2", job.id)  # as Slurm does before the time limit
+        wait("its end", lambda job=job: job.id not in _queue())
+    run.wait_done()
+    ended(run)
+    return run
+
+
+def two_nodes_then_one(work: Path, box: Path) -> Run:
+    run = Run(work, "two_then_one")
+    run.submit("train", "train.epochs=2", "train.evaluate_every=2")
+    run.wait_step(3)
+    tin("cancel", run.path)
+    ended(run)
+    run.submit("train", *ALONE, "train.epochs=2", "train.evaluate_every=2")
+    run.wait_done()
+    return run
+
+
+def unknown_master(work: Path, box: Path) -> Run:
+    run = Run(work, "unknown_master")
+    run.submit("train", "cluster.setup=['export MASTER_ADDR=nowhere.invalid']")
+    ended(run)
+    return run
+
+
+def full_disk(work: Path, box: Path) -> Run:
+    run = Run(work, "full_disk")
+    run.path = box / "small" / "run"
+    run.submit("train", *ALONE)
+    ended(run)
+    return run
+
+
+def two_by_two(work: Path, box: Path) -> tuple[Run, Run]:
+    exact = ("train.bn=frozen", "model.dropout=0.0", "train.epochs=2", "train.evaluate_every=2")
+    many, one = Run(work, "two_by_two"), Run(work, "one_process")
+    many.submit("train", "cluster.tasks_per_node=2", *exact)
+    many.wait_done()
+    tin("train", work / "tiny.yaml", "--run", one.path, *exact)
+    return many, one
+
+
+def own_scripts(work: Path, box: Path) -> dict[str, Run]:
+    """Train once with torchrun and once with srun, from batch scripts of a user's own."""
+    runs = {"torchrun": Run(work, "own_torchrun"), "srun": Run(work, "own_srun")}
+    python = sys.executable
+    words = {
+        "torchrun": f"srun --ntasks-per-node=1 {python} -m torch.distributed.run --nnodes=2"
+        " --nproc-per-node=1 --rdzv-backend=c10d --rdzv-id=$SLURM_JOB_ID"
+        " --rdzv-endpoint=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1):29400"
+        " -m launch --",
+        "srun": f"srun {python} -m launch",
+    }
+    for name, run in runs.items():
+        script = work / f"{name}.sh"
+        train = f"train {work / 'tiny.yaml'} --run {run.path} {' '.join(SHORT)}"
+        script.write_text(
+            f"#!/bin/bash\n#SBATCH -N2 --ntasks-per-node=1 -c1 --mem=3G -o {work / name}.log\n"
+            f"{words[name]} {train}\n"
+        )
+        ask("sbatch", "--wait", script)
+    return runs
+
+
+SCENES: dict[str, Callable[[Path, Path], object]] = {
+    scene.__name__: scene
+    for scene in (
+        unknown_master,
+        chain_of_three,
+        shard_array,
+        full_disk,
+        two_by_two,
+        two_nodes_then_one,
+        own_scripts,
+        sweep,
+        failing_chain,
+    )
+}
+
+
+@pytest.fixture(scope="module")
+def scenes(slurm: Path, work: Path):
+    """Return what comes of each scene; three at a time, since much of it is waiting."""
+    with ThreadPoolExecutor(3) as pool:
+        yield {name: pool.submit(scene, work, slurm) for name, scene in SCENES.items()}
+
+
+Scenes = dict[str, Future]
+
+
+def test_a_failed_stage_does_not_leave_the_next_waiting(scenes: Scenes):
+    run = scenes["failing_chain"].result()
+    states = dict(
+        line.split("|")
+        for line in ask("sacct", "-XnP", "-o", "JobName,State", "-S", "now-1hour").splitlines()
+        if line.startswith("failing_chain")
+    )
+    by_stage = {name.split("-")[1]: state.split()[0] for name, state in states.items()}
+    assert by_stage == {"train": "FAILED", "test": "CANCELLED", "report": "CANCELLED"}
+    assert "nowhere" in run.ends[-1].text
+    told = tin("status", run.path)
+    assert "gave up" in told
+    assert "nowhere" in told
+
+
+def test_a_sweep_of_six_keeps_to_two_slots(scenes: Scenes):
+    run, most = scenes["sweep"].result()
+    names = {path.name for path in run.path.glob("optim.lr-*")}
+    assert len(names) == 6
+    assert "optim.lr-0.02_train.seed-1" in names
+    assert most == 2
+    report = (run.path / "report" / "results.csv").read_text()
+    assert report.count("\n") == 1 + 6
+    assert tin("status", run.path).count("done") >= 6
+
+
+def test_a_shard_array_with_a_requeued_part_gives_the_bytes_of_one_process(
+    scenes: Scenes, work: Path
+):
+    scenes["shard_array"].result()
+    for kind in ("*.tar", "*.npy", "*.csv"):
+        names = [path.name for path in (work / "data").glob(kind)]
+        assert names or kind == "*.csv"
+        for name in names:
+            assert (work / "parts" / name).read_bytes() == (work / "data" / name).read_bytes()
+
+
+def test_a_chain_goes_on_where_the_job_before_was_stopped(scenes: Scenes):
+    run = scenes["chain_of_three"].result()
+    assert [end.kind for end in run.ends] == ["stopped", "stopped", "done"]
+    assert run.steps_logged() == list(range(1, 25))
+    assert len(record.jobs(run.path)) == 3
+
+
+def test_what_ran_on_two_nodes_continues_on_one_and_says_what_that_costs(scenes: Scenes):
+    run = scenes["two_nodes_then_one"].result()
+    assert "comes from 2 ranks, now there are 1" in run.log
+    assert "no longer bit-equal" in run.log
+    assert run.steps_logged() == list(range(1, 13))  # a cancelled job saves first
+
+
+def test_an_unknown_master_is_named_and_given_up_after_three_tries(scenes: Scenes):
+    run = scenes["unknown_master"].result()
+    assert [end.kind for end in run.ends] == ["failed", "failed", "gave up"]
+    assert "cannot resolve rank 0's address nowhere.invalid" in run.ends[-1].text
+    assert "3 failures with no step between" in run.ends[-1].text
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(scenes: Scenes):
+    run = scenes["full_disk"].result()
+    assert run.ends[-1].kind == "gave up"
+    assert "was not written" in run.ends[-1].text
+    assert [path.name[:13] for path in (run.path / "checkpoints").glob("step-*")] == [
+        "step-00000004"
+    ]
+
+
+def test_two_nodes_with_two_ranks_have_the_losses_of_one_process(scenes: Scenes):
+    many, one = (_losses(run) for run in scenes["two_by_two"].result())
+    assert len(many) == 12
+    assert many == pytest.approx(one, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["torchrun", "srun"])
+def test_own_batch_scripts_work(name: str, scenes: Scenes, work: Path):
+    run = scenes["own_scripts"].result()[name]
+    assert run.step == 6, (work / f"{name}.log").read_text()
+    assert (run.path / "job" / "DONE").exists()
+
+
+REFUSED = {
+    "cluster.partition=gpu": "invalid partition specified: gpu; there is main, low, prod",
+    "cluster.account=nobody": "Invalid account or account/partition combination specified; there",
+    "cluster.mem_gb=300": "Requested node configuration is not available; there is main: ",
+    "cluster.constraint=a100": "Invalid feature specification",
+    "cluster.gpus_per_node=3": "Requested node configuration is not available",
+    "cluster.nodes=3": "train.batch 8 is no multiple of 3 ranks",
+    "cluster.partitoin=low": "unknown setting partitoin; did you mean partition?",
+}
+
+
+@pytest.mark.parametrize("setting", REFUSED)
+def test_what_the_cluster_cannot_do_is_refused_at_once(setting: str, slurm, work: Path):
+    run = Run(work, "refused")
+    assert REFUSED[setting] in run.submit("train", setting, code=2)
+    assert REFUSED[setting] in run.submit("train", setting, "--dry-run", code=2)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(slurm: Path, work: Path):
+    run = Run(work, "unwritable")
+    run.path = Path("/proc/run")
+    assert "/proc/run cannot be written" in run.submit("train", code=2)
+
+
+def test_a_folder_that_the_nodes_do_not_share_is_explained(slurm: Path, tmp_path: Path, work: Path):
+    run = Run(work, "unshared")
+    run.path = tmp_path / "here"
+    run.path.mkdir()
+    ask("mount", "-t", "tmpfs", "tmpfs", run.path)  # after the nodes' namespaces were made
+    try:
+        run.submit("train", *ALONE)
+        ended(run)
+        assert "cannot be written on the node" in tin("status", run.path)
+    finally:
+        ask("umount", run.path)
+
+
+def test_a_run_with_a_job_is_refused_until_it_is_cancelled(slurm: Path, work: Path):
+    run = Run(work, "busy")
+    run.submit("train", "cluster.options={hold: true}")
+    assert re.search(rf"jobs work on it: {run.job} \(pending\)", run.submit("train", code=2))
+    assert f"{run.job} (train)" in tin("cancel", run.path)
+    wait("the end", lambda: run.job not in _queue())
+    assert "cancelled" in tin("status", run.path)
+
+
+def test_status_answers_from_the_files_where_slurm_is_down(scenes: Scenes, work: Path):
+    run = scenes["chain_of_three"].result()
+    told = tin("status", run.path, SLURM_CONF="/nowhere")
+    assert "Slurm does not answer" in told
+    assert re.search(r"chain_of_three +train +done", told)
+
+
+def test_logs_show_every_attempt(scenes: Scenes):
+    run = scenes["chain_of_three"].result()
+    told = tin("logs", run.path)
+    assert told.count("=== job ") == 3
+    assert "stopped by SIGUSR2" in told
+    assert "train: done already" not in told
+
+
+def _queue(name: str = "") -> dict[str, str]:
+    lines = ask("squeue", "-h", "-r", "-o", "%i|%T|%j").splitlines()
+    rows = [line.split("|") for line in lines]
+    return {job_id: state for job_id, state, job_name in rows if job_name.startswith(name)}
+
+
+def _losses(run: Run) -> list[float]:
+    with (run.path / "steps.csv").open() as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
