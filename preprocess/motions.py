@@ -1,4 +1,4 @@
-"""The demo's videos: a textured shape over a textured background, the class is how it moves.
+"""The demo's videos: a bright textured shape on dark textured ground, its motion is the class.
 
 Videos come in pairs, a clip and its reverse, which have opposite classes and the same frames: what
 ignores the order of frames is right for at most one of the two.
@@ -79,9 +79,9 @@ def make_motions(
 def draw_motion(classes: Sequence[str], rng: np.random.Generator) -> Motion:
     """Return a random motion that belongs to all of `classes`, which are of different axes."""
     num_frames = int(rng.integers(NUM_FRAMES[0], NUM_FRAMES[1] + 1))
-    radius = rng.uniform(0.14, 0.24)
-    travel = rng.uniform(0.3, 0.5)
-    center = rng.uniform(0.3, 0.7, 2)
+    radius = rng.uniform(0.2, 0.3)
+    travel = rng.uniform(0.5, 0.7)
+    center = rng.uniform(0.44, 0.56, 2)
     x, y = np.full(num_frames, center[0]), np.full(num_frames, center[1])
     radius, angle = np.full(num_frames, radius), np.full(num_frames, rng.uniform(0, 2 * np.pi))
     for name in classes:
@@ -92,9 +92,9 @@ def draw_motion(classes: Sequence[str], rng: np.random.Generator) -> Motion:
         elif axis == 1:
             y = y + travel * time
         elif axis == 2:
-            radius = radius * rng.uniform(1.8, 2.6) ** time
+            radius = radius * rng.uniform(2.5, 3.5) ** time
         else:
-            angle = angle + rng.uniform(1.5, 4.0) * time
+            angle = angle + rng.uniform(1.5, 2.5) * time
     return Motion(x, y, radius, angle)
 
 
@@ -102,7 +102,8 @@ def render(motion: Motion, size: int, rng: np.random.Generator) -> np.ndarray:
     """Return the frames of a motion, uint8 `(T, size, size, 3)`: all but the motion is random."""
     pixel = (np.arange(size, dtype=np.float32) + 0.5) / size
     grid_y, grid_x = np.meshgrid(pixel, pixel, indexing="ij")
-    back, front = _colors(rng)
+    ground = _texture(rng, (0.1, 0.4), 0.1, 9)
+    surface = _texture(rng, (0.6, 0.95), 0.25, 5)
     x, y, radius, cos, sin, time = (
         values.astype(np.float32)[:, None, None]
         for values in (
@@ -115,10 +116,10 @@ def render(motion: Motion, size: int, rng: np.random.Generator) -> np.ndarray:
         )
     )
     drift_x, drift_y = rng.uniform(-1, 1, 2).astype(np.float32)
-    frames = _sample(_texture(rng, back, 9), grid_x + drift_x * time, grid_y + drift_y * time)
+    frames = _sample(ground, grid_x + drift_x * time, grid_y + drift_y * time)
     dx, dy = (grid_x - x) / radius, (grid_y - y) / radius
     u, v = cos * dx + sin * dy, cos * dy - sin * dx  # the y axis points down: + is clockwise
-    shape = _sample(_texture(rng, front, 5), u / 3 + 0.5, v / 3 + 0.5)
+    shape = _sample(surface, u / 3 + 0.5, v / 3 + 0.5)
     inside = _outline(rng, u, v) - np.hypot(u, v)
     mask = np.clip(inside * radius * size + 0.5, 0, 1)[..., None]
     frames = frames + mask * (shape - frames)
@@ -176,18 +177,15 @@ def _mixes(motions: int) -> list[tuple[str, ...]]:
     ]
 
 
-def _colors(rng: np.random.Generator) -> np.ndarray:
-    """Return two colors that can be told apart, shape `(2, 3)`."""
-    while True:
-        colors = rng.uniform(0.2, 0.8, (2, 3))
-        if np.abs(colors[0] - colors[1]).sum() > 0.6:
-            return colors
-
-
-def _texture(rng: np.random.Generator, color: np.ndarray, cells: int) -> np.ndarray:
-    """Return random values around a color on a grid, `(cells, cells, 3)`."""
-    light = rng.uniform(-0.25, 0.25, (cells, cells, 1))
-    return (color + light + rng.uniform(-0.1, 0.1, (cells, cells, 3))).astype(np.float32)
+def _texture(
+    rng: np.random.Generator, brightness: tuple[float, float], contrast: float, cells: int
+) -> np.ndarray:
+    """Return random values around a random color on a grid, `(cells, cells, 3)`."""
+    color = rng.uniform(*brightness, 3)
+    light = rng.uniform(-contrast, contrast, (cells, cells, 1))
+    return (color + light + 0.4 * rng.uniform(-contrast, contrast, (cells, cells, 3))).astype(
+        np.float32
+    )
 
 
 def _sample(texture: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -204,6 +202,9 @@ def _sample(texture: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _outline(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Return how far the shape reaches in the direction of (u, v): a star of 2 to 5 points."""
-    points, depth = rng.integers(2, 6), rng.uniform(0.1, 0.3)
+    """Return how far the shape reaches in the direction of (u, v): two or three lobes.
+
+    More would look the same after a small turn, and hide which way it went.
+    """
+    points, depth = rng.integers(2, 4), rng.uniform(0.25, 0.4)
     return 1 + np.float32(depth) * np.cos(np.float32(points) * np.arctan2(v, u))
