@@ -13,6 +13,7 @@ import tiny
 import torch
 
 from configs.load import ConfigError, load
+from pipeline.loader import BadDataError
 from tin import checkpoint
 from tin.checkpoint import CheckpointError
 from tin.run import Run, resolve
@@ -206,3 +207,18 @@ def test_a_finished_run_is_left_as_it_is(dataset, tmp_path, caplog):
 def test_a_broken_pair_of_rate_and_batch_is_named(dataset, tmp_path, caplog):
     go(tmp_path, f"data.dataset={dataset}", "optim.lr_batch=48", "train.epochs=1")
     assert "optim.lr 0.02 belongs to a batch of 48 clips, and train.batch is 4" in caplog.text
+
+
+def test_damaged_frames_are_replaced_named_and_refused_beyond_the_limit(tmp_path):
+    dataset = tiny.write_dataset(tmp_path / "data", [9] * NUM_VIDEOS, sizes=((48, 40),))
+    tiny.flip_byte(dataset, 3, 4)
+    go(tmp_path / "run", f"data.dataset={dataset}", "train.epochs=6", "train.evaluate_every=6")
+    rows = pd.read_csv(tmp_path / "run" / "bad_frames.csv")
+    assert set(rows.key) == {"video3"}
+    assert set(rows.frame) == {4}
+    for video in range(4, 10):
+        for frame in range(9):
+            tiny.flip_byte(dataset, video, frame)
+    with pytest.raises(BadDataError, match="bad_frames.csv|damaged"):
+        go(tmp_path / "other", f"data.dataset={dataset}")
+    assert len(pd.read_csv(tmp_path / "other" / "bad_frames.csv")) > 20

@@ -21,6 +21,7 @@ METRICS = (
 STEPS = (
     "epoch step time loss lr clips_per_s data_wait memory_gb gpu_use gpu_power skipped"
 ).split()
+BAD_FRAMES = "epoch key frame reason".split()
 PACKAGES = "tin-video torch numpy nvidia-dali-cuda130 nvidia-dali-cuda120 av simplejpeg".split()
 
 

@@ -19,7 +19,7 @@ from tin.interrupt import Agreement, StopSignals
 from tin.model import record_offsets, recorded_offsets
 from tin.optim import learning_rate, loss, set_learning_rate
 from tin.progress import Recorder
-from tin.run import Run, describe_environment
+from tin.run import BAD_FRAMES, Run, describe_environment
 from tin.state import State
 from tin.tally import Interval
 
@@ -56,10 +56,8 @@ class Trainer:
 
     def __init__(self, config: Config, run: Run, world: World, signals: StopSignals):
         self.config, self.folder, self.world, self.signals = config, run, world, signals
-        self.loader = self._open(config, config.data.train_split, training=True)
-        one_view = config.test.model_copy(update={"clips": 1, "crops": 1, "crop": 0})
-        plain = config.model_copy(update={"test": one_view})
-        self.tested = self._open(plain, config.data.test_split, training=False)
+        self.loader = self._open(config.data.train_split, training=True)
+        self.tested = self._open(config.data.test_split, training=False)
         self._check()
         num_steps = self.loader.num_steps // config.train.accumulate
         self.state = State(config, run, world, self.loader.info, num_steps)
@@ -74,6 +72,7 @@ class Trainer:
         settings, state = self.config.train, self.state
         with contextlib.ExitStack() as stack:
             stack.callback(self._close)
+            stack.callback(self._take_bad_frames, self.loader)  # also those of a refusal
             stack.enter_context(self.watchdog)
             if self.world.is_main:
                 self.recorder = stack.enter_context(self._open_recorder())
@@ -87,11 +86,14 @@ class Trainer:
             if self.world.is_main:
                 self.folder.finish("train")
 
-    def _open(self, config: Config, split: str, *, training: bool) -> ClipLoader:
+    def _open(self, split: str, *, training: bool) -> ClipLoader:
+        config = self.config
+        threads = config.run.model_copy(update={"threads": torch.get_num_threads()})
+        one_view = config.test.model_copy(update={"clips": 1, "crops": 1, "crop": 0})
         return ClipLoader(
             dataset_path(config.data.dataset),
             split,
-            config,
+            config.model_copy(update={"run": threads, "test": one_view}),
             training=training,
             rank=self.world.rank,
             world_size=self.world.world_size,
@@ -119,6 +121,8 @@ class Trainer:
         if self.world.is_main:
             self.folder.start_attempt()
             self.folder.write("config.yaml", dump(self.config))
+            if not (self.folder.path / "bad_frames.csv").exists():
+                self.folder.write("bad_frames.csv", ",".join(BAD_FRAMES) + "\n")
         self.folder.attempt = self.world.broadcast(self.folder.attempt)
         device = str(self.world.device)
         self.environment = describe_environment(device, self.world.world_size)
@@ -163,7 +167,8 @@ class Trainer:
 
     def _train_step(self, batches: list[Batch]) -> None:
         config, state, number = self.config, self.state, self.state.global_step
-        torch.manual_seed(_step_seed(config.train.seed, number, self.world.rank))
+        # a seed of its own for each step and rank: dropout draws from it
+        torch.manual_seed(hash((config.train.seed, number, self.world.rank)))
         set_learning_rate(state.optimizer, learning_rate(config, number, state.num_steps))
         every = config.run.offset_steps
         if every:
@@ -206,11 +211,11 @@ class Trainer:
 
     def _take_bad_frames(self, loader: ClipLoader) -> int:
         frames = loader.take_bad_frames()
-        if frames:
-            keys = loader.split.keys()
-            rows = [f"{keys[bad.clip]},{bad.frame},{bad.reason}\n" for bad in frames]
-            with (self.folder.path / "bad_frames.csv").open("a") as file:
-                file.writelines(f"{self.state.epoch},{row}" for row in rows)  # any rank
+        keys = loader.split.keys() if frames else []
+        for bad in frames:  # any rank: a row is appended whole
+            row = {"epoch": self.state.epoch, "key": keys[bad.clip]}
+            row |= {"frame": bad.frame, "reason": bad.reason}
+            self.folder.append("bad_frames.csv", BAD_FRAMES, row)
         return len(frames)
 
     def _heed(self, words: list[float]) -> None:
@@ -290,8 +295,3 @@ class Trainer:
         if metric > state.best:
             state.best = metric
             state.save([0.0] * 4, "best.pt")
-
-
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    """Return a seed of its own for each step and rank (dropout draws from it)."""
-    return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**63
