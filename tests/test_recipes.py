@@ -1,5 +1,6 @@
 """Every recipe: its model is built, trains two steps and is tested one, on small images."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tin.evaluate import evaluate
 from tin.model import build_model, train_mode
 from tin.optim import build_optimizer, learning_rate, loss, set_learning_rate
 
+PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 SMALL = (
     "model.init=none", "clip.crop=32", "clip.resize=32", "test.crop=0", "test.clips=1",
@@ -99,3 +101,26 @@ def test_only_flips_that_swap_the_labels_are_made_where_left_and_right_are_class
         config = load(name)
         if config.data.dataset in ("sthv1", "sthv2", "jester"):
             assert config.augment.flip in ("none", "labels"), name
+
+
+def test_the_page_names_recipes_settings_and_all_defects():
+    text = PAGE.read_text()
+    for name in re.findall(r"`(t\w\w_r\d+_\w+)`", text):
+        assert name in NAMES
+    config = load(None)
+    sections = "shard|data|clip|augment|model|optim|train|test|run"
+    settings = re.findall(rf"`[^`]*?\b({sections})\.([a-z_]+)(?=[=`])", text)
+    settings = [named for named in settings if named[1] not in ("csv", "json", "txt")]
+    assert len(settings) > 40
+    for section, key in settings:
+        assert key in type(getattr(config, section)).model_fields, f"{section}.{key}"
+    rows = re.findall(r"^\| (\d+b?) \|", text, re.MULTILINE)
+    assert rows == [*map(str, range(1, 17)), "16b", *map(str, range(17, 31))]
+
+
+def test_a_recipe_with_a_published_number_stands_on_the_page():
+    text = PAGE.read_text()
+    for name in NAMES:
+        published = load(name).published
+        if published is not None and "flip_randaugment" not in name:
+            assert re.search(rf"`{name}`.*{100 * published:.4g}", text), name
