@@ -79,6 +79,11 @@ def read_kinetics(folder: Path, settings: ShardSettings) -> Found:
     places: dict[str, str] = {}
     wanted = {name for _, name, _, _ in rows}
     _find_videos(Path(settings.source).expanduser(), "", wanted, places)
+    if not places:
+        raise AnnotationError(
+            f"{settings.source} has none of the {len(wanted)} videos of {folder}, such as"
+            f" {min(wanted)}.mp4"
+        )
     videos = [
         _video(where, places.get(name, f"{name}.mp4"), label, split, name)
         for where, name, label, split in rows
