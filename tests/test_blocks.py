@@ -114,9 +114,11 @@ def test_tsm_sends_gradients_back_where_they_came_from():
     assert torch.autograd.gradcheck(module.double(), x)
 
 
-def test_the_temporal_convolution_starts_as_the_identity():
-    x = torch.randn(8, 16, 3, 2)
-    torch.testing.assert_close(TemporalConv(16, num_segments=4)(x), x)
+def test_the_temporal_convolution_starts_a_fifth_of_its_input_away_from_it():
+    x = torch.randn(80, 256, 3, 3)
+    change = TemporalConv(256, num_segments=20)(x) - x
+    assert (change[:, :64].std() / x[:, :64].std()).item() == pytest.approx(0.2, rel=0.1)
+    assert not change[:, 64:].any()
 
 
 def test_the_temporal_convolution_is_a_sum_of_matrices_over_five_frames():

@@ -15,6 +15,7 @@ from tin.interlace import interlace
 
 MAX_OFFSET = 2.0
 INITIAL_OFFSET = 0.5
+CONV_NOISE = 0.2  # what the first weights add to x, as a share of its size
 
 
 def temporal_module(name: str, channels: int, num_segments: int, shift_div: int) -> nn.Module:
@@ -157,7 +158,8 @@ class TemporalConv(nn.Module):
     channels, with a full ``F x F`` matrix at each of five frames and zeros outside the clip; the
     others pass. Five frames are what offsets between -2 and 2 reach, so that interlacing by fixed
     offsets and weights is the special case of diagonal matrices with two entries next to one
-    another. Training starts from the identity, where a pretrained network is left as it is.
+    another. Training starts near the identity, so that a pretrained network still works, with
+    small random weights: from the identity itself, motion is learned much later.
 
     Our definition of the r-TCN of Shao et al., AAAI 2020, which publish none.
     """
@@ -172,7 +174,9 @@ class TemporalConv(nn.Module):
         self.conv = nn.Conv2d(
             self.channels, self.channels, (2 * reach + 1, 1), padding=(reach, 0), bias=False
         )
-        nn.init.dirac_(self.conv.weight)
+        nn.init.normal_(self.conv.weight, std=CONV_NOISE / (self.conv.weight[0].numel() ** 0.5))
+        with torch.no_grad():
+            self.conv.weight[:, :, reach, 0] += torch.eye(self.channels)
 
     def forward(self, x: Tensor) -> Tensor:
         _, _, H, W = x.shape
