@@ -158,9 +158,10 @@ class Trainer:
             self._train_step([next(passes) for _ in range(accumulate)])
             state.step += 1
             self.watchdog.beat()
-            self._heed(self.agreement.exchange(self._words()))
+            agreed = self.agreement.exchange(self._words())
             if state.step % self.config.run.log_steps == 0 or state.step == state.num_steps:
                 interval = self._log(interval)
+            self._heed(agreed)
         stop, _, bad_frames = self.agreement.take(3)
         self._heed([stop, unsaved, bad_frames])
         self._record(whole)
