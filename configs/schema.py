@@ -247,6 +247,8 @@ class Config(Settings):
     """Name of the recipe, set when it is loaded."""
     source: str = ""
     """Paper, repository or zoo that the recipe follows."""
+    note: str = ""
+    """What readers of its results should know; reports print it."""
     published: float | None = Field(None, ge=0, le=1)
     """Published accuracy (or mAP) that the recipe stands for, as a fraction."""
     published_metric: Literal["top1", "map_class", "map_sample"] = "top1"
@@ -263,27 +265,25 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _combinations(self) -> "Config":
-        if self.train.batch % self.train.accumulate:
+        train, clip, warmup = self.train, self.clip, self.optim.warmup_epochs
+        if train.batch % train.accumulate:
             raise ValueError(
-                f"train.batch {self.train.batch} is no multiple of"
-                f" train.accumulate {self.train.accumulate}"
+                f"train.batch {train.batch} is no multiple of train.accumulate {train.accumulate}"
             )
-        if self.clip.sampling in ("dense", "reference_dense") and self.shard.frame_cap:
+        if clip.sampling in ("dense", "reference_dense") and self.shard.frame_cap:
             raise ValueError(
-                f"clip.sampling {self.clip.sampling} needs all frames, but shard.frame_cap"
+                f"clip.sampling {clip.sampling} needs all frames, but shard.frame_cap"
                 f" is {self.shard.frame_cap}; set shard.frame_cap=0"
             )
-        if self.train.loss == "bce" and self.train.label_smoothing:
+        if train.loss == "bce" and train.label_smoothing:
             raise ValueError("train.label_smoothing goes with train.loss nll, not with bce")
-        if self.optim.warmup_epochs >= self.train.epochs:
+        if warmup >= train.epochs:
             raise ValueError(
-                f"optim.warmup_epochs {self.optim.warmup_epochs:g} leaves nothing of"
-                f" train.epochs {self.train.epochs}"
+                f"optim.warmup_epochs {warmup:g} leaves nothing of train.epochs {train.epochs}"
             )
-        if self.test_crop > self.clip.resize:
+        if self.test_crop > clip.resize:
             raise ValueError(
-                f"a test crop of {self.test_crop} pixels does not fit"
-                f" clip.resize {self.clip.resize}"
+                f"a test crop of {self.test_crop} pixels does not fit clip.resize {clip.resize}"
             )
         return self
 

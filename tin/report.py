@@ -1,5 +1,6 @@
 """Results: one table of many runs, as a DataFrame, csv, markdown and a page of html."""
 
+import contextlib
 import functools
 import json
 import logging
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from configs.load import dataset_path, parse, read_yaml
+from configs.load import ConfigError, dataset_path, parse, read_yaml
 from configs.schema import Config
 from preprocess.shards import read_info
 from tin import checkpoint
@@ -69,12 +70,23 @@ def write_report(frame: pd.DataFrame, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     frame.to_csv(out / "results.csv", index=False)
     (table, shared), runs = readable(frame), frame["run"].tolist()
-    (out / "results.md").write_text(markdown(table, shared), encoding="utf-8")
+    notes = _notes(runs)
+    text = "\n".join([markdown(table, shared), *(f"{note}\n" for note in notes)])
+    (out / "results.md").write_text(text, encoding="utf-8")
     curves = {run: (_read(run, "metrics.csv"), _read(run, "steps.csv")) for run in runs}
     tests = {run: _tests(Run(Path(run))) for run in runs}
     target = out / "results.html"
-    target.write_text(page(table, shared, runs, curves, tests), encoding="utf-8")
+    target.write_text(page(table, shared, notes, runs, curves, tests), encoding="utf-8")
     return target
+
+
+def _notes(runs: Iterable[str]) -> list[str]:
+    """Return what the recipes of the runs tell their readers, each note once."""
+    notes = {}
+    for run in runs:
+        with contextlib.suppress(ConfigError):  # its row says what is wrong
+            notes[Run(Path(run)).config().note] = None
+    return [note for note in notes if note]
 
 
 def _find(path: Path) -> list[Path]:

@@ -62,6 +62,7 @@ PAGE = """<!doctype html>
 def page(
     table: pd.DataFrame,
     shared: str,
+    notes: Sequence[str],
     runs: Sequence[str],
     curves: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]],
     tests: Mapping[str, Sequence[Path]],
@@ -71,6 +72,7 @@ def page(
     Args:
         table: of texts, with columns run and state.
         shared: what all rows have in common.
+        notes: of the recipes, for readers.
         runs: the run of each row, which may stand in several.
         curves: metrics.csv and steps.csv of each run, as read.
         tests: folders of each run's tests, the newest last.
@@ -79,6 +81,7 @@ def page(
     parts = [f'<div class="scroll">{_table(table, runs)}</div>']
     if shared:
         parts.append(f'<p class="shared">All rows: {escape(shared)}.</p>')
+    parts += [f"<p>{escape(note)}</p>" for note in notes]
     if picture := comparison({name: curves[run] for run, name in names.items()}):
         about = "Training loss, and accuracy after each epoch."
         parts.append(f"<h2>Runs compared</h2><p>{about}</p>{picture}")
