@@ -73,15 +73,14 @@ def judge(
         quiet = _quiet(said, stacks)
         who = f", {', '.join(quiet)} did not answer" if quiet else ""
         return "failed", f"no step for too long{who}: see {stacks[0].parent}/stacks-*", quiet
-    spoke = {note.rank for note in notes}
-    if said and not spoke & said[0].ranks:
-        rank, node = min(said[0].ranks), said[0].node
+    first = said[0].ranks if said else {note.rank for note in notes}
+    spoke = [note for note in notes if note.rank in first]
+    if said and not spoke:
+        rank, node = min(first), said[0].node
         return "failed", f"rank {rank} on {node}: {said[0].words}", [node]
-    for kind in ("stopped", "failed"):
-        for note in notes:
-            if note.kind == kind:
-                where = f"rank {note.rank} on {note.node}: " if kind == "failed" else ""
-                return kind, where + note.text, []
+    for note in spoke:  # the first rank to leave knows why; those after it only saw it go
+        where = "" if note.kind == "stopped" or note.node in note.text else f"{note.node}: "
+        return note.kind, where + note.text, []
     return "failed", "srun failed without a word of any rank", []
 
 

@@ -1,5 +1,7 @@
 """Jobs of submitit's executors: what sbatch is asked for, and how jobs follow one another."""
 
+import contextlib
+import io
 import shlex
 import subprocess
 import sys
@@ -49,7 +51,7 @@ def submit_jobs(
     """
     executor = make_executor(cluster, name, logs, code, dependency)
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stderr(io.StringIO()):
             submitted = executor.submit_array(list(jobs))
     except FailedJobError as error:
         raise ConfigError(_refusal(str(error))) from None
@@ -154,10 +156,10 @@ def _sbatch_options(cluster: Cluster, dependency: str) -> dict[str, str | int | 
 
 def _refusal(text: str) -> str:
     """Return sbatch's reason with what there is to choose from."""
-    lines = [line for line in text.splitlines() if "error" in line.lower()] or [text.strip()]
-    reason = lines[-1].removeprefix("sbatch: error: ").removeprefix("allocation failure: ")
+    line = next((line for line in text.splitlines() if "error: " in line), text.strip())
+    reason = line.rpartition("error: ")[2].rpartition("failure: ")[2]
     for words, command in HINTS.items():
-        if any(words in line.lower() for line in lines):
+        if words in reason.lower():
             command = [word.replace("$USER", _user()) for word in command]
             done = subprocess.run(command, capture_output=True, text=True)
             found = ", ".join(dict.fromkeys(done.stdout.split("\n"))).strip(", ")
