@@ -36,12 +36,19 @@ def demo(folder: Path, seed: int) -> None:
         tin("train", "demo", "--run", run, *settings)
         tin("test", run)
     tin("report", folder / "runs", "--out", folder / "report")
+    found = {temporal: metrics(folder / "runs" / f"{temporal}-{seed}") for temporal in NETWORKS}
     print("\naccuracy of the direction, given the axis of the motion (chance is 50 %):")
-    for temporal in NETWORKS:
-        run = folder / "runs" / f"{temporal}-{seed}"
-        (result,) = run.glob("tests/*/result.json")
-        print(f"  {temporal:10} {100 * json.loads(result.read_text())['metrics']['pair']:5.1f} %")
+    for temporal, values in found.items():
+        print(f"  {temporal:10} {100 * values['pair']:5.1f} %")
     print(f"\nthe report: {folder / 'report' / 'results.html'}")
+    if found["interlace"]["top1"] < 0.85 or found["none"]["top1"] > 0.55:
+        sys.exit("this is not what the demo should show: interlace >= 85 %, none <= 55 % top-1")
+
+
+def metrics(run: Path) -> dict[str, float]:
+    """Return what `tin test` measured of a run."""
+    (result,) = run.glob("tests/*/result.json")
+    return json.loads(result.read_text())["metrics"]
 
 
 def tin(*words: object) -> None:
