@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 from configs.schema import Config, Settings
 
 RECIPES = Path(__file__).parent / "recipes"
+STAGED = "TIN_STAGED"
+"""Variable that names a copy of the dataset on this node's disk; a job sets it for itself."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -182,7 +184,9 @@ def dataset_path(name: str) -> Path:
             f"data.dataset {name}: {path.absolute()} holds no dataset.yaml; make it with"
             " `tin shard`, or name its folder in site.yaml"
         )
-    return path
+    copy = Path(os.environ.get(STAGED) or path)
+    same = (copy / "dataset.yaml").read_bytes() == (path / "dataset.yaml").read_bytes()
+    return copy if same else path
 
 
 def run_path(run: str | Path) -> Path:

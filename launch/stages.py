@@ -2,12 +2,13 @@
 
 import json
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.cluster import Cluster
-from configs.load import ConfigError, load_site, parse, read_yaml
+from configs.cluster import Cluster, for_stage
+from configs.load import STAGED, ConfigError, dataset_path, load_site, parse, read_yaml
 from configs.schema import Config
 from tin.run import Run
 
@@ -71,7 +72,9 @@ def _check_quarantine(folder: Path, result: "ShardResult") -> None:
 def _train(run: Path, stage: str) -> None:
     from tin.train import train
 
-    train(submitted_config(run), run)
+    config = submitted_config(run)
+    _bring_shards(run, stage, config, (config.data.train_split, config.data.test_split))
+    train(config, run)
 
 
 def _test(run: Path, stage: str) -> None:
@@ -79,6 +82,7 @@ def _test(run: Path, stage: str) -> None:
     from tin.evaluate import test
 
     config = submitted_config(run)
+    _bring_shards(run, stage, config, (config.data.test_split,))
     values = {"test": config.test.model_dump(), "data": {"test_split": config.data.test_split}}
     settings = [
         f"{section}.{key}={json.dumps(value)}"
@@ -87,6 +91,18 @@ def _test(run: Path, stage: str) -> None:
     ]
     with start(config.run.device) as world:
         test(run, settings, world)
+
+
+def _bring_shards(run: Path, stage: str, config: Config, splits: Sequence[str]) -> None:
+    """Copy the shards to this node where the cluster file says so; `dataset_path` finds them."""
+    staging = for_stage(submitted_cluster(run), stage).stage
+    if staging:
+        from launch.staging import meet
+        from launch.staging import stage as copy_shards
+
+        copy = copy_shards(dataset_path(config.data.dataset), splits, staging)
+        os.environ[STAGED] = str(copy)
+        meet(run)
 
 
 def _report(run: Path, stage: str) -> None:
