@@ -1,0 +1,67 @@
+"""The wheel: complete, and usable from any folder."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pip(*words: object) -> None:
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*command, *map(str, words)], check=True, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Build the wheel from a copy of what git knows or does not ignore."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    command = ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).exists():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    pip("wheel", source, "--no-deps", "--no-build-isolation", "--wheel-dir", out)
+    return next(out.glob("tin_video-*.whl"))
+
+
+def test_the_wheel_holds_sources_recipes_and_licenses(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for folder, pattern in (("cuda", "*.*"), ("configs", "*/*.yaml"), ("tin", "*.py")):
+        files = [path.relative_to(ROOT) for path in (ROOT / folder).glob(pattern)]
+        assert files
+        assert {str(path) for path in files} <= names
+    assert "cuda/__init__.py" not in names
+    assert {"LICENSE", "NOTICE"} <= {name.split("/")[-1] for name in names}
+    assert not any(name.startswith("tests/") for name in names)
+
+
+def test_a_normal_install_works_from_any_folder(wheel, tmp_path):
+    target, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    pip("install", wheel, "--no-deps", "--no-index", "--target", target)
+    elsewhere.mkdir()
+    where = "import configs, cuda; print(configs.__file__); print(list(cuda.__path__))"
+    env = {**os.environ, "PYTHONPATH": str(target)}
+    for words in (["-c", where], ["-m", "launch", "config", "tin_r50_8f_sthv1"]):
+        done = subprocess.run(
+            [sys.executable, *words], cwd=elsewhere, env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        if words[0] == "-c":
+            assert str(target / "configs") in done.stdout
+            assert str(target / "cuda") in done.stdout
+        else:
+            assert "recipe: tin_r50_8f_sthv1" in done.stdout
+
+
+def test_an_editable_install_finds_its_sources_from_any_folder(tmp_path):
+    code = "import cuda, pathlib; print([str(p) for p in map(pathlib.Path, cuda.__path__)])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert str(ROOT / "cuda") in done.stdout
