@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
@@ -34,6 +35,7 @@ class Recorder:
     def __enter__(self) -> "Recorder":
         if self._bar:
             self._bar.start()
+            _log_to_stderr()
         return self
 
     def __exit__(
@@ -41,6 +43,7 @@ class Recorder:
     ) -> None:
         if self._bar:
             self._bar.stop()
+            _log_to_stderr()
         if self._writer:
             self._writer.close()
 
@@ -102,8 +105,17 @@ def gpu_facts() -> dict[str, float]:
 
 
 def _bar() -> Progress:
+    """Return a bar for stderr; while it lives, what is written there appears above it."""
     columns = ("[progress.percentage]{task.percentage:>3.0f}%", TextColumn("{task.description}"))
-    return Progress(BarColumn(20), *columns, TimeRemainingColumn())
+    bar = BarColumn(20)
+    return Progress(bar, *columns, TimeRemainingColumn(), console=Console(stderr=True))
+
+
+def _log_to_stderr() -> None:
+    """Let the log write to what sys.stderr is now, not to what it was when logging began."""
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setStream(sys.stderr)
 
 
 def _spoken(name: str) -> str:
