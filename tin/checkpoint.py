@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from preprocess.tars import sync_folder
 from tin.run import Run
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def save(run: Run, state: dict[str, Any], name: str | None = None) -> Path:
         ) from error
     run.check()
     aside.replace(path)
-    _flush_folder(run.checkpoints)
+    sync_folder(run.checkpoints)
     for old in _steps(run)[KEPT:]:
         old.unlink(missing_ok=True)
     return path
@@ -109,11 +110,3 @@ def _steps(run: Run) -> list[Path]:
     found = [(NAME.fullmatch(file.name), file) for file in run.checkpoints.glob("step-*.pt")]
     order = {file: (int(name[1]), int(name[2])) for name, file in found if name}
     return sorted(order, key=order.get, reverse=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
