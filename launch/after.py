@@ -41,7 +41,7 @@ def main(logs: str, exit_code: str) -> int:
     )
     kind, text, nodes = judge(read_notes(run, job_id, restart), said, _stacks(run))
     end = End(job_id, restart, job.stage, kind, progress(run), text, nodes)
-    end = _limited(end, ends(run), submitted_config(run).run.max_restarts)
+    end = limited(end, ends(run), submitted_config(run).run.max_restarts)
     add_end(run, end)
     if end.kind == "gave up":
         _say(f"{job.stage}: {end.text}; it does not go back to the queue")
@@ -84,7 +84,7 @@ def judge(
     return "failed", "srun failed without a word of any rank", []
 
 
-def _limited(end: End, before: Sequence[End], max_restarts: int) -> End:
+def limited(end: End, before: Sequence[End], max_restarts: int) -> End:
     """Return `end`, turned into `gave up` where failures are too many."""
     if end.kind != "failed":
         return end

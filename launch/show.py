@@ -1,13 +1,15 @@
 """What `tin submit` prints: the jobs that it submitted, or all that it would submit."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from configs.load import dump
+from launch.estimate import estimate
 from launch.record import Job
 from launch.status import State
 from launch.submit import Plan, dry_run
@@ -50,15 +52,29 @@ def print_states(states: Sequence[State], problem: str) -> None:
 def print_dry_run(plan: Plan) -> None:
     """Print each batch script, the settings and an estimate; submit nothing."""
     for step, text, answer in dry_run(plan):
-        typer.echo(
-            f"# ---- {step.stage}: {len(step.jobs)} jobs"
-            if len(step.jobs) > 1
-            else f"# ---- {step.stage}"
-        )
-        typer.echo(text)
-        typer.echo(f"# {answer}\n")
+        many = f", an array of {len(step.jobs)}" if len(step.jobs) > 1 else ""
+        ahead = f", {step.cluster.chain} times ahead" if step.cluster.chain else ""
+        typer.echo(f"# ---- {step.stage}{many}{ahead}")
+        typer.echo(f"{text}\n# {answer}\n" if text else f"# {answer}\n")
     for run, config in plan.configs.items():
         typer.echo(f"# ---- settings of {run}\n{dump(config)}")
+    for step in plan.steps:
+        config = next(iter(plan.configs.values()))
+        if step.stage == "train" and (found := estimate(config, step.cluster)):
+            typer.echo("# ---- estimate (launch/estimate.py says what it assumes)")
+            for line in found.lines(config):
+                typer.echo(f"# {line}")
+
+
+def print_check(rows: Iterable[tuple[str, str, str]]) -> None:
+    """Print what `tin check` found."""
+    console = Console()
+    for name, found, advice in rows:
+        line = f"[bold]{name:14}[/] {escape(found)}"
+        console.print(line, highlight=False, soft_wrap=True)
+        if advice:
+            line = f"{'':14} [yellow]{escape(advice)}[/]"
+            console.print(line, highlight=False, soft_wrap=True)
 
 
 def _table(*names: str) -> Table:

@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import submitit
@@ -18,6 +20,7 @@ from configs.load import ConfigError
 from launch.job import StageJob
 from launch.messages import START
 
+STREAMS = (0, 1, 2)
 HINTS = {  # what sbatch says, and the command that lists what there is
     "invalid partition": ["sinfo", "-h", "-o", "%R"],
     "invalid account": ["sacctmgr", "-nP", "show", "assoc", "user=$USER", "format=account"],
@@ -51,7 +54,7 @@ def submit_jobs(
     """
     executor = make_executor(cluster, name, logs, code, dependency)
     try:
-        with warnings.catch_warnings(action="ignore"), contextlib.redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings(action="ignore"), _streams(cluster.executor):
             submitted = executor.submit_array(list(jobs))
     except FailedJobError as error:
         raise ConfigError(_refusal(str(error))) from None
@@ -67,6 +70,8 @@ def make_executor(
     cluster: Cluster, name: str, logs: Path, code: Path, dependency: str = ""
 ) -> submitit.AutoExecutor:
     """Return submitit's executor with everything that the cluster file asks for."""
+    if cluster.executor == "slurm" and not shutil.which("srun"):
+        raise ConfigError("this machine has no srun: go to a login node, or --cluster local")
     python = cluster.python or shlex.quote(sys.executable)
     chosen = {} if cluster.executor == "debug" else {f"{cluster.executor}_python": python}
     executor = submitit.AutoExecutor(folder=logs, cluster=cluster.executor, **chosen)
@@ -81,6 +86,7 @@ def make_executor(
     )
     setup = [
         *cluster.setup,
+        "export PYTHONSAFEPATH=1",  # else the current folder's code comes before the snapshot's
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
     ]
     commit = code / "COMMIT"
@@ -129,6 +135,30 @@ def test_only(text: str) -> str:
 
 
 _HEADER = f'echo "{START}$SLURM_JOB_ID, start ${{SLURM_RESTART_COUNT:-0}}, $SLURM_JOB_NODELIST" >&2'
+
+
+@contextlib.contextmanager
+def _streams(executor: str) -> Iterator[None]:
+    """Keep sbatch's messages from stderr, and local jobs from this process's open streams."""
+    if executor != "local":
+        with (
+            contextlib.redirect_stderr(io.StringIO())
+            if executor == "slurm"
+            else contextlib.nullcontext()
+        ):
+            yield
+        return
+    kept = [os.dup(number) for number in STREAMS]
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        for number in STREAMS:
+            os.dup2(null, number)
+        yield
+    finally:
+        for number, copy in zip(STREAMS, kept, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
+        os.close(null)
 
 
 def _srun_options(cluster: Cluster) -> list[str]:

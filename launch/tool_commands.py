@@ -156,6 +156,7 @@ def bench_train(dataset: Dataset) -> None:
 
 def check() -> None:
     """Look at this machine: driver, DALI, CPUs, memory, file systems, network."""
-    from launch.check import print_check
+    from launch.check import look
+    from launch.show import print_check
 
-    print_check()
+    print_check(look())
