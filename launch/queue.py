@@ -5,6 +5,9 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+COLUMNS = "JobID,State,ExitCode,NodeList,ElapsedRaw,AllocTRES"
+AT_ONCE = 500  # jobs that sacct is asked for
+
 
 class SlurmError(RuntimeError):
     """Slurm does not answer."""
@@ -51,15 +54,13 @@ def executions(ids: Iterable[str]) -> list[Ended]:
     Raises:
         SlurmError: sacct fails or is absent, or the cluster keeps no accounts.
     """
-    wanted = sorted(set(ids))
-    if not wanted:
-        return []
-    columns = "JobID,State,ExitCode,NodeList,ElapsedRaw,AllocTRES"
-    options = ["-D", "-X", "-n", "-P", "-S", "2000-01-01", "-j", ",".join(wanted), "-o", columns]
-    found = []
-    for line in ask("sacct", *options).splitlines():
-        job_id, state, code, nodes, elapsed, resources = line.split("|")
-        found.append(Ended(job_id, state, code, nodes, int(elapsed or 0), _gpus(resources)))
+    wanted, found = sorted(set(ids)), []
+    for first in range(0, len(wanted), AT_ONCE):
+        listed = ",".join(wanted[first : first + AT_ONCE])
+        options = ["-D", "-X", "-n", "-P", "-S", "2000-01-01", "-j", listed, "-o", COLUMNS]
+        for line in ask("sacct", *options).splitlines():
+            job_id, state, code, nodes, elapsed, resources = line.split("|")
+            found.append(Ended(job_id, state, code, nodes, int(elapsed or 0), _gpus(resources)))
     return found
 
 

@@ -89,10 +89,13 @@ def report(
 ) -> None:
     """Print a table of runs; write results.csv, results.md and results.html."""
     from configs.load import run_path
+    from launch.status import account
     from tin.report import load_runs, write_report
     from tin.tables import plain, readable
 
-    frame = load_runs(path if path.exists() else run_path(path) for path in paths)
+    folders = [path if path.exists() else run_path(path) for path in paths]
+    account(folders)
+    frame = load_runs(folders)
     table, shared = readable(frame)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     typer.echo(plain(table, width))

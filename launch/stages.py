@@ -106,8 +106,10 @@ def _bring_shards(run: Path, stage: str, config: Config, splits: Sequence[str]) 
 
 
 def _report(run: Path, stage: str) -> None:
+    from launch.status import account
     from tin.report import load_runs, write_report
 
+    account([run])
     log.info("%s", write_report(load_runs([run]), run / "report"))
 
 

@@ -121,18 +121,21 @@ def cancel(run: Path) -> list[str]:
     return [f"{job_id} ({stages[job_id]})" for job_id in jobs]
 
 
-def account(run: Path) -> None:
-    """Write `job/executions.json`: what each execution of the run's jobs took, as Slurm counts.
+def account(paths: Iterable[Path]) -> None:
+    """Write `job/executions.json` of the runs at or below paths: what Slurm says each job took.
 
     `tin.report` sums the GPU-hours from it, those of lost and requeued executions included.
     """
-    ids = [job.id for job in record.jobs(run) if job.executor == "slurm"]
+    runs = [file.parent.parent for path in paths for file in path.glob("**/job/jobs.jsonl")]
+    ids = {job.id: run for run in runs for job in record.jobs(run) if job.executor == "slurm"}
+    found: dict[Path, list[dict]] = {}
     try:
-        found = [asdict(execution) for execution in executions(ids)]
+        for execution in executions(ids):
+            found.setdefault(ids[execution.id], []).append(asdict(execution))
     except SlurmError:
         return  # what was counted before still stands
-    if found:
-        (Run(run).job / "executions.json").write_text(json.dumps(found, indent=1))
+    for run, rows in found.items():
+        (Run(run).job / "executions.json").write_text(json.dumps({"executions": rows}, indent=1))
 
 
 def log_files(run: Path) -> list[tuple[str, Path]]:

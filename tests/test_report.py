@@ -90,6 +90,13 @@ def test_gpu_hours_sum_all_attempts(tmp_path):
     assert (row["restarts"], row["commit"]) == (1, "bbb2222")
 
 
+def test_gpu_hours_that_slurm_counted_come_first(tmp_path):
+    run = _run(tmp_path / "a")
+    executions = [{"elapsed_s": 1800, "gpus": 4}, {"elapsed_s": 600, "gpus": 8}]
+    (run / "job" / "executions.json").write_text(json.dumps({"executions": executions}))
+    assert _only(run)["gpu_hours"] == pytest.approx(0.5 * 4 + 8 / 6)
+
+
 def test_a_cpu_takes_no_gpu_hours(tmp_path):
     run = _run(tmp_path / "a")
     for number in (1, 2):

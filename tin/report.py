@@ -162,7 +162,7 @@ def _progress(run: Run, config: Config) -> dict[str, Any]:
         **_best(metrics[split == config.data.test_split]),
         "clips_per_s": speed["clips_per_s"].median() if "clips_per_s" in speed else math.nan,
         "data_wait": speed["data_wait"].mean() if "data_wait" in speed else math.nan,
-        "gpu_hours": _gpu_hours(environments, times),
+        "gpu_hours": _gpu_hours(run, environments, times),
         "restarts": max(len(environments) - 1, 0),
         "state": _state(run, environments, times),
         "commit": environments[-1].get("commit", "") if environments else "",
@@ -179,8 +179,13 @@ def _best(measured: pd.DataFrame) -> dict[str, Any]:
     return {}
 
 
-def _gpu_hours(environments: list[dict[str, Any]], times: list[float]) -> float:
-    """Sum hours x GPUs of all attempts; NaN where an attempt left no word of its own."""
+def _gpu_hours(run: Run, environments: list[dict[str, Any]], times: list[float]) -> float:
+    """Sum hours x GPUs of all attempts: as Slurm counted them, else as far as they left a word."""
+    counted = _read_json(run.job / "executions.json").get("executions")  # by launch.status
+    if counted:
+        return (
+            sum(_number(one.get("elapsed_s")) * _number(one.get("gpus")) for one in counted) / 3600
+        )
     starts = [_number(environment.get("started")) for environment in environments]
     hours = 0.0
     followings = [*starts, math.inf][1:]
