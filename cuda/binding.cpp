@@ -1,0 +1,183 @@
+// Hands tensors to the operators through libtorch's stable ABI (2.11): a library built beside one
+// torch loads in later ones, and beside a torch without CUDA as well as one with it.
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/macros.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <limits>
+#include <tuple>
+
+#include "interlace.h"
+#ifdef TIN_WITH_CUDA
+#include <dlfcn.h>
+#endif
+
+namespace {
+
+using tin::Tensors;
+using tin::Type;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Gradients = std::tuple<Tensor, Tensor, Tensor>;
+
+Type type_of(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return Type::float32;
+    case ScalarType::Double: return Type::float64;
+    case ScalarType::Half: return Type::float16;
+    case ScalarType::BFloat16: return Type::bfloat16;
+    default: STD_TORCH_CHECK(false, "interlace: x is of no float type that it knows"); throw;
+  }
+}
+
+bool channels_last(const Tensor& x) {
+  if (x.is_contiguous()) return false;
+  const int64_t C = x.size(1), H = x.size(2), W = x.size(3);
+  STD_TORCH_CHECK(
+      x.stride(1) == 1 && x.stride(3) == C && x.stride(2) == W * C && x.stride(0) == H * W * C,
+      "interlace: x and its gradient must be contiguous or channels_last");
+  return true;
+}
+
+// tin.interlace explains what is wrong with its arguments; this keeps other callers out of memory
+// that is not theirs.
+tin::Shape checked(const Tensor& x, const Tensor& offset, const Tensor& weight, int64_t channels) {
+  STD_TORCH_CHECK(x.dim() == 4 && offset.dim() == 2 && weight.dim() == 3,
+                  "interlace: x must have 4 dimensions, offset 2 and weight 3");
+  const int64_t B = offset.size(0), T = weight.size(1), G = offset.size(1), C = x.size(1);
+  STD_TORCH_CHECK(x.size(0) == B * T && weight.size(0) == B && weight.size(2) == G,
+                  "interlace: x (B*T, C, H, W), offset (B, G) and weight (B, T, G) do not fit");
+  STD_TORCH_CHECK(G > 0 && channels > 0 && channels <= C && channels % G == 0, "interlace: ", G,
+                  " groups must divide ", channels, " channels, at most ", C);
+  const auto small = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  for (const Tensor* other : {&offset, &weight}) {
+    STD_TORCH_CHECK(other->scalar_type() == small && other->is_contiguous() &&
+                        other->is_cuda() == x.is_cuda() && other->get_device() == x.get_device(),
+                    "interlace: offset and weight must be contiguous float32 (float64 with a "
+                    "float64 x), on the device of x");
+  }
+  const int64_t inner = x.size(2) * x.size(3), most = std::numeric_limits<int32_t>::max();
+  STD_TORCH_CHECK(C * inner <= most && B * G <= most, "interlace: a frame of ", C * inner,
+                  " elements is too large");
+  return {int(B), int(T), int(C), int(inner), int(channels), int(G), channels_last(x)};
+}
+
+void parallel(int64_t tasks, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
+  torch::stable::parallel_for(0, tasks, grain, body);
+}
+
+#ifdef TIN_WITH_CUDA
+// The current stream is asked of the torch that is there: linked, this library would not load
+// beside a torch without CUDA.
+void* current_stream(int32_t device) {
+  using Get = AOTITorchError (*)(int32_t, void**);
+  static const Get get = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_LAZY);
+    void* found = library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr;
+    return reinterpret_cast<Get>(found);
+  }();
+  STD_TORCH_CHECK(get != nullptr, "interlace: this torch has no CUDA");
+  void* stream = nullptr;
+  STD_TORCH_CHECK(get(device, &stream) == 0, "interlace: no current CUDA stream");
+  return stream;
+}
+void check_cuda(const char* error) {
+  STD_TORCH_CHECK(error == nullptr, "interlace: CUDA: ", error);
+}
+#endif
+
+struct Cpu {
+  explicit Cpu(const Tensor&) {}
+  int64_t partials(const tin::Shape& s, Type) { return tin::partials_cpu(s); }
+  void forward(const tin::Shape& s, Type type, const Tensors& tensors) {
+    tin::forward_cpu(s, type, tensors, parallel);
+  }
+  void backward(const tin::Shape& s, Type type, const Tensors& tensors) {
+    tin::backward_cpu(s, type, tensors, parallel);
+  }
+};
+
+#ifdef TIN_WITH_CUDA
+struct Cuda {
+  torch::stable::accelerator::DeviceGuard guard;
+  void* stream;
+  explicit Cuda(const Tensor& x) : guard(x.get_device()), stream(current_stream(x.get_device())) {}
+  int64_t partials(const tin::Shape& s, Type type) { return tin_partials_cuda(&s, type); }
+  void forward(const tin::Shape& s, Type type, const Tensors& tensors) {
+    check_cuda(tin_forward_cuda(&s, type, &tensors, stream));
+  }
+  void backward(const tin::Shape& s, Type type, const Tensors& tensors) {
+    check_cuda(tin_backward_cuda(&s, type, &tensors, stream));
+  }
+};
+#endif
+
+template <typename Device>
+Tensor forward(const Tensor& x, const Tensor& offset, const Tensor& weight, int64_t channels) {
+  const tin::Shape s = checked(x, offset, weight, channels);
+  Tensor y = torch::stable::empty_like(x);
+  if (x.numel() == 0) return y;
+  Tensors tensors{};
+  tensors.x = x.const_data_ptr();
+  tensors.offset = offset.const_data_ptr();
+  tensors.weight = weight.const_data_ptr();
+  tensors.y = y.mutable_data_ptr();
+  Device(x).forward(s, type_of(x), tensors);
+  return y;
+}
+
+// Gives empty tensors for what is not needed.
+template <typename Device>
+Gradients backward(const Tensor& grad, const Tensor& x, const Tensor& offset, const Tensor& weight,
+                   int64_t channels, bool need_x, bool need_small) {
+  const tin::Shape s = checked(x, offset, weight, channels);
+  STD_TORCH_CHECK(grad.dim() == 4 && grad.scalar_type() == x.scalar_type() &&
+                      grad.is_cuda() == x.is_cuda() && grad.get_device() == x.get_device(),
+                  "interlace_backward: grad must be of the type and on the device of x");
+  for (int i = 0; i < 4; ++i)
+    STD_TORCH_CHECK(grad.size(i) == x.size(i), "interlace_backward: grad must be shaped like x");
+  STD_TORCH_CHECK(channels_last(grad) == s.channels_last,
+                  "interlace_backward: grad must have the layout of x");
+  Device device(x);
+  const auto made = [](const Tensor& like, bool needed) {
+    return needed ? torch::stable::empty_like(like) : torch::stable::new_empty(like, {0});
+  };
+  Tensor dx = made(x, need_x), d_offset = made(offset, need_small);
+  Tensor d_weight = made(weight, need_small);
+  if (x.numel() == 0) {
+    if (need_small) torch::stable::zero_(d_offset), torch::stable::zero_(d_weight);
+    return {dx, d_offset, d_weight};
+  }
+  const Type type = type_of(x);
+  const int64_t partials = need_small ? device.partials(s, type) : 0;
+  Tensor partial = torch::stable::new_empty(offset, {partials});
+  Tensors tensors{};
+  tensors.x = x.const_data_ptr();
+  tensors.offset = offset.const_data_ptr();
+  tensors.weight = weight.const_data_ptr();
+  tensors.grad = grad.const_data_ptr();
+  if (need_x) tensors.dx = dx.mutable_data_ptr();
+  if (need_small) {
+    tensors.partial = partial.mutable_data_ptr();
+    tensors.d_offset = d_offset.mutable_data_ptr();
+    tensors.d_weight = d_weight.mutable_data_ptr();
+  }
+  device.backward(s, type, tensors);
+  return {dx, d_offset, d_weight};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(tin, CPU, library) {
+  library.impl("interlace", TORCH_BOX(&forward<Cpu>));
+  library.impl("interlace_backward", TORCH_BOX(&backward<Cpu>));
+}
+#ifdef TIN_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(tin, CUDA, library) {
+  library.impl("interlace", TORCH_BOX(&forward<Cuda>));
+  library.impl("interlace_backward", TORCH_BOX(&backward<Cuda>));
+}
+#endif

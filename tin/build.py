@@ -1,0 +1,250 @@
+"""Compiles the operators of cuda/, once for each kind of machine, and finds what was compiled.
+
+A library's name says what it was compiled from and for:
+``interlace-<sources>-torch<version>-<processor>[-cuda<version>-<architectures>].so``. It lies in
+``ops`` of the cache and is put there whole; whoever finds it may load it.
+"""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import importlib.util
+import logging
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from configs.load import cache_path
+from tin.toolkit import Toolkit, architectures, capabilities, find_toolkit, gencode
+
+log = logging.getLogger(__name__)
+
+# No fused multiply-add, so that a result does not depend on the processor.
+CXX_FLAGS = ["-std=c++17", "-O2", "-fPIC", "-ffp-contract=off", "-fno-trapping-math", "-Wno-psabi"]
+NVCC_FLAGS = ["-std=c++17", "-O3", "-lineinfo", "-Xcompiler", "-fPIC", "--threads", "0"]
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # of torch 2.11
+
+
+class BuildError(RuntimeError):
+    """There is no compiled operator, or it cannot be compiled; says what to do."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """A compiled operator."""
+
+    path: Path
+    cuda: str
+    """Version of the CUDA toolkit, empty for a CPU only."""
+    architectures: tuple[str, ...]
+    """Compute capabilities with machine code (9.0), or code for later ones too (9.0+PTX)."""
+
+    def runs_on(self, capability: tuple[int, int]) -> bool:
+        """Tell whether a GPU of this compute capability can run it."""
+        for architecture in self.architectures:
+            number, _, later = architecture.partition("+")
+            major, minor = map(int, number.split("."))
+            same = capability[0] == major and capability[1] >= minor
+            if same or (later and capability >= (major, minor)):
+                return True
+        return False
+
+    def __str__(self) -> str:
+        kinds = f"CUDA {self.cuda} for {' '.join(self.architectures)}" if self.cuda else "CPU only"
+        return f"{self.path}: torch {torch.__version__}, {platform.machine()}, {kinds}"
+
+
+def build() -> Library:
+    """Compile the operators if that was not done before, and return the library.
+
+    Those for CUDA are among them where a toolkit is found and `tin.toolkit.architectures` names
+    any. Any number of processes may do this at once.
+
+    Raises:
+        BuildError: there is no compiler, or it failed; its own words are at the end.
+    """
+    names = architectures()
+    toolkit = find_toolkit() if names else None
+    if names and toolkit is None:
+        log.warning("no CUDA toolkit: the operator is compiled for the CPU only; set CUDA_HOME")
+    library = _library(toolkit, names)
+    library.path.parent.mkdir(parents=True, exist_ok=True)
+    with _one_at_a_time(library.path.parent / "lock"):
+        if not library.path.exists():
+            _compile(library, toolkit)
+    return library
+
+
+def find(device_type: str = "cpu") -> Library:
+    """Return the library for this torch, this processor and, with "cuda", the GPUs that are here.
+
+    Raises:
+        BuildError: there is none.
+    """
+    found = list(_built())
+    if device_type == "cuda":
+        found = [library for library in found if all(map(library.runs_on, capabilities()))]
+    if not found:
+        raise BuildError(
+            f"no compiled operator for torch {torch.__version__} and {device_type} in"
+            f" {_folder()}: run `tin op build` once"
+        )
+    return max(found, key=lambda library: (library.cuda, library.path.stat().st_mtime))
+
+
+def check() -> str:
+    """Compare the compiled operators with their definition; return what is built, and how it went.
+
+    Raises:
+        BuildError: nothing is built, or a result is wrong.
+    """
+    lines = [str(library) for library in _built()] or [str(find())]
+    for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
+        torch.ops.load_library(find(device).path)
+        start = time.monotonic()
+        worst = max(_self_test(device))
+        seconds = time.monotonic() - start
+        lines.append(f"{device}: at most {worst:.2f} of what rounding allows, {seconds:.1f} s")
+        if not worst <= 1:
+            raise BuildError("\n".join([*lines, f"the operator is wrong on {device}"]))
+    return "\n".join(lines)
+
+
+def _self_test(device: str) -> Iterator[float]:
+    """Yield the difference from the definition in float64, as a share of what is allowed."""
+    from tin.interlace import interlace, interlace_reference
+
+    exact = {"dtype": torch.float64, "device": device, "requires_grad": True}
+    offset = torch.tensor([[0.5, -1.0, 1.7, 9.0], [0.0, -0.2, 1.0, -2.6]], **exact)
+    weight, random = torch.rand(2, 8, 4, **exact), torch.randn(2, 16, 64, 5, 7, **exact)
+    for dtype, allowed in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float64, 1e-12)):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            x, grad = (part.to(dtype).contiguous(memory_format=layout) for part in random.detach())
+            small = torch.float64 if dtype == torch.float64 else torch.float32
+            leaves = [t.detach().requires_grad_() for t in (x, offset.to(small), weight.to(small))]
+            exactly = [leaf.detach().double().requires_grad_() for leaf in leaves]
+            y, want = interlace(*leaves, 32), interlace_reference(*exactly, 32)
+            results = y, *torch.autograd.grad(y, leaves, grad)
+            expected = want, *torch.autograd.grad(want, exactly, grad.double())
+            for found, right in zip(results, expected, strict=True):
+                error = (found.double() - right).abs().max() / right.abs().max()
+                yield error.item() / allowed
+
+
+def _folder() -> Path:
+    return cache_path() / "ops"
+
+
+def _sources() -> list[Path]:
+    # not importlib.resources: NVIDIA's package of that name may share the namespace
+    for folder in importlib.util.find_spec("cuda").submodule_search_locations:
+        if (Path(folder) / "interlace.cu").exists():
+            return sorted(path for path in Path(folder).iterdir() if path.is_file())
+    raise BuildError("the sources of the operator, cuda/interlace.cu, are not installed")
+
+
+@functools.cache
+def _prefix() -> str:
+    digest = hashlib.sha256(repr([CXX_FLAGS, NVCC_FLAGS, STABLE_ABI]).encode())
+    for path in _sources():
+        digest.update(path.read_bytes())
+    return f"interlace-{digest.hexdigest()[:12]}-torch{torch.__version__}-{platform.machine()}"
+
+
+def _library(toolkit: Toolkit | None, names: tuple[str, ...]) -> Library:
+    if toolkit is None:
+        return Library(_folder() / f"{_prefix()}.so", "", ())
+    name = f"{_prefix()}-cuda{toolkit.version}-{'_'.join(names)}.so"
+    return Library(_folder() / name, toolkit.version, names)
+
+
+def _built() -> Iterator[Library]:
+    for path in sorted(_folder().glob(f"{_prefix()}*.so")):
+        _, cuda, architectures = (path.stem.removeprefix(_prefix()) or "--").split("-")
+        yield Library(
+            path, cuda.removeprefix("cuda"), tuple(filter(None, architectures.split("_")))
+        )
+
+
+@contextlib.contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Let other processes wait for this one, where the file system can do that."""
+    with path.open("w") as file:
+        with contextlib.suppress(OSError):  # then several compile, and the last one's file stays
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(library: Library, toolkit: Toolkit | None) -> None:
+    cxx = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    if cxx is None:
+        raise BuildError("no C++ compiler: set CXX, or install g++")
+    with tempfile.TemporaryDirectory(prefix="tin-op-") as folder:
+        rules = _rules(cxx, toolkit, library.architectures)
+        Path(folder, "build.ninja").write_text(rules)
+        done = subprocess.run(
+            [sys.executable, "-m", "ninja", "--quiet"],
+            cwd=folder,
+            env=os.environ | {"LC_ALL": "C"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if done.returncode:
+            words = done.stdout.partition("FAILED: ")[2] or done.stdout
+            words = words.partition("\nninja: ")[0].strip()
+            raise BuildError(f"the operator did not compile; {words[-4000:]}")
+        # whole or not at all, also where another process compiled it, too
+        number, part = tempfile.mkstemp(dir=library.path.parent, prefix=".", suffix=".part")
+        os.close(number)
+        shutil.copy(Path(folder, "library.so"), part)
+        Path(part).replace(library.path)
+
+
+def _rules(cxx: str, toolkit: Toolkit | None, names: Sequence[str]) -> str:
+    """Return a build.ninja."""
+    home = Path(torch.__file__).parent
+    flags = [*CXX_FLAGS, STABLE_ABI, "-isystem", str(home / "include")]
+    link = [f"-L{home / 'lib'}", "-ltorch_cpu", "-lc10"]
+    objects = ["binding", "interlace_cpu"]
+    nvcc = []
+    if toolkit:
+        flags.append("-DTIN_WITH_CUDA")
+        nvcc = [toolkit.nvcc, *NVCC_FLAGS, *gencode(names)]
+        objects.append("interlace")
+        libraries = [toolkit.root / part for part in ("lib64", "lib", "targets/x86_64-linux/lib")]
+        link += [f"-L{path}" for path in libraries if path.exists()]
+        link += ["-lcudart_static", "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL"]
+    sources = {path.stem: path for path in _sources() if path.suffix in (".cpp", ".cu")}
+    lines = [
+        _rule("cpp", [*shlex.split(cxx), *flags, "-c"]),
+        _rule("cu", [*nvcc, "-c"]),
+        _rule("link", [*shlex.split(cxx), "-shared"], link),
+        *(
+            f"build {name}.o: {sources[name].suffix[1:]} {_escape(str(sources[name]))}"
+            for name in objects
+        ),
+        f"build library.so: link {' '.join(f'{name}.o' for name in objects)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rule(name: str, command: Sequence[str], after: Sequence[str] = ()) -> str:
+    before, after = (shlex.join(part).replace("$", "$$") for part in (command, after))
+    return f"rule {name}\n  command = {before} $in -o $out {after}"
+
+
+def _escape(path: str) -> str:
+    return re.sub(r"([$ :])", r"$\1", path)
