@@ -26,7 +26,7 @@ def main() -> None:
 def demo(folder: Path, seed: int) -> None:
     """Make the videos and shards, train and test each network, write the report."""
     videos, shards = folder / "videos", folder / "shards"
-    # tin("op", "build")
+    tin("op", "build")
     if not (shards / "dataset.yaml").exists():
         tin("data", "demo", videos)
         tin("shard", videos, shards, "--labels", videos / "labels.csv", "shard.short_side=64")
