@@ -28,12 +28,20 @@ time_min: 60
 signal_s: 60
 setup: [export OMP_NUM_THREADS=1]
 """
-NUM_NODES = 7
+NUM_NODES = 9
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what takes long, unless it is asked for."""
+    if "soak" not in config.getoption("-m"):
+        for item in items:
+            if item.get_closest_marker("soak"):
+                item.add_marker(pytest.mark.skip(reason="takes long: `make soak` runs it"))
 
 
 @pytest.fixture(scope="session")
-def slurm() -> Iterator[Path]:
-    """Return the folder of a running cluster."""
+def slurm(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Return the folder of a running cluster; for the soak its nodes have networks to cut."""
     if not os.environ.get("TIN_REQUIRE_SLURM"):
         pytest.skip("TIN_REQUIRE_SLURM=1 starts a Slurm on this machine (`make test-cluster`)")
     box = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # paths of sockets must be short
@@ -44,7 +52,8 @@ def slurm() -> Iterator[Path]:
     small.mkdir()
     slurm_box.run("mount", "-t", "tmpfs", "-o", "size=150m", "tmpfs", small)  # nodes see it too
     try:
-        slurm_box.up(box, NUM_NODES)
+        network = "soak" in request.config.getoption("-m")
+        slurm_box.up(box, NUM_NODES, network=network)
         yield box
     finally:
         slurm_box.down(box)

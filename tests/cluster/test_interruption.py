@@ -1,5 +1,7 @@
 """What a cluster does to a job: the run ends complete by itself, and nothing shows in its bits."""
 
+import csv
+import random
 import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,20 +9,42 @@ from pathlib import Path
 
 import pytest
 import slurm_box
-from hands import Run, ask, assert_same_bits, wait
+from hands import Run, ask, assert_same_bits, tin, wait
 
 pytestmark = pytest.mark.cluster
 ON_TWO = "cluster.options={nodelist: 'node[1-2]'}"
 ON_PREEMPTED = ("cluster.partition=low", "cluster.options={nodelist: 'node[6-7]'}")
-ON_THREE = "cluster.exclude=node[4-7]"
-ON_OTHER_THREE = "cluster.exclude=node[1-2],node[6-7]"
+ON_THREE = "cluster.exclude=node[4-9]"
+ON_OTHER_THREE = "cluster.exclude=node[1-2],node[6-9]"
+ON_LAST = ("cluster.partition=low", "cluster.options={nodelist: 'node[8-9]'}")
+STAGED = "cluster.stage={dir: '%s/$SLURMD_NODENAME', keep_free: '0%%'}"
 NUM_STEPS = 24
 
 
 def preempt(run: Run, box: Path) -> None:
     run.wait_step(5)
+    call_prod("node[6-7]")
+
+
+def call_prod(nodes: str) -> None:
+    """Let a job of higher priority take the nodes for some seconds."""
     sleeper = ["--wrap", "sleep 5", "-o", "/dev/null"]
-    ask("sbatch", "-p", "prod", "-w", "node[6-7]", "-N2", "-c4", "--mem=100", *sleeper)
+    ask("sbatch", "-p", "prod", "-w", nodes, "-N2", "-c4", "--mem=100", *sleeper)
+
+
+def five_times(run: Run, box: Path) -> None:
+    """Disturb a run at five random moments, each after some steps of its own."""
+    chance = random.Random(0)
+    for start in range(5):
+        run.wait_step(2 + 4 * start + chance.randrange(3))
+        kind = chance.choice(["preempt", "user_signal", "terminate", "kill_rank"])
+        if kind == "preempt":
+            call_prod("node[8-9]")
+        elif kind == "kill_rank":
+            run.signal_rank(chance.randrange(2), signal.SIGKILL)
+        else:
+            run.signal_all(signal.SIGUSR2 if kind == "user_signal" else signal.SIGTERM)
+        wait("the end of this start", lambda start=start: len(run.ends) > start)
 
 
 def user_signal(run: Run, box: Path) -> None:
@@ -52,11 +76,12 @@ def lose_node(run: Run, box: Path) -> None:
 
 CASES: dict[str, tuple[Callable[[Run, Path], None], tuple[str, ...]]] = {
     "preempt": (preempt, ON_PREEMPTED),
-    "user_signal": (user_signal, (ON_TWO,)),
+    "user_signal": (user_signal, (ON_TWO, STAGED)),
     "terminate": (terminate, (ON_TWO,)),
     "kill_rank": (kill_rank, (ON_THREE,)),
     "stop_rank": (stop_rank, (ON_THREE, "run.hang_minutes=0.5")),
-    "lose_node": (lose_node, (ON_OTHER_THREE,)),
+    "lose_node": (lose_node, (ON_OTHER_THREE, "cluster.gpus_per_node=1")),
+    "five_times": (five_times, ON_LAST),
 }
 
 
@@ -67,7 +92,9 @@ def disturbed(slurm: Path, work: Path, undisturbed: Run):
     def live(name: str) -> Run:
         disturb, settings = CASES[name]
         run = Run(work, name)
-        run.submit("train", *settings)
+        run.submit(
+            "train", *(word.replace("%s", str(slurm)).replace("%%", "%") for word in settings)
+        )
         disturb(run, slurm)
         run.wait_done()
         return run
@@ -82,7 +109,7 @@ def test_a_disturbed_run_ends_complete_with_the_same_bits(
 ):
     run = disturbed[name].result()
     undisturbed.wait_done()
-    assert len(run.ends) == 2, run.ends
+    assert len(run.ends) == (6 if name == "five_times" else 2), run.ends
     assert run.step == NUM_STEPS
     assert_same_bits(run, undisturbed)
 
@@ -118,6 +145,27 @@ def test_a_hang_leaves_the_stacks_of_all_ranks_that_could_write_them(
     assert "node1: no step for" in stacks
     assert "_train_step" in stacks
     assert run.ends[0].nodes == ["node2"]
+
+
+def test_shards_were_read_from_the_disk_of_each_node(
+    slurm: Path, disturbed: dict[str, Future[Run]]
+):
+    run = disturbed["user_signal"].result()
+    assert "GB copied to" in run.log
+    for node in ("node1", "node2"):
+        copies = list((slurm / node).glob("tin-*/data/train-*.tar"))
+        assert copies
+        assert not any(copy.is_symlink() for copy in copies)
+
+
+def test_gpu_hours_of_all_executions_reach_the_report(disturbed: dict[str, Future[Run]]):
+    run = disturbed["lose_node"].result()
+    tin("report", run.path, "--out", run.path / "report")
+    with (run.path / "report" / "results.csv").open() as file:
+        hours = float(next(csv.DictReader(file))["gpu_hours"])
+    elapsed = ask("sacct", "-DXnP", "-j", run.job, "-o", "ElapsedRaw").split()
+    assert len(elapsed) == 2
+    assert hours == pytest.approx(2 * sum(map(int, elapsed)) / 3600)  # two nodes with a GPU each
 
 
 def test_a_lost_node_is_left(slurm: Path, disturbed: dict[str, Future[Run]]):
