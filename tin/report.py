@@ -181,11 +181,10 @@ def _best(measured: pd.DataFrame) -> dict[str, Any]:
 
 def _gpu_hours(run: Run, environments: list[dict[str, Any]], times: list[float]) -> float:
     """Sum hours x GPUs of all attempts: as Slurm counted them, else as far as they left a word."""
-    counted = _read_json(run.job / "executions.json").get("executions")  # by launch.status
-    if counted:
-        return (
-            sum(_number(one.get("elapsed_s")) * _number(one.get("gpus")) for one in counted) / 3600
-        )
+    counted = _read_json(run.job / "executions.json").get("executions", [])  # by launch.status
+    seconds = sum(_number(one.get("elapsed_s")) * _number(one.get("gpus")) for one in counted)
+    if seconds > 0:  # a Slurm that does not count GPUs says 0
+        return seconds / 3600
     starts = [_number(environment.get("started")) for environment in environments]
     hours = 0.0
     followings = [*starts, math.inf][1:]
