@@ -1,0 +1,289 @@
+// The kernels of the interlace operator on CUDA: one each for forward and backward that reads and
+// writes every element once, and a small one that ends the sums of the backward. A thread takes a
+// few neighbouring elements of one group, a vector, over all frames of a clip: what it shifts along
+// time stays in its registers. No torch headers; tests/test_kernels.py runs them on the CPU.
+#pragma once
+#ifdef TIN_EMULATE
+#include "emulate.h"
+#else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#endif
+#include <type_traits>
+
+#include "core.h"
+
+namespace tin {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarp = 32;
+constexpr int kWarps = kThreads / kWarp;
+constexpr int kTile = 8;     // frames in registers at once; longer clips take several tiles
+constexpr int kSumTile = 4;  // where sums and a second tensor are there too
+
+template <typename Element, int Size>
+struct alignas(sizeof(Element) * Size) Vector {  // read and written by one instruction
+  using T = Element;
+  using A = acc_t<Element>;
+  static constexpr int size = Size;
+  T of[Size];
+};
+
+TIN_INLINE float widen(float value) { return value; }
+TIN_INLINE double widen(double value) { return value; }
+TIN_INLINE float widen(BFloat16 value) { return bfloat16_to_float<float>(uint32_t(value.bits)); }
+TIN_INLINE float widen(Half value) {
+#ifdef __CUDA_ARCH__
+  return __half2float(__ushort_as_half(value.bits));
+#else
+  return half_to_float<float>(uint32_t(value.bits));
+#endif
+}
+
+TIN_INLINE void narrow(float value, float& to) { to = value; }
+TIN_INLINE void narrow(double value, double& to) { to = value; }
+TIN_INLINE void narrow(float value, BFloat16& to) {
+#ifdef __CUDA_ARCH__
+  to.bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
+#else
+  to.bits = uint16_t(float_to_bfloat16<uint32_t>(value));
+#endif
+}
+TIN_INLINE void narrow(float value, Half& to) {
+#ifdef __CUDA_ARCH__
+  to.bits = __half_as_ushort(__float2half_rn(value));
+#else
+  to.bits = uint16_t(float_to_half<uint32_t>(value));
+#endif
+}
+
+// Where the vectors of some neighbouring channels are. They stand in rows: channels last, a row is
+// one pixel; else all pixels of all these channels make one row.
+struct Columns {
+  uint32_t first, row, count;  // the first element, vectors of a row, vectors in all
+
+  TIN_INLINE Columns(const Shape& s, int size, int first_channel, int channels) {
+    const uint32_t inner = s.channels_last ? 1 : s.inner;
+    first = first_channel * inner;
+    row = channels * inner / size;
+    count = s.channels_last ? row * s.inner : row;
+  }
+  TIN_INLINE uint32_t element(const Shape& s, int size, uint32_t column) const {
+    return column / row * s.C + first + column % row * size;
+  }
+};
+
+// The vector of a frame, zeros where `wanted` says no.
+template <typename Vec>
+__device__ __forceinline__ Vec load(const typename Vec::T* clip, int64_t stride, int frame,
+                                    bool wanted) {
+  if (wanted) return *reinterpret_cast<const Vec*>(clip + frame * stride);
+  return Vec{};
+}
+
+template <int Bytes>
+using Word = std::conditional_t<
+    Bytes == 16, uint4,
+    std::conditional_t<Bytes == 8, uint2,
+                       std::conditional_t<Bytes == 4, unsigned, unsigned short>>>;
+
+template <typename Vec>
+__device__ __forceinline__ void store(const Vec& vector, typename Vec::T* clip, int64_t stride,
+                                      int frame) {
+  using W = Word<sizeof(Vec)>;
+  // not by an assignment: nvcc splits some of those into a store for each element
+  __stwb(reinterpret_cast<W*>(clip + frame * stride), same_bits<W>(vector));
+}
+
+template <typename A>
+__device__ __forceinline__ A warp_sum(A value) {
+#pragma unroll
+  for (int distance = kWarp / 2; distance > 0; distance /= 2)
+    value += __shfl_xor_sync(0xffffffffu, value, distance);
+  return value;
+}
+
+template <typename Vec, typename T = typename Vec::T, typename A = typename Vec::A>
+__global__ void __launch_bounds__(kThreads)
+    forward_kernel(const Shape s, const int blocks, const T* __restrict__ x,
+                   const A* __restrict__ offset, const A* __restrict__ weight, T* __restrict__ y) {
+  const int64_t b = blockIdx.x / blocks;
+  const uint32_t element = (blockIdx.x % blocks * kThreads + threadIdx.x) * Vec::size;
+  if (element >= s.frame()) return;
+  const int channel = s.channels_last ? element % s.C : element / s.inner;
+  const bool copied = channel >= s.channels;
+  const int g = copied ? 0 : channel / s.group_channels();
+  const Shift<A> shift = copied ? Shift<A>{0, 0} : split(offset[b * s.G + g], s.T);
+  const int64_t stride = s.frame(), start = b * s.T * stride + element;
+
+  Vec slots[kTile + 1];
+  const int frame = slot_frame(0, shift.whole);
+  slots[0] = load<Vec>(x + start, stride, frame, inside(frame, s.T));
+  for (int t0 = 0; t0 < s.T; t0 += kTile) {
+#pragma unroll
+    for (int i = 1; i <= kTile; ++i) {
+      const int frame = slot_frame(t0 + i, shift.whole);
+      slots[i] = load<Vec>(x + start, stride, frame, t0 + i <= s.T && inside(frame, s.T));
+    }
+#pragma unroll
+    for (int i = 0; i < kTile; ++i) {
+      const int t = t0 + i;
+      if (t >= s.T) break;
+      Vec out = slots[i + 1];
+      if (!copied) {
+        const A w = weight[(b * s.T + t) * s.G + g];
+#pragma unroll
+        for (int k = 0; k < Vec::size; ++k)
+          narrow(blend(widen(slots[i + 1].of[k]), widen(slots[i].of[k]), w, shift.part), out.of[k]);
+      }
+      store(out, y + start, stride, t);
+    }
+    slots[0] = slots[kTile];
+  }
+}
+
+// How the blocks of a backward call share a clip: first those that sum, which each take a chunk of
+// the columns of `groups` groups side by side, then those that copy.
+struct Plan {
+  int groups, chunks, copying;
+  TIN_INLINE int summing(const Shape& s) const { return s.G / groups * chunks; }
+  TIN_INLINE int blocks(const Shape& s) const { return summing(s) + copying; }
+};
+
+template <typename Vec, typename T>
+__device__ __forceinline__ void copy_column(const Shape& s, uint32_t column, const T* from, T* to) {
+  const Columns columns(s, Vec::size, s.channels, s.C - s.channels);
+  if (column >= columns.count) return;
+  const uint32_t element = columns.element(s, Vec::size, column);
+  for (int t0 = 0; t0 < s.T; t0 += kTile) {
+    Vec frames[kTile];
+#pragma unroll
+    for (int i = 0; i < kTile; ++i)
+      frames[i] = load<Vec>(from + element, s.frame(), t0 + i, t0 + i < s.T);
+#pragma unroll
+    for (int i = 0; i < kTile; ++i)
+      if (t0 + i < s.T) store(frames[i], to + element, s.frame(), t0 + i);
+  }
+}
+
+// Writes dx, and for each frame of x its dot products with the two frames of the gradient that it
+// went to, summed over a chunk, to partial[b, g, frame, chunk, 2]. Either may be null.
+template <typename Vec, typename T = typename Vec::T, typename A = typename Vec::A>
+__global__ void __launch_bounds__(kThreads, 2)
+    backward_kernel(const Shape s, const Plan plan, const T* __restrict__ grad,
+                    const T* __restrict__ x, const A* __restrict__ offset,
+                    const A* __restrict__ weight, T* __restrict__ dx, A* __restrict__ partial) {
+  __shared__ A sums[2 * kSumTile][kThreads];
+  const int blocks = plan.blocks(s), block = blockIdx.x % blocks, thread = threadIdx.x;
+  const int64_t b = blockIdx.x / blocks, stride = s.frame(), clip = b * s.T * stride;
+  if (block >= plan.summing(s)) {
+    const uint32_t column = (block - plan.summing(s)) * kThreads + thread;
+    return copy_column<Vec>(s, column, grad + clip, dx + clip);
+  }
+  const int chunk = block % plan.chunks, first = block / plan.chunks * plan.groups;
+  const Columns columns(s, Vec::size, first * s.group_channels(), plan.groups * s.group_channels());
+  // a thread stays in one group: it advances by whole rows, or its block has that group alone
+  const int row = columns.row, vectors = row / plan.groups;
+  const int threads = row < kThreads ? kThreads - kThreads % row : kThreads;
+  const int g = first + thread % row / vectors;
+  const Shift<A> shift = split(offset[b * s.G + g], s.T);
+
+  for (int t0 = 0; t0 < s.T; t0 += kSumTile) {
+    A weights[kSumTile + 1], nears[kSumTile] = {}, fars[kSumTile] = {};
+#pragma unroll
+    for (int i = 0; i <= kSumTile; ++i) {
+      const int t = frame_slot(t0 + i, shift.whole) - 1;
+      weights[i] = inside(t, s.T) ? weight[(b * s.T + t) * s.G + g] : A(0);
+    }
+    uint32_t column = thread < threads ? chunk * threads + thread : columns.count;
+    for (; column < columns.count; column += plan.chunks * threads) {
+      const int64_t start = clip + columns.element(s, Vec::size, column);
+      Vec grads[kSumTile + 1], values[kSumTile];
+#pragma unroll
+      for (int i = 0; i <= kSumTile; ++i) {
+        const int t = frame_slot(t0 + i, shift.whole) - 1;
+        grads[i] = load<Vec>(grad + start, stride, t, t0 + i <= s.T && inside(t, s.T));
+      }
+#pragma unroll
+      for (int i = 0; i < kSumTile; ++i)
+        values[i] = load<Vec>(x + start, stride, t0 + i, partial && t0 + i < s.T);
+#pragma unroll
+      for (int i = 0; i < kSumTile; ++i) {
+        const A near = near_gain(weights[i], shift.part);
+        const A far = far_gain(weights[i + 1], shift.part);
+        Vec out;
+#pragma unroll
+        for (int k = 0; k < Vec::size; ++k) {
+          const A before = widen(grads[i].of[k]), after = widen(grads[i + 1].of[k]);
+          nears[i] += before * widen(values[i].of[k]);
+          fars[i] += after * widen(values[i].of[k]);
+          narrow(near * before + far * after, out.of[k]);
+        }
+        if (dx && t0 + i < s.T) store(out, dx + start, stride, t0 + i);
+      }
+    }
+    if (!partial) continue;
+#pragma unroll
+    for (int i = 0; i < kSumTile; ++i) {
+      sums[2 * i][thread] = nears[i];
+      sums[2 * i + 1][thread] = fars[i];
+    }
+    __syncthreads();
+    const int lane = thread % kWarp, members = threads / plan.groups;
+    for (int i = thread / kWarp; i < plan.groups * 2 * kSumTile; i += kWarps) {
+      const int side = i / (2 * kSumTile), sum = i % (2 * kSumTile), frame = t0 + sum / 2;
+      A total = 0;
+      for (int m = lane; m < members; m += kWarp)
+        total += sums[sum][m / vectors * row + side * vectors + m % vectors];
+      total = warp_sum(total);
+      const int64_t at = (b * s.G + first + side) * s.T + frame;
+      if (lane == 0 && frame < s.T) partial[2 * (at * plan.chunks + chunk) + sum % 2] = total;
+    }
+    __syncthreads();
+  }
+}
+
+// The sum, by a warp, of the chunks of a frame's near or far products; a frame outside has none.
+template <typename A>
+__device__ __forceinline__ double sum_of_chunks(const A* partial, int chunks, int frame, int T,
+                                                bool far) {
+  if (!inside(frame, T)) return 0;
+  double total = 0;
+  for (int i = threadIdx.x % kWarp; i < chunks; i += kWarp)
+    total += partial[2 * (int64_t(frame) * chunks + i) + far];
+  return warp_sum(total);
+}
+
+// A block sums the chunks of one group of one clip, a warp those of a frame; in double, because
+// the gradient of an offset is a small difference of large sums.
+template <typename A>
+__global__ void __launch_bounds__(kThreads)
+    finish_kernel(const Shape s, const int chunks, const A* __restrict__ offset,
+                  const A* __restrict__ weight, const A* __restrict__ partial,
+                  A* __restrict__ d_offset, A* __restrict__ d_weight) {
+  __shared__ double shares[kWarps];
+  const int64_t group = blockIdx.x, b = group / s.G, g = group % s.G;
+  const Shift<A> shift = split(offset[group], s.T);
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  double share = 0;
+  for (int t = warp; t < s.T; t += kWarps) {
+    const A* chunked = partial + 2 * group * s.T * chunks;
+    const double near =
+        sum_of_chunks(chunked, chunks, slot_frame(t + 1, shift.whole), s.T, false);
+    const double far = sum_of_chunks(chunked, chunks, slot_frame(t, shift.whole), s.T, true);
+    const int64_t at = (b * s.T + t) * s.G + g;
+    share += offset_gradient<double>(near, far, weight[at]);
+    if (lane == 0) d_weight[at] = A(weight_gradient<double>(near, far, shift.part));
+  }
+  if (lane == 0) shares[warp] = share;
+  __syncthreads();
+  if (threadIdx.x > 0) return;
+  double total = 0;
+  for (int i = 0; i < kWarps; ++i) total += shares[i];
+  d_offset[group] = A(total);
+}
+
+}  // namespace
+}  // namespace tin
