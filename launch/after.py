@@ -17,8 +17,8 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 from configs.cluster import for_stage
 from launch.errors import STOPPED
 from launch.messages import Message, last_start, messages
-from launch.queue import SlurmError, ask
-from launch.record import End, Note, add_end, ends, place, progress, read_notes
+from launch.queue import SlurmError, ask, queued
+from launch.record import End, Note, add_end, ends, jobs, place, progress, read_notes
 from launch.stages import submitted_cluster, submitted_config
 from tin.run import Run
 
@@ -47,7 +47,12 @@ def main(logs: str, exit_code: str) -> int:
         _say(f"{job.stage}: {end.text}; it does not go back to the queue")
         return int(exit_code)
     if cluster.chain:
-        _say(f"{job.stage}: {end.text}; the next job of the chain goes on")
+        others = [other.id for other in jobs(run) if other.stage == job.stage]
+        follows = set(queued(others)) - {job_id}
+        what = (
+            "the next job of the chain goes on" if follows else "the chain is used up: submit again"
+        )
+        _say(f"{job.stage}: {end.text}; {what}")
         return int(exit_code)
     avoid = _avoid(cluster.exclude, ends(run), paths.submission_file)
     return _requeue(end, avoid) or int(exit_code)

@@ -34,3 +34,4 @@ def set_up_logging(rank: int) -> None:
         datefmt="%H:%M:%S",
         force=True,
     )
+    logging.getLogger("submitit").propagate = False  # it has a handler of its own

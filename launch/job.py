@@ -62,7 +62,10 @@ def _guarded(run: Path, stage: str) -> int:
         code = exit_code(error)
         note = Note(_kind(error), explain(error), rank)
         write_note(run, job_id, restart, note)
-        log.error("%s: %s", note.kind, note.text, exc_info=code != STOPPED)
+        if note.kind == "stopped":
+            log.info("%s", note.text)
+        else:
+            log.error("%s: %s", note.kind, note.text, exc_info=True)
         return REQUEUE if code == STOPPED and is_out_of_time(note.text) else code
     if rank == 0:
         add_end(run, End(job_id, restart, stage, "done", progress(run)))

@@ -60,10 +60,11 @@ def print_dry_run(plan: Plan) -> None:
         typer.echo(f"# ---- settings of {run}\n{dump(config)}")
     for step in plan.steps:
         config = next(iter(plan.configs.values()))
-        if step.stage == "train" and (found := estimate(config, step.cluster)):
+        if step.stage == "train":
+            found = estimate(config, step.cluster)
+            lines = found.lines(config) if found else ["none: the dataset does not exist yet"]
             typer.echo("# ---- estimate (launch/estimate.py says what it assumes)")
-            for line in found.lines(config):
-                typer.echo(f"# {line}")
+            typer.echo("\n".join(f"# {line}" for line in lines))
 
 
 def print_check(rows: Iterable[tuple[str, str, str]]) -> None:

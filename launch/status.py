@@ -144,7 +144,13 @@ def log_files(run: Path) -> list[tuple[str, Path]]:
 
 
 def print_log(run: Path, follow: bool) -> None:
-    """Write the logs of a run to stdout; with `follow` go on until its jobs have ended."""
+    """Write the logs of a run to stdout; with `follow` go on until its jobs have ended.
+
+    Raises:
+        ConfigError: the run has no jobs.
+    """
+    if not record.jobs(run):
+        raise ConfigError(f"{run} has no jobs: `tin submit` makes them")
     shown: dict[Path, int] = {}
     while True:
         alive = follow and _is_active(run)

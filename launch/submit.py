@@ -13,7 +13,7 @@ from launch.job import StageJob
 from launch.queue import SlurmError
 from launch.slurm import make_executor, script, submit_jobs, test_only
 from launch.snapshot import snapshot
-from launch.status import active
+from launch.status import active, cancel
 from launch.sweep import expand
 from tin.run import Run
 
@@ -86,22 +86,18 @@ def submit(plan: Plan) -> list[tuple[Path, record.Job]]:
     for run in plan.configs:
         refuse_active(run)
     code = _prepare(plan)
-    logs = Run(plan.folder).job / "logs"
     submitted: list[tuple[Path, record.Job]] = []
     before: list[str] = []
-    for step in plan.steps:
-        array = [before[0].partition("_")[0]] if before else []
-        dependency = ",".join([*(f"{step.after}:{job_id}" for job_id in array), "singleton"])
-        name = _job_name(plan.folder, step.stage)
-        for _ in range(max(step.cluster.chain, 1)):
-            ids = submit_jobs(step.jobs, step.cluster, name, logs, code, dependency)
-            for index, (job_id, job) in enumerate(zip(ids, step.jobs, strict=True)):
-                if step.cluster.executor == "local":
-                    dependency = _local_order(step, before, ids, index)
-                entry = record.Job(job_id, job.stage, step.cluster.executor, str(logs), dependency)
-                record.add_job(Path(job.run), entry)
-                submitted.append((Path(job.run), entry))
-        before = ids
+    try:
+        for step in plan.steps:
+            for _ in range(max(step.cluster.chain, 1)):
+                jobs = _submit_step(step, plan.folder, code, before)
+                submitted += jobs
+            before = [job.id for _, job in jobs]
+    except ConfigError:
+        for run in dict(submitted):  # a part of a chain is worth nothing
+            cancel(run)
+        raise
     return submitted
 
 
@@ -132,6 +128,23 @@ def refuse_active(run: Path) -> None:
     if jobs:
         listed = ", ".join(f"{job_id} ({state})" for job_id, state in jobs.items())
         raise ConfigError(f"{run}: jobs work on it: {listed}; wait, or `tin cancel {run}` first")
+
+
+def _submit_step(
+    step: Step, folder: Path, code: Path, before: Sequence[str]
+) -> list[tuple[Path, record.Job]]:
+    array = f"{step.after}:{before[0].partition('_')[0]}," if before else ""
+    dependency, logs = f"{array}singleton", Run(folder).job / "logs"
+    name = _job_name(folder, step.stage)
+    ids = submit_jobs(step.jobs, step.cluster, name, logs, code, dependency)
+    found = []
+    for index, (job_id, job) in enumerate(zip(ids, step.jobs, strict=True)):
+        if step.cluster.executor == "local":
+            dependency = _local_order(step, before, ids, index)
+        entry = record.Job(job_id, job.stage, step.cluster.executor, str(logs), dependency)
+        record.add_job(Path(job.run), entry)
+        found.append((Path(job.run), entry))
+    return found
 
 
 def _local_order(step: Step, before: Sequence[str], ids: Sequence[str], index: int) -> str:

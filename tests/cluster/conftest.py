@@ -10,15 +10,12 @@ import pytest
 import slurm_box
 from hands import Run, tin
 
-RECIPE = """\
-data: {dataset: %s}
-shard: {source: %s, labels: %s, shard_mb: 0.2, parts: 4}
-clip: {num_segments: 4, crop: 32, resize: 32}
-model: {arch: resnet18, init: none, dropout: 0.5}
-optim: {lr: 0.02, lr_batch: 8, warmup_epochs: 0}
-train: {epochs: 4, batch: 8, bn: full, evaluate_every: 4}
-run: {device: cpu, threads: 1, readers: 2, log_steps: 1, tensorboard: false, checkpoint_steps: 4}
-"""
+SETTINGS = """
+shard.shard_mb=0.2 shard.parts=4 model.dropout=0.5 optim.lr_batch=8 train.batch=8
+train.evaluate_every=4 run.device=cpu run.threads=1 run.readers=2 run.log_steps=1
+run.tensorboard=false run.checkpoint_steps=4
+""".split()
+"""What differs from the demo recipe: 48 videos, 24 steps, a checkpoint at each fourth."""
 CLUSTER = """\
 partition: main
 nodes: 2
@@ -69,10 +66,12 @@ def work(slurm: Path, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     videos = folder / "videos"
     tin("data", "demo", videos, "--train", 48, "--val", 16, "--size", 36)
-    text = RECIPE % (folder / "data", videos, videos / "labels.csv")
-    (folder / "tiny.yaml").write_text(text)
+    labels = videos / "labels.csv"
+    places = {"data.dataset": folder / "data", "shard.source": videos, "shard.labels": labels}
+    named = [f"{name}={place}" for name, place in places.items()]
+    (folder / "tiny.yaml").write_text(tin("config", "demo", *named, *SETTINGS))
     (folder / "box.yaml").write_text(CLUSTER)
-    tin("shard", videos, folder / "data", "--labels", videos / "labels.csv", "shard.shard_mb=0.2")
+    tin("shard", videos, folder / "data", "--labels", labels, "shard.shard_mb=0.2")
     return folder
 
 

@@ -137,6 +137,13 @@ def test_a_killed_rank_and_its_node_are_named(disturbed: dict[str, Future[Run]])
     assert end.nodes == ["node2"]
 
 
+def test_the_next_try_stays_away_from_the_node_of_a_dead_rank(disturbed: dict[str, Future[Run]]):
+    run = disturbed["kill_rank"].result()
+    first, second = ask("sacct", "-DXnP", "-j", run.job, "-o", "NodeList").split()
+    assert "node2" in ask("scontrol", "show", "hostnames", first).split()
+    assert "node2" not in ask("scontrol", "show", "hostnames", second).split()
+
+
 def test_a_hang_leaves_the_stacks_of_all_ranks_that_could_write_them(
     disturbed: dict[str, Future[Run]],
 ):

@@ -248,6 +248,13 @@ def test_what_the_cluster_cannot_do_is_refused_at_once(setting: str, slurm, work
     assert REFUSED[setting] in run.submit("train", setting, "--dry-run", code=2)
 
 
+def test_a_stage_that_is_refused_takes_back_the_stages_before_it(slurm: Path, work: Path):
+    run = Run(work, "half")
+    told = run.submit("train,test", "cluster.stages={test: {partition: gpu}}", code=2)
+    assert "invalid partition" in told
+    wait("the end", lambda: not _queue("half"), 30)
+
+
 def test_a_folder_that_cannot_be_written_is_refused(slurm: Path, work: Path):
     run = Run(work, "unwritable")
     run.path = Path("/proc/run")
