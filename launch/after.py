@@ -16,13 +16,13 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 
 from configs.cluster import for_stage
 from launch.errors import STOPPED
+from launch.limits import limited
 from launch.messages import Message, last_start, messages
 from launch.queue import SlurmError, ask, queued
 from launch.record import End, Note, add_end, ends, jobs, place, progress, read_notes
 from launch.stages import submitted_cluster, submitted_config
 from tin.run import Run
 
-NO_PROGRESS = 3  # failures with no step between that end a run
 TOGETHER_S = 4.0  # within which ranks that wait for another one see that it hangs
 
 
@@ -87,29 +87,6 @@ def judge(
         where = "" if note.kind == "stopped" or note.node in note.text else f"{note.node}: "
         return note.kind, where + note.text, []
     return "failed", "srun failed without a word of any rank", []
-
-
-def limited(end: End, before: Sequence[End], max_restarts: int) -> End:
-    """Return `end`, turned into `gave up` where failures are too many."""
-    if end.kind != "failed":
-        return end
-    same = [other for other in before if other.stage == end.stage]
-    last_done = max(
-        (i for i, other in enumerate(same) if other.kind in ("done", "gave up")), default=-1
-    )
-    same = [*same[last_done + 1 :], end]
-    recent = same[-NO_PROGRESS:]
-    stuck = len(recent) == NO_PROGRESS and all(
-        other.kind in ("failed", "lost") and other.step == end.step for other in recent
-    )
-    failures = sum(other.kind in ("failed", "lost") for other in same)
-    if stuck:
-        reason = f"{NO_PROGRESS} failures with no step between"
-    elif failures > max_restarts:
-        reason = f"{failures} failures, and run.max_restarts is {max_restarts}"
-    else:
-        return end
-    return End(end.id, end.restart, end.stage, "gave up", end.step, f"{reason}: {end.text}")
 
 
 def _avoid(excluded: str, all_ends: Sequence[End], script: Path) -> str:

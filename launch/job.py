@@ -9,15 +9,20 @@ from pathlib import Path
 from types import FrameType
 
 from launch.errors import STOPPED, exit_code, explain, set_up_logging
+from launch.limits import limited
 from launch.local import REQUEUE, is_out_of_time, name_ranks, wait_turn
 from launch.messages import lost_nodes, start_before
 from launch.record import End, Note, add_end, ends, jobs, place, progress, write_note
-from launch.stages import RUN_STAGE
+from launch.stages import RUN_STAGE, submitted_config
 from tin.run import FencedError
 
 log = logging.getLogger(__name__)
-REFUSED = ("BadDataError", "QuarantineError")  # by name, as in launch.errors
+REFUSED = ("BadDataError", "QuarantineError", "GaveUpError")  # by name, as in launch.errors
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
+
+
+class GaveUpError(RuntimeError):
+    """The stage has failed too often."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,11 @@ def _note_loss(run: Path, stage: str, job_id: str, restart: int) -> None:
     text = (
         f"{', '.join(nodes)} was lost" if nodes else "preempted without a warning, or a lost node"
     )
-    add_end(run, End(job_id, restart - 1, stage, "lost", progress(run), text, nodes))
+    end = End(job_id, restart - 1, stage, "lost", progress(run), text, nodes)
+    verdict = limited(end, ends(run), submitted_config(run).run.max_restarts)
+    add_end(run, end)
+    if verdict.kind != end.kind:
+        raise GaveUpError(verdict.text)
 
 
 def _kind(error: Exception) -> str:

@@ -1,13 +1,20 @@
 """Verbs around the main ones: data, weights, op, bench and check."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from launch.errors import BAD_DATA
 
+if TYPE_CHECKING:
+    from tin.timing import Report
+
 Dataset = Annotated[Path, typer.Argument(help="Folder of a dataset.")]
+Settings = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value ...]")]
+Json = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write all numbers here as JSON, too.")
+]
 
 data = typer.Typer(no_args_is_help=True, help="Check, join or generate data.")
 weights = typer.Typer(no_args_is_help=True, help="Weights of other projects.")
@@ -108,7 +115,7 @@ def export_weights(
 
 @op.command()
 def build() -> None:
-    """Compile the operator for this machine, once."""
+    """Compile the operator, once; TORCH_CUDA_ARCH_LIST names other GPUs than those here."""
     from tin.build import build as build_op
 
     typer.echo(build_op())
@@ -123,35 +130,49 @@ def check_op() -> None:
 
 
 @bench.command(name="op")
-def bench_op() -> None:
-    """Time the operator against a copy of its bytes."""
+def bench_op(
+    json: Json = None,
+    seconds: Annotated[float, typer.Option(help="For each line of the table.")] = 0.5,
+    clips: Annotated[list[int], typer.Option(help="Batch sizes, one an option.")] = [1, 4, 16],  # noqa: B006
+) -> None:
+    """Time the operator against a copy of its bytes and against other ways to do the same."""
     from tin.bench import bench_op
 
-    typer.echo(bench_op())
+    _show(bench_op(seconds, clips), json)
 
 
 @bench.command(name="data")
-def bench_data(dataset: Dataset) -> None:
+def bench_data(dataset: Dataset, settings: Settings = None, json: Json = None) -> None:
     """Time the loader alone."""
     from tin.bench import bench_data
 
-    typer.echo(bench_data(dataset))
+    _show(bench_data(dataset, settings=settings or ()), json)
 
 
 @bench.command(name="model")
-def bench_model() -> None:
-    """Count parameters and operations, and time a step."""
+def bench_model(
+    json: Json = None,
+    seconds: Annotated[float, typer.Option(help="For each line of the table.")] = 10.0,
+    compiled: Annotated[bool, typer.Option(help="Time torch.compile, too.")] = True,
+) -> None:
+    """Time latency, throughput and a training step of each temporal module."""
     from tin.bench import bench_model
 
-    typer.echo(bench_model())
+    _show(bench_model(seconds, compiled), json)
 
 
 @bench.command(name="train")
-def bench_train(dataset: Dataset) -> None:
-    """Time training with its loader."""
+def bench_train(dataset: Dataset, settings: Settings = None, json: Json = None) -> None:
+    """Time training with its loader, for each temporal module."""
     from tin.bench import bench_train
 
-    typer.echo(bench_train(dataset))
+    _show(bench_train(dataset, settings or ()), json)
+
+
+def _show(report: "Report", path: Path | None) -> None:
+    typer.echo(report)
+    if path:
+        report.save(path)
 
 
 def check() -> None:

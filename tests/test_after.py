@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.after import judge, limited
+from launch.after import judge
+from launch.limits import limited
 from launch.messages import Message, last_start, lost_nodes, messages, start_before
 from launch.record import End, Note
 
