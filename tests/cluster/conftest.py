@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import slurm_box
 from hands import Run, tin
+from processes import run, which
 
 SETTINGS = """
 shard.shard_mb=0.2 shard.parts=4 model.dropout=0.5 optim.lr_batch=8 train.batch=8
@@ -42,19 +43,19 @@ def slurm(request: pytest.FixtureRequest) -> Iterator[Path]:
     if not os.environ.get("TIN_REQUIRE_SLURM"):
         pytest.skip("TIN_REQUIRE_SLURM=1 starts a Slurm on this machine (`make test-cluster`)")
     box = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # paths of sockets must be short
-    if not slurm_box.which("slurmctld"):
+    if not which("slurmctld"):
         slurm_box.install()
     old = dict(os.environ)
     small = box / "small"
     small.mkdir()
-    slurm_box.run("mount", "-t", "tmpfs", "-o", "size=150m", "tmpfs", small)  # nodes see it too
+    run("mount", "-t", "tmpfs", "-o", "size=150m", "tmpfs", small)  # nodes see it too
     try:
         network = "soak" in request.config.getoption("-m")
         slurm_box.up(box, NUM_NODES, network=network)
         yield box
     finally:
         slurm_box.down(box)
-        slurm_box.run("umount", "-l", small)
+        run("umount", "-l", small)
         os.environ.clear()
         os.environ.update(old)
         shutil.rmtree(box, ignore_errors=True)

@@ -45,6 +45,19 @@ def wait(what: str, ready: Callable[[], object], seconds: float = WAIT_S) -> obj
     return found
 
 
+def queue(name: str = "") -> dict[str, str]:
+    """Return the state of each job that waits or runs, of those whose names begin with `name`."""
+    lines = ask("squeue", "-h", "-r", "-o", "%i|%T|%j").splitlines()
+    rows = [line.split("|") for line in lines]
+    return {job_id: state for job_id, state, job_name in rows if job_name.startswith(name)}
+
+
+def ended(run: "Run") -> None:
+    """Wait until no job of a run waits or runs."""
+    ids = {job.id for job in record.jobs(run.path)}
+    wait(f"the end of {run.path.name}", lambda: not ids & set(queue()))
+
+
 class Run:
     """A run on the cluster, seen from outside."""
 

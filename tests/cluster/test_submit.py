@@ -8,18 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hands import Run, ask, tin, wait
+from hands import Run, ask, ended, queue, tin, wait
 
 from launch import record
 
 pytestmark = pytest.mark.cluster
 ALONE = ("cluster.nodes=1",)
 SHORT = ("train.epochs=1", "train.evaluate_every=1")
-
-
-def ended(run: Run) -> None:
-    ids = [job.id for job in record.jobs(run.path)]
-    wait(f"the end of {run.path.name}", lambda: not set(ids) & set(_queue()))
 
 
 def failing_chain(work: Path, box: Path) -> Run:
@@ -37,8 +32,8 @@ def sweep(work: Path, box: Path) -> tuple[Run, int]:
 
     def over() -> bool:
         nonlocal most
-        most = max(most, sum(state == "RUNNING" for state in _queue("sweep-train").values()))
-        return not _queue("sweep")
+        most = max(most, sum(state == "RUNNING" for state in queue("sweep-train").values()))
+        return not queue("sweep")
 
     wait("the sweep", over)
     return run, most
@@ -49,7 +44,7 @@ def shard_array(work: Path, box: Path) -> Run:
     slow = "cluster.setup=['sleep 5']"  # for the hand to come in time
     run.submit("shard", *ALONE, f"data.dataset={work / 'parts'}", slow)
     part = f"{record.jobs(run.path)[1].id}"
-    wait("part 1", lambda: _queue("shard_array").get(part) == "RUNNING")
+    wait("part 1", lambda: queue("shard_array").get(part) == "RUNNING")
     ask("scontrol", "requeue", part)
     run.wait_done("merge")
     return run
@@ -61,7 +56,7 @@ def chain_of_three(work: Path, box: Path) -> Run:
     for job, step in zip(record.jobs(run.path)[:2], (3, 9), strict=True):
         wait(f"step {step}", lambda step=step: run.step >= step)
         ask("scancel", "--signal=USR2", job.id)  # as Slurm does before the time limit
-        wait("its end", lambda job=job: job.id not in _queue())
+        wait("its end", lambda job=job: job.id not in queue())
     run.wait_done()
     ended(run)
     return run
@@ -230,59 +225,6 @@ def test_own_batch_scripts_work(name: str, scenes: Scenes, work: Path):
     assert run.step == 6, (work / f"{name}.log").read_text()
 
 
-REFUSED = {
-    "cluster.partition=gpu": "invalid partition specified: gpu; there is main, low, prod:",
-    "cluster.account=nobody": "Invalid account or account/partition combination specified; there",
-    "cluster.mem_gb=300": "16000 MB",
-    "cluster.constraint=a100": "Invalid feature specification",
-    "cluster.gpus_per_node=4": "Requested node configuration is not available; there is main: ",
-    "cluster.nodes=3": "train.batch 8 is no multiple of 3 ranks",
-    "cluster.partitoin=low": "unknown setting partitoin; did you mean partition?",
-}
-
-
-@pytest.mark.parametrize("setting", REFUSED)
-def test_what_the_cluster_cannot_do_is_refused_at_once(setting: str, slurm, work: Path):
-    run = Run(work, "refused")
-    assert REFUSED[setting] in run.submit("train", setting, code=2)
-    assert REFUSED[setting] in run.submit("train", setting, "--dry-run", code=2)
-
-
-def test_a_stage_that_is_refused_takes_back_the_stages_before_it(slurm: Path, work: Path):
-    run = Run(work, "half")
-    told = run.submit("train,test", "cluster.stages={test: {partition: gpu}}", code=2)
-    assert "invalid partition" in told
-    wait("the end", lambda: not _queue("half"), 30)
-
-
-def test_a_folder_that_cannot_be_written_is_refused(slurm: Path, work: Path):
-    run = Run(work, "unwritable")
-    run.path = Path("/proc/run")
-    assert "/proc/run cannot be written" in run.submit("train", code=2)
-
-
-def test_a_folder_that_the_nodes_do_not_share_is_explained(slurm: Path, tmp_path: Path, work: Path):
-    run = Run(work, "unshared")
-    run.path = tmp_path / "here"
-    run.path.mkdir()
-    ask("mount", "-t", "tmpfs", "tmpfs", run.path)  # after the nodes' namespaces were made
-    try:
-        run.submit("train", *ALONE)
-        ended(run)
-        wait("the reason", lambda: "cannot be written on the node" in tin("status", run.path), 30)
-    finally:
-        ask("umount", run.path)
-
-
-def test_a_run_with_a_job_is_refused_until_it_is_cancelled(slurm: Path, work: Path):
-    run = Run(work, "busy")
-    run.submit("train", "cluster.options={hold: true}")
-    assert re.search(rf"jobs work on it: {run.job} \(pending\)", run.submit("train", code=2))
-    assert f"{run.job} (train)" in tin("cancel", run.path)
-    wait("the end", lambda: run.job not in _queue())
-    assert "cancelled" in tin("status", run.path)
-
-
 def test_status_answers_from_the_files_where_slurm_is_down(scenes: Scenes, work: Path):
     run = scenes["chain_of_three"].result()
     told = tin("status", run.path, SLURM_CONF="/nowhere")
@@ -296,12 +238,6 @@ def test_logs_show_every_attempt(scenes: Scenes):
     assert told.count("=== job ") == 3
     assert "stopped by SIGUSR2" in told
     assert "train: done already" not in told
-
-
-def _queue(name: str = "") -> dict[str, str]:
-    lines = ask("squeue", "-h", "-r", "-o", "%i|%T|%j").splitlines()
-    rows = [line.split("|") for line in lines]
-    return {job_id: state for job_id, state, job_name in rows if job_name.startswith(name)}
 
 
 def _losses(run: Run) -> list[float]:
