@@ -133,12 +133,14 @@ def check_op() -> None:
 def bench_op(
     json: Json = None,
     seconds: Annotated[float, typer.Option(help="For each line of the table.")] = 0.5,
-    clips: Annotated[list[int], typer.Option(help="Batch sizes, one an option.")] = [1, 4, 16],  # noqa: B006
+    clips: Annotated[
+        list[int] | None, typer.Option(metavar="N", help="A batch size; else 1, 4 and 16.")
+    ] = None,
 ) -> None:
     """Time the operator against a copy of its bytes and against other ways to do the same."""
     from tin.bench import bench_op
 
-    _show(bench_op(seconds, clips), json)
+    _show(bench_op(seconds, clips or (1, 4, 16)), json)
 
 
 @bench.command(name="data")

@@ -1,0 +1,75 @@
+"""What `tin bench` measures: the right things, on any machine, into a table and JSON."""
+
+import json
+import time
+
+import pytest
+import tiny
+import torch
+
+from tin import bench, timing
+from tin.interlace import interlace_reference
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("shift", [bench.gathered, bench.interlaced])
+def test_two_shifts_do_what_interlacing_does(shift):
+    x, grad = torch.randn(2, 2 * 4, 12, 3, 2).unbind()
+    offset = torch.tensor([[0.5, -1.3, 2.0, -9.0], [0.0, 1.7, -0.2, 3.1]])
+    leaves = [t.requires_grad_() for t in (x, offset, torch.rand(2, 4, 4))]
+    want = interlace_reference(*leaves, 8)
+    found = bench.two_shifts(*leaves, 8, shift)
+    torch.testing.assert_close(found, want)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, leaves, grad), torch.autograd.grad(want, leaves, grad)
+    )
+
+
+def test_calls_take_turns_and_ratios_are_those_of_a_round():
+    order = []
+    calls = {
+        "short": lambda: (order.append("short"), time.sleep(0.002)),
+        "long": lambda: (order.append("long"), time.sleep(0.008)),
+    }
+    found = timing.in_turns(calls, CPU, seconds=0)
+    assert order == ["short", "long"] * (1 + timing.MIN_ROUNDS)  # the first round is not timed
+    assert found["short"].ratio == 1 and found["short"].rounds == timing.MIN_ROUNDS
+    assert 2 <= found["short"].p10 <= found["short"].median <= found["short"].p90
+    assert found["long"].ratio == pytest.approx(4, rel=0.5)
+
+
+def test_the_operator_is_timed_and_written_as_json(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "STAGES", ((16, 4), (32, 2)))
+    report = bench.bench_op(seconds=0, clips=(1,))
+    report.save(tmp_path / "op.json")
+    written = json.loads((tmp_path / "op.json").read_text())
+    assert len(written["rows"]) == 2 * 2 * 2 * 2  # types, layouts, stages, passes
+    assert written["environment"]["versions"]["torch"]
+    row = written["rows"][0]
+    assert (row["shape"], row["pass"], row["layout"]) == ("16x4x4", "forward", "contiguous")
+    ways = ["copy", "interlace", "definition", "two shifts", "two shifts by our kernel"]
+    assert list(row["ways"]) == ways
+    assert all(times["p10"] <= times["median"] <= times["p90"] for times in row["ways"].values())
+    assert str(report).count("geometric mean") == 2 * 2 * 2
+    assert "16x4x4" in str(report).splitlines()[1]
+
+
+def test_the_model_is_timed_with_each_temporal_module(monkeypatch):
+    for name, value in {"CROP": 32, "ARCH": "resnet18"}.items():
+        monkeypatch.setattr(bench, name, value)
+    report = bench.bench_model(seconds=0, compiled=False)
+    assert {tuple(row["ways"]) for row in report.rows} == {("none", "shift", "interlace")}
+    assert {row["what"] for row in report.rows} == {"latency", "throughput", "training step"}
+
+
+def test_loader_and_training_are_timed(tmp_path):
+    dataset = tmp_path / "dataset"
+    tiny.write_dataset(dataset, [6] * 8)
+    small = [*tiny.SETTINGS, "model.arch=resnet18", "run.tensorboard=false", "run.check_node=false"]
+    small.append("data.test_split=train")
+    (row,) = bench.bench_data(dataset, seconds=0, settings=small).rows
+    assert row["batch"] == 4 and row["clips_per_s"] > 0 and row["batches"] >= 20
+    rows = bench.bench_train(dataset, settings=small).rows
+    assert [row["temporal"] for row in rows] == ["none", "shift", "interlace"]
+    assert all(row["clips_per_s"] > 0 and 0 <= row["data_wait"] <= 1 for row in rows)

@@ -1,0 +1,266 @@
+"""Measures speed: the operator, the model, the loader and training, on this machine."""
+
+import contextlib
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from configs.load import load
+from tin.interlace import interlace, interlace_reference
+from tin.model import TIN, train_mode
+from tin.timing import Call, Report, in_turns, keep_freed_memory, replayed
+
+STAGES = ((64, 56), (256, 56), (512, 28), (1024, 14), (2048, 7))  # C, H = W of ResNet-50's blocks
+SHIFT_DIV = {"none": 4, "shift": 8, "interlace": 4}  # those of the papers
+COMPILED_CLIPS = 4  # torch.compile takes seconds for each shape: it is asked for one only
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+ARCH, T, CLASSES, CROP = "resnet50", 8, 174, 224
+
+
+def bench_op(seconds: float, clips: Sequence[int]) -> Report:
+    """Time interlacing against a copy of x, for each stage of a ResNet-50 over 8 frames.
+
+    forward+backward is compared with copies of x and of the gradient. The ways: the operator; its
+    definition, also compiled; and `two_shifts`, also with its shifts done by the operator, as the
+    original has a kernel for them.
+
+    Args:
+        seconds: for each row of the table's ways, at least five rounds.
+        clips: batch sizes.
+    """
+    device = _device()
+    half = [torch.bfloat16] if device.type == "cpu" else [torch.bfloat16, torch.float16]
+    report = Report("op", device)
+    for count, dtype, layout in itertools.product(clips, [torch.float32, *half], LAYOUTS):
+        for channels, side in STAGES:
+            with _memory_left(report, f"{count} clips of {channels} x {side} x {side}"):
+                for step, calls in _op_calls(count, channels, side, dtype, layout, device):
+                    key = {"clips": count, "dtype": str(dtype)[6:], "layout": layout}
+                    key |= {"shape": f"{channels}x{side}x{side}", "pass": step}
+                    report.add(key, in_turns(calls, device, seconds))
+    report.notes += _geometric_means(report)
+    return report
+
+
+def two_shifts(x: Tensor, offset: Tensor, weight: Tensor, channels: int, shift: Callable) -> Tensor:
+    """Interlace in the original's order: zeros, two shifts by whole frames, mix, weigh, copy."""
+    B, T, G = weight.shape
+    size = channels // G
+    clip = x[:, :channels].contiguous()
+    whole = offset.detach().floor()
+    part = (offset - whole).to(x.dtype).repeat_interleave(T, 0).repeat_interleave(size, 1)
+    part = part[..., None, None]
+    gain = weight.flatten(0, 1).to(x.dtype).repeat_interleave(size, 1)[..., None, None]
+    y = torch.zeros_like(x)
+    mixed = (1 - part) * shift(clip, whole, T) + part * shift(clip, whole + 1, T)
+    y[:, :channels] = mixed * gain
+    y[:, channels:] = x[:, channels:]
+    return y
+
+
+def gathered(clip: Tensor, frames: Tensor, T: int) -> Tensor:
+    """Shift by whole frames in plain PyTorch."""
+    C = clip.shape[1]
+    source = torch.arange(T, device=clip.device)[None, :, None] - frames.long()[:, None]
+    inside = (source >= 0) & (source < T)
+    per_channel = (source.clamp(0, T - 1), inside.to(clip.dtype))
+    index, kept = (
+        v.repeat_interleave(C // frames.shape[1], 2)[..., None, None] for v in per_channel
+    )
+    clips = clip.unflatten(0, (-1, T))
+    return (clips.gather(1, index.expand_as(clips)) * kept).flatten(0, 1)
+
+
+def interlaced(clip: Tensor, frames: Tensor, T: int) -> Tensor:
+    """Shift by whole frames with the operator, as fast as a kernel of the original may be."""
+    weight = frames.new_ones(frames.shape[0], T, frames.shape[1])
+    return interlace(clip, frames, weight, clip.shape[1])
+
+
+def _op_calls(
+    count: int, C: int, side: int, dtype: torch.dtype, layout: str, device: torch.device
+) -> Iterator[tuple[str, dict[str, Call]]]:
+    x = torch.randn(count * T, C, side, side, device=device).to(dtype)
+    x = x.contiguous(memory_format=LAYOUTS[layout])
+    offset = 4 * torch.rand(count, 2, device=device) - 2
+    weight = 2 * torch.rand(count, T, 2, device=device)
+    tensors = x, torch.cat([offset, -offset], 1), torch.cat([weight, weight], 2)
+    grad = torch.randn_like(x)
+    ways = {
+        "interlace": interlace,
+        "definition": interlace_reference,
+        "two shifts": lambda *given: two_shifts(*given, gathered),
+        "two shifts by our kernel": lambda *given: two_shifts(*given, interlaced),
+    }
+    if count == COMPILED_CLIPS:
+        torch.compiler.reset()
+        ways["definition, compiled"] = torch.compile(interlace_reference, fullgraph=True)
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+
+    def forward(op: Callable) -> Call:
+        return lambda: op(*tensors, C // 4)
+
+    def both(op: Callable) -> Call:
+        return lambda: torch.autograd.grad(op(*leaves, C // 4), leaves, grad)
+
+    yield "forward", {"copy": x.clone} | {name: forward(op) for name, op in ways.items()}
+    copies = {"copy": lambda: (x.clone(), grad.clone())}
+    yield "forward+backward", copies | {name: both(op) for name, op in ways.items()}
+    if device.type == "cuda":
+        graphs = {"copy": x.clone, "interlace": forward(interlace)}
+        yield "forward, graph", {name: replayed(call) for name, call in graphs.items()}
+
+
+def _geometric_means(report: Report) -> Iterator[str]:
+    ratios = {}
+    for row in report.rows:
+        key = ", ".join(str(row[name]) for name in ("clips", "dtype", "layout", "pass"))
+        ratios.setdefault(key, []).append(row["ways"]["interlace"]["ratio"])
+    for key, found in ratios.items():
+        yield f"interlace / copy, {key}: {statistics.geometric_mean(found):.3f} (geometric mean)"
+
+
+def bench_model(seconds: float, compiled: bool) -> Report:
+    """Time a ResNet-50 over 8 frames of 224 pixels without a temporal module, with TSM's and TIN's.
+
+    Latency of one clip, throughput and a training step; eager, compiled, and on a GPU from a CUDA
+    graph. On a GPU in bfloat16 by autocast, channels last; else in float32.
+    """
+    device = _device()
+    report = Report("model", device)
+    batches = {"latency": 1, "throughput": 16, "training step": 16}
+    if device.type == "cpu":
+        batches = {"latency": 1, "throughput": 4, "training step": 2}
+    for layout in LAYOUTS if device.type == "cpu" else ["channels_last"]:
+        models = {name: _model(name, layout, device) for name in SHIFT_DIV}
+        forms = {"eager": models}
+        if compiled:
+            forms["compiled"] = {name: torch.compile(model) for name, model in models.items()}
+        for (form, made), (what, batch) in itertools.product(forms.items(), batches.items()):
+            with _memory_left(report, f"{what}, {form}"):
+                calls = _model_calls(made, models, what, batch, device)
+                key = {"what": what, "clips": batch, "form": form, "layout": layout}
+                report.add(key, in_turns(calls, device, seconds))
+                if device.type == "cuda" and form == "eager" and what != "training step":
+                    graphs = {name: replayed(call) for name, call in calls.items()}
+                    report.add(key | {"form": "graph"}, in_turns(graphs, device, seconds))
+    report.notes.append(f"TF32 in float32 convolutions: {torch.backends.cudnn.allow_tf32}")
+    return report
+
+
+def _model(temporal: str, layout: str, device: torch.device) -> TIN:
+    model = TIN(CLASSES, ARCH, temporal, T, SHIFT_DIV[temporal], dropout=0.5)
+    return model.to(device, memory_format=LAYOUTS[layout])
+
+
+def _model_calls(
+    made: dict[str, nn.Module], models: dict[str, TIN], what: str, batch: int, device: torch.device
+) -> dict[str, Call]:
+    x = torch.randn(batch, T, 3, CROP, CROP, device=device)
+    labels = torch.zeros(batch, dtype=torch.int64, device=device)
+    half = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+    def test(model: nn.Module) -> Call:
+        def call() -> Tensor:
+            with torch.no_grad(), half:
+                return model(x)
+
+        return call
+
+    def step(model: nn.Module) -> Call:
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+
+        def call() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            with half:
+                logits = model(x)
+            nn.functional.cross_entropy(logits, labels).backward()
+            optimizer.step()
+
+        return call
+
+    for model in models.values():
+        if what == "training step":
+            train_mode(model, "partial")
+        else:
+            model.eval()
+    return {name: (step if what == "training step" else test)(m) for name, m in made.items()}
+
+
+def bench_data(dataset: Path, seconds: float = 20.0, settings: Sequence[str] = ()) -> Report:
+    """Time the loader alone: batches of training clips as fast as they come."""
+    from pipeline.loader import ClipLoader
+
+    device = _device()
+    report = Report("data", device)
+    config = load(None, ["train.batch=8", *settings])
+    loader = ClipLoader(dataset, config.data.train_split, config, training=True, device=str(device))
+    times, end = [], time.perf_counter() + seconds
+    start = cpu_start = None
+    epoch = 0
+    while time.perf_counter() < end or len(times) < 20:
+        for _ in loader.epoch(epoch):
+            now = time.perf_counter()
+            if start is not None:
+                times.append(now - start)
+            else:
+                cpu_start = time.process_time()  # the first batch starts threads
+            start = now
+        epoch += 1
+    cpu = time.process_time() - cpu_start
+    loader.close()
+    p10, *_, p90 = statistics.quantiles(times, n=10, method="inclusive")
+    batch = config.train.batch // config.train.accumulate
+    report.rows.append(
+        {
+            "batch": batch,
+            "crop": config.clip.crop,
+            "clips_per_s": batch * len(times) / sum(times),
+            "cpu_ms_a_clip": 1e3 * cpu / (batch * len(times)),
+            "median_ms": 1e3 * statistics.median(times),
+            "p10_ms": 1e3 * p10,
+            "p90_ms": 1e3 * p90,
+            "batches": len(times),
+        }
+    )
+    return report
+
+
+def bench_train(dataset: Path, settings: Sequence[str] = ()) -> Report:
+    """Time training itself, loader included: the second of two epochs, for each temporal module."""
+    from tin.train import train
+
+    report = Report("train", _device())
+    for temporal, shift_div in SHIFT_DIV.items():
+        with tempfile.TemporaryDirectory() as folder:
+            given = ["train.batch=8", "train.epochs=2", "optim.scale_lr=true", "model.init=none"]
+            given += ["run.log_steps=1000000"]  # a row an epoch
+            given += ["optim.warmup_epochs=0", f"data.dataset={dataset}", *settings]
+            given += [f"model.temporal={temporal}", f"model.shift_div={shift_div}"]
+            config = load(None, given)
+            train(config, Path(folder, "run"))
+            row = pd.read_csv(Path(folder, "run", "steps.csv")).iloc[-1].dropna()
+        names = "clips_per_s", "data_wait", "memory_gb", "gpu_use"
+        found = {name: float(row[name]) for name in names if name in row}
+        report.rows.append({"temporal": temporal, "batch": config.train.batch, **found})
+    return report
+
+
+def _device() -> torch.device:
+    keep_freed_memory()
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def _memory_left(report: Report, what: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        report.notes.append(f"left out for want of memory: {what}")
