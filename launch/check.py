@@ -37,15 +37,13 @@ def install_line(gpus: list[list[str]]) -> str:
         gpus: name, driver, memory in MiB and compute capability of each.
     """
     if not gpus:  # DALI for CUDA 13 decodes on the CPU without any driver
-        index = "--extra-index-url https://download.pytorch.org/whl/cpu"
-        return f"pip install {index} 'tin-video[cuda13]'"
+        return "pip install 'tin-video[cuda13]'  # the CPU build of torch is enough"
     driver = min(int(gpu[1].split(".")[0]) for gpu in gpus)
     capability = min(float(gpu[3]) for gpu in gpus)
     if driver >= CUDA13[0] and capability >= CUDA13[1]:
         return "pip install 'tin-video[cuda13]'"
     if driver >= CUDA12:
-        index = "--extra-index-url https://download.pytorch.org/whl/cu126"
-        return f"pip install {index} 'tin-video[cuda12]'"
+        return "pip install 'tin-video[cuda12]'  # with torch's build for CUDA 12.6"
     return f"none: driver {driver} is older than {CUDA12}; update it"
 
 

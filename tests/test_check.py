@@ -22,12 +22,12 @@ def gpu(driver: str, capability: str) -> list[str]:
         ([gpu("580.65.06", "7.0")], "'tin-video[cuda12]'"),  # CUDA 13 has dropped V100
         ([gpu("535.104.05", "8.0")], "'tin-video[cuda12]'"),
         ([gpu("580.65.06", "9.0"), gpu("580.65.06", "7.0")], "'tin-video[cuda12]'"),
-        ([], "whl/cpu 'tin-video[cuda13]'"),
+        ([], "'tin-video[cuda13]'  # the CPU build of torch is enough"),
         ([gpu("470.1", "8.0")], "none: driver 470 is older than 525; update it"),
     ],
 )
 def test_the_install_line_follows_driver_and_gpu(gpus: list[list[str]], extra: str):
-    assert install_line(gpus).endswith(extra)
+    assert extra in install_line(gpus)
 
 
 def test_every_row_of_the_check_says_something():
