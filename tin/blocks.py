@@ -15,7 +15,6 @@ from tin.interlace import interlace
 
 MAX_OFFSET = 2.0
 INITIAL_OFFSET = 0.5
-CONV_NOISE = 0.2  # what the first weights add to x, as a share of its size
 
 
 def temporal_module(name: str, channels: int, num_segments: int, shift_div: int) -> nn.Module:
@@ -158,8 +157,8 @@ class TemporalConv(nn.Module):
     channels, with a full ``F x F`` matrix at each of five frames and zeros outside the clip; the
     others pass. Five frames are what offsets between -2 and 2 reach, so that interlacing by fixed
     offsets and weights is the special case of diagonal matrices with two entries next to one
-    another. Training starts near the identity, so that a pretrained network still works, with
-    small random weights: from the identity itself, motion is learned much later.
+    another. Training starts where interlacing starts, the first half of the channels half a frame
+    later and the second half a frame earlier: near the identity, motion is learned much later.
 
     Our definition of the r-TCN of Shao et al., AAAI 2020, which publish none.
     """
@@ -174,9 +173,13 @@ class TemporalConv(nn.Module):
         self.conv = nn.Conv2d(
             self.channels, self.channels, (2 * reach + 1, 1), padding=(reach, 0), bias=False
         )
-        nn.init.normal_(self.conv.weight, std=CONV_NOISE / (self.conv.weight[0].numel() ** 0.5))
+        weight = torch.zeros(self.channels, self.channels, 2 * reach + 1)
+        channel = torch.arange(self.channels)
+        later = channel < self.channels / 2
+        weight[channel, channel, reach] = 1 - INITIAL_OFFSET
+        weight[channel, channel, torch.where(later, reach - 1, reach + 1)] = INITIAL_OFFSET
         with torch.no_grad():
-            self.conv.weight[:, :, reach, 0] += torch.eye(self.channels)
+            self.conv.weight.copy_(weight[..., None])
 
     def forward(self, x: Tensor) -> Tensor:
         _, _, H, W = x.shape
