@@ -108,7 +108,7 @@ def dry_run(plan: Plan) -> list[tuple[Step, str, str]]:
         if step.cluster.executor != "slurm":
             found.append((step, "", f"{len(step.jobs)} x {step.cluster.ranks_per_node} processes"))
             continue
-        logs, name = Run(plan.folder).job / "logs", _job_name(plan.folder, step.stage)
+        logs, name = Run(plan.folder).job / "logs", _job_name(plan.folder, step)
         executor = make_executor(step.cluster, name, logs, _code(plan.folder))
         text = script(executor, len(step.jobs))
         found.append((step, text, test_only(text)))
@@ -135,7 +135,7 @@ def _submit_step(
 ) -> list[tuple[Path, record.Job]]:
     array = f"{step.after}:{before[0].partition('_')[0]}," if before else ""
     dependency, logs = f"{array}singleton", Run(folder).job / "logs"
-    name = _job_name(folder, step.stage)
+    name = _job_name(folder, step)
     ids = submit_jobs(step.jobs, step.cluster, name, logs, code, dependency)
     found = []
     for index, (job_id, job) in enumerate(zip(ids, step.jobs, strict=True)):
@@ -234,6 +234,7 @@ def _code(folder: Path) -> Path:
     return Run(folder).job / f"code-{max(numbers, default=0) + 1:02d}"
 
 
-def _job_name(folder: Path, stage: str) -> str:
-    """Return a name that no other run has, so that `singleton` keeps a run to one job."""
-    return f"{folder.name}-{stage}-{hashlib.sha256(str(folder).encode()).hexdigest()[:6]}"
+def _job_name(folder: Path, step: Step) -> str:
+    """Return a name that jobs of other runs do not have: `singleton` keeps a run to one job."""
+    runs = "\n".join(job.run for job in step.jobs)
+    return f"{folder.name}-{step.stage}-{hashlib.sha256(runs.encode()).hexdigest()[:6]}"

@@ -80,6 +80,21 @@ def unknown_master(work: Path, box: Path) -> Run:
     return run
 
 
+def unfit_node(work: Path, box: Path) -> Run:
+    """Let node2 see the run folder, but for logs, as one that it cannot write."""
+    run = Run(work, "unfit_node")
+    job = run.path / "job"
+    job.mkdir(parents=True)
+    inside = ["nsenter", "-m", "-t", (box / "run/slurmd-node2.pid").read_text().strip()]
+    for words in (["--bind", run.path, run.path], ["--bind", job, job]):
+        ask(*inside, "mount", *words)
+    ask(*inside, "mount", "-o", "remount,bind,ro", run.path)
+    run.submit("train", *SHORT, "cluster.exclude=node[4-9]")
+    run.wait_done()
+    ask(*inside, "umount", "-R", run.path)
+    return run
+
+
 def full_disk(work: Path, box: Path) -> Run:
     run = Run(work, "full_disk")
     run.path = box / "small" / "run"
@@ -127,6 +142,7 @@ SCENES: dict[str, Callable[[Path, Path], object]] = {
         chain_of_three,
         shard_array,
         full_disk,
+        unfit_node,
         two_by_two,
         two_nodes_then_one,
         own_scripts,
@@ -202,6 +218,13 @@ def test_an_unknown_master_is_named_and_given_up_after_three_tries(scenes: Scene
     assert [end.kind for end in run.ends] == ["failed", "failed", "gave up"]
     assert "cannot resolve rank 0's address nowhere.invalid" in run.ends[-1].text
     assert "3 failures with no step between" in run.ends[-1].text
+
+
+def test_an_unfit_node_is_named_and_left(scenes: Scenes):
+    run = scenes["unfit_node"].result()
+    assert [(end.kind, end.nodes) for end in run.ends] == [("failed", ["node2"]), ("done", [])]
+    assert f"node2 cannot write {run.path}: Read-only file system" in run.ends[0].text
+    assert run.steps_logged() == list(range(1, 7))
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(scenes: Scenes):
