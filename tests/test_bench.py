@@ -8,6 +8,7 @@ import tiny
 import torch
 
 from tin import bench, timing
+from tin.blocks import TemporalInterlace
 from tin.interlace import interlace_reference
 
 CPU = torch.device("cpu")
@@ -24,6 +25,17 @@ def test_two_shifts_do_what_interlacing_does(shift):
     torch.testing.assert_close(
         torch.autograd.grad(found, leaves, grad), torch.autograd.grad(want, leaves, grad)
     )
+
+
+def test_the_plain_module_is_the_module_without_the_operator():
+    ours, plain = TemporalInterlace(16, 4), bench.PlainInterlace(16, 4)
+    plain.load_state_dict(ours.state_dict())
+    x, grad = torch.randn(2, 8, 16, 3, 3).unbind()
+    found = [
+        (y := module(leaf), *torch.autograd.grad(y, [leaf, *module.parameters()], grad))
+        for module, leaf in ((ours, x.clone().requires_grad_()), (plain, x.requires_grad_()))
+    ]
+    torch.testing.assert_close(*found)
 
 
 def test_calls_take_turns_and_ratios_are_those_of_a_round():
@@ -59,7 +71,8 @@ def test_the_model_is_timed_with_each_temporal_module(monkeypatch):
     for name, value in {"CROP": 32, "ARCH": "resnet18"}.items():
         monkeypatch.setattr(bench, name, value)
     report = bench.bench_model(seconds=0, compiled=False)
-    assert {tuple(row["ways"]) for row in report.rows} == {("none", "shift", "interlace")}
+    ways = ("none", "shift", "interlace", bench.PLAIN)
+    assert {tuple(row["ways"]) for row in report.rows} == {ways}
     assert {row["what"] for row in report.rows} == {"latency", "throughput", "training step"}
 
 
