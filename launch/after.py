@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from launch.record import End, Note, add_end, ends, jobs, place, progress, read_
 from launch.stages import submitted_cluster, submitted_config
 from tin.run import Run
 
+PAUSES_S = (2.0, 10.0, 30.0)
+BUSY = re.compile("contact|timed out|connect", re.IGNORECASE)
 TOGETHER_S = 4.0  # within which ranks that wait for another one see that it hangs
 
 
@@ -47,12 +50,7 @@ def main(logs: str, exit_code: str) -> int:
         _say(f"{job.stage}: {end.text}; it does not go back to the queue")
         return int(exit_code)
     if cluster.chain:
-        others = [other.id for other in jobs(run) if other.stage == job.stage]
-        follows = set(queued(others)) - {job_id}
-        what = (
-            "the next job of the chain goes on" if follows else "the chain is used up: submit again"
-        )
-        _say(f"{job.stage}: {end.text}; {what}")
+        _say(f"{job.stage}: {end.text}; {_rest_of_chain(run, end)}")
         return int(exit_code)
     avoid = _avoid(cluster.exclude, ends(run), paths.submission_file)
     return _requeue(end, avoid) or int(exit_code)
@@ -89,6 +87,15 @@ def judge(
     return "failed", "srun failed without a word of any rank", []
 
 
+def _rest_of_chain(run: Path, end: End) -> str:
+    others = [job.id for job in jobs(run) if job.stage == end.stage and job.id != end.id]
+    try:
+        follows = bool(queued(others))
+    except SlurmError:
+        follows = True
+    return "the next job of the chain goes on" if follows else "the chain is used up: submit again"
+
+
 def _avoid(excluded: str, all_ends: Sequence[End], script: Path) -> str:
     """Return the nodes to stay away from: those that failed, as far as the job can do without.
 
@@ -108,10 +115,10 @@ def _avoid(excluded: str, all_ends: Sequence[End], script: Path) -> str:
 
 def _requeue(end: End, avoid: str) -> int:
     """Put the job back into the queue; return STOPPED, or 0 if Slurm refuses."""
-    if ask("squeue", "-h", "-j", end.id, "-o", "%T").strip() != "RUNNING":
-        return STOPPED  # it was cancelled, or Slurm has requeued it already
     try:
-        ask("scontrol", "requeue", end.id)
+        if _ask_patiently("squeue", "-h", "-j", end.id, "-o", "%T").strip() != "RUNNING":
+            return STOPPED  # it was cancelled, or Slurm has requeued it already
+        _ask_patiently("scontrol", "requeue", end.id)
     except SlurmError as error:
         _say(f"{end.stage}: {end.text}; {error}; set `restart: chain:4` in the cluster file")
         return 0
@@ -121,6 +128,18 @@ def _requeue(end: End, avoid: str) -> int:
         words = ["scontrol", "update", f"JobId={end.id}", f"ExcNodeList={avoid}"]
         subprocess.run(words, capture_output=True)
     return STOPPED
+
+
+def _ask_patiently(*command: str) -> str:
+    """Ask again where Slurm is only busy: a job that is not requeued is lost."""
+    for pause_s in PAUSES_S:
+        try:
+            return ask(*command)
+        except SlurmError as error:
+            if not BUSY.search(str(error)):
+                raise
+            time.sleep(pause_s)
+    return ask(*command)
 
 
 def _stacks(run: Path) -> list[Path]:

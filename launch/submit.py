@@ -133,8 +133,8 @@ def refuse_active(run: Path) -> None:
 def _submit_step(
     step: Step, folder: Path, code: Path, before: Sequence[str]
 ) -> list[tuple[Path, record.Job]]:
-    array = f"{step.after}:{before[0].partition('_')[0]}," if before else ""
-    dependency, logs = f"{array}singleton", Run(folder).job / "logs"
+    follows = f"{step.after}:{before[0].partition('_')[0]}," if before else ""  # a whole array
+    dependency, logs = f"{follows}singleton", Run(folder).job / "logs"
     name = _job_name(folder, step)
     ids = submit_jobs(step.jobs, step.cluster, name, logs, code, dependency)
     found = []

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from launch import after
 from launch.after import judge
 from launch.limits import limited
 from launch.messages import Message, last_start, lost_nodes, messages, start_before
@@ -91,3 +92,31 @@ def test_failures_are_counted_over_the_run_and_stops_are_not():
     assert limited(end("failed", 10), steps, 4).kind == "failed"
     over = limited(end("failed", 10), steps, 3)
     assert over.text.startswith("4 failures, and run.max_restarts is 3")
+
+
+BUSY_ONCE = """\
+#!/bin/sh
+echo "$@" >> {log}
+[ $(wc -l < {log}) -gt 1 ] && exit 0
+echo "slurm_requeue error: Unable to contact slurm controller (connect failure)" >&2
+exit 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "calls", "code"), [("contact", 3, 75), ("Requested operation is disabled", 1, 0)]
+)
+def test_a_busy_slurm_is_asked_again_and_a_forbidden_requeue_is_not(
+    words: str, calls: int, code: int, tmp_path: Path, monkeypatch, capsys
+):
+    log = tmp_path / "calls"
+    text = BUSY_ONCE.format(log=log).replace("Unable to contact", words)
+    text = text if code else text.replace(" (connect failure)", "")
+    for name, script in {"scontrol": text, "squeue": "#!/bin/sh\necho RUNNING\n"}.items():
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(after, "PAUSES_S", (0.0, 0.0))
+    assert after._requeue(end("failed", 3), "node2") == code
+    assert len(log.read_text().splitlines()) == calls  # requeue twice and update, or once
+    assert ("chain:4" in capsys.readouterr().err) == (code == 0)

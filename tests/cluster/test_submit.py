@@ -248,9 +248,13 @@ def test_own_batch_scripts_work(name: str, scenes: Scenes, work: Path):
     assert run.step == 6, (work / f"{name}.log").read_text()
 
 
-def test_status_answers_from_the_files_where_slurm_is_down(scenes: Scenes, work: Path):
+def test_status_answers_from_the_files_where_slurm_is_down(
+    scenes: Scenes, slurm: Path, tmp_path: Path
+):
     run = scenes["chain_of_three"].result()
-    told = tin("status", run.path, SLURM_CONF="/nowhere")
+    conf = (slurm / "etc/slurm.conf").read_text()
+    (tmp_path / "slurm.conf").write_text(conf.replace("SlurmctldPort=26801", "SlurmctldPort=26899"))
+    told = tin("status", run.path, SLURM_CONF=str(tmp_path / "slurm.conf"))
     assert "Slurm does not answer" in told
     assert re.search(r"chain_of_three +train +done", told)
 
