@@ -146,6 +146,10 @@ inline void each(int64_t rows, int64_t length, const Body& body) {
 
 template <typename T>
 inline void copy(int64_t rows, int64_t length, Rows<T> to, Rows<T> from) {
+  if (rows == 1) {
+    memcpy(to.at(0, 0), from.at(0, 0), length * sizeof(T));
+    return;
+  }
   each(rows, length, [=](int64_t row, int64_t i, auto width) {
     lanes<char, width * sizeof(T)> value;
     memcpy(&value, from.at(row, i), sizeof(value));
