@@ -42,9 +42,13 @@ def slurm(request: pytest.FixtureRequest) -> Iterator[Path]:
     """Return the folder of a running cluster; for the soak its nodes have networks to cut."""
     if not os.environ.get("TIN_REQUIRE_SLURM"):
         pytest.skip("TIN_REQUIRE_SLURM=1 starts a Slurm on this machine (`make test-cluster`)")
-    box = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # paths of sockets must be short
     if not which("slurmctld"):
         slurm_box.install()
+    box = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # paths of sockets must be short
+    reason = slurm_box.refusal(box)
+    if reason:
+        box.rmdir()
+        pytest.fail(reason)
     old = dict(os.environ)
     small = box / "small"
     small.mkdir()
