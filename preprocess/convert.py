@@ -161,7 +161,7 @@ def merge(folder: str | Path) -> ShardResult:
             " run `tin shard` for the missing parts, or without --part, and then merge"
         )
     classes = {name: index for index, name in enumerate(plan.classes)}
-    for leftover in folder.glob(".*.tmp"):  # of writers that were killed
+    for leftover in folder.rglob(".*.tmp"):  # of writers that were killed
         leftover.unlink(missing_ok=True)
     counts, tables = {}, {}
     for split, numbers in shards.items():

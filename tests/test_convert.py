@@ -2,6 +2,7 @@
 
 import csv
 import faulthandler
+import hashlib
 import os
 import random
 import signal
@@ -24,9 +25,9 @@ from preprocess.verify import verify
 from preprocess.workers import run_jobs
 
 
-def tree(folder: Path) -> dict[str, bytes]:
+def tree(folder: Path) -> dict[str, str]:
     return {
-        str(path.relative_to(folder)): path.read_bytes()
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
@@ -111,6 +112,15 @@ def test_parts_that_are_killed_and_started_again_do_not_change_a_byte(source, wh
         assert {part.wait() for part in parts} <= {0, -signal.SIGKILL}
     parts = [subprocess.Popen([*args, str(part)]) for part in range(4)]
     assert [part.wait() for part in parts] == [0, 0, 0, 0]
+    merge(tmp_path / "d")
+    assert tree(tmp_path / "d") == tree(whole)
+
+
+def test_what_killed_writers_leave_behind_is_removed(source, whole, tmp_path):
+    config = shard_config(source, "shard.held_out=0.2", "shard.parts=1")
+    shard(config, tmp_path / "d", 0)
+    for name in (".train-00000.tar.host-1.tmp", "quarantine/.train-00000.csv.host-1.tmp"):
+        (tmp_path / "d" / name).write_bytes(b"half a fi")
     merge(tmp_path / "d")
     assert tree(tmp_path / "d") == tree(whole)
 
