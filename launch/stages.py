@@ -24,7 +24,7 @@ class QuarantineError(RuntimeError):
 
 def submitted_config(run: Path) -> Config:
     """Return the settings that a run was submitted with."""
-    path = Run(run).job / "recipe.yaml"
+    path = Run(run).recipe
     return parse(Config, read_yaml(path), str(path))
 
 

@@ -216,7 +216,7 @@ def _prepare(plan: Plan) -> Path:
         for run, config in configs.items():
             job = Run(run).job
             job.mkdir(parents=True, exist_ok=True)
-            (job / "recipe.yaml").write_text(dump(config))
+            Run(run).recipe.write_text(dump(config))
             (job / "cluster.yaml").write_text(cluster)
         code = _code(plan.folder)
         snapshot(code)

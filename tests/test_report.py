@@ -12,6 +12,7 @@ import pytest
 
 from configs.load import dump, load
 from tin.report import COLUMNS, load_runs, write_report
+from tin.run import Run
 from tin.scores import Scores, save
 from tin.tables import plain, readable
 
@@ -132,7 +133,7 @@ def test_the_folder_of_a_sweep_is_no_run(tmp_path):
     _run(tmp_path / "sweep" / "lr-0.01")
     waiting = tmp_path / "sweep" / "lr-0.02"
     (waiting / "job").mkdir(parents=True)
-    (waiting / "job" / "config.yaml").write_text(dump(load(None, ["optim.lr=0.02", "recipe=r"])))
+    Run(waiting).recipe.write_text(dump(load(None, ["optim.lr=0.02", "recipe=r"])))
     frame = load_runs([tmp_path])
     assert [Path(run).name for run in frame["run"]] == ["lr-0.01", "lr-0.02"]
     assert frame["state"].tolist() == ["done", "waiting"]

@@ -130,7 +130,7 @@ def _rows_of(run: Run, row: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _submitted(run: Run) -> dict[str, Any]:
     """Return the settings that a run waits with, if it says any."""
-    path = run.job / "config.yaml"
+    path = run.recipe
     return _settings(parse(Config, read_yaml(path), str(path))) if path.exists() else {}
 
 

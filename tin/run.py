@@ -52,6 +52,11 @@ class Run:
         """Folder of attempts, logs and DONE."""
         return self.path / "job"
 
+    @property
+    def recipe(self) -> Path:
+        """File of the settings that the run was submitted with; one that waits has no others."""
+        return self.job / "recipe.yaml"
+
     def exists(self) -> bool:
         """Whether the run has settings, that is, has been started once."""
         return (self.path / "config.yaml").exists()
