@@ -1,5 +1,6 @@
 """Ranks that hang leave their stacks; nodes that are unfit are named."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ health.FIRST_STEP_S, health.GRACE_S = 0.5, 0.1
 def waits_for_ever():
     while True:
         time.sleep(0.01)
-with health.Watchdog(Path(sys.argv[1]), attempt=3, rank=1, minutes=0.5 / 60) as watchdog:
+with health.Watchdog(Path(sys.argv[1]), attempt=3, rank=1, minutes=2 / 60) as watchdog:
     for _ in range(20):  # steps in time: nothing happens
         time.sleep(0.05)
         watchdog.beat()
@@ -34,7 +35,7 @@ def test_a_hang_ends_the_rank_with_its_stacks(tmp_path: Path):
     done = subprocess.run([sys.executable, "-c", HANG, str(tmp_path)], timeout=60)
     assert done.returncode == health.HUNG
     text = (tmp_path / "stacks-03-rank1.txt").read_text()
-    assert "no step for 1 s" in text or "no step for 0 s" in text
+    assert re.search(r"no step for \d+ s", text)
     assert "waits_for_ever" in text
 
 
