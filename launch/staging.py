@@ -105,24 +105,28 @@ def _is_copy(source: Path, copy: Path) -> bool:
 def _copy(source: Path, copy: Path) -> None:
     if _is_copy(source, copy):
         return
+    _copy_aside(source, copy).replace(copy)
+
+
+def _copy_aside(source: Path, copy: Path) -> Path:
     aside = copy.with_name(f".{copy.name}")
     shutil.copyfile(source, aside)
     shutil.copystat(source, aside)
-    aside.replace(copy)
+    return aside
 
 
 def _copy_checked(split: Split, shard: int, copy: Path) -> bool:
-    """Copy a shard and compare each frame with its checksum; leave no damaged copy behind."""
+    """Copy a shard; it gets its name when each frame has its checksum, so a kill does no harm."""
     try:
-        _copy(split.shard_path(shard), copy)
-        data = np.memmap(copy, mode="r")
+        aside = _copy_aside(split.shard_path(shard), copy)
+        data = np.memmap(aside, mode="r")
         rows = split.frames[split.frames["shard"] == shard]
         for _, offset, size, crc32 in rows.tolist():
             if zlib.crc32(data[offset : offset + size]) != crc32:
                 raise OSError(f"frame at byte {offset} has another checksum")
+        aside.replace(copy)
     except OSError as error:
         log.warning("%s: %s: %s; the original is read", socket.gethostname(), copy, error)
-        copy.unlink(missing_ok=True)
         return False
     return True
 

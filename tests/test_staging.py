@@ -64,6 +64,20 @@ def test_a_damaged_copy_is_a_link_to_the_original(dataset: Path, tmp_path: Path,
     ]
 
 
+def test_a_copy_that_was_not_compared_is_not_taken(dataset: Path, tmp_path: Path, monkeypatch):
+    staging = Staging(dir=str(tmp_path / "disk"), keep_free="0%")
+
+    def killed(_: bytes) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("launch.staging.zlib.crc32", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stage(dataset, ["train"], staging)
+    assert not list((tmp_path / "disk").glob("tin-*/motions/train-*.tar"))
+    monkeypatch.undo()
+    assert all(copied(stage(dataset, ["train"], staging), dataset).values())
+
+
 def test_the_clips_are_the_same_either_way(dataset: Path, tmp_path: Path, monkeypatch):
     folder = stage(dataset, ["train"], Staging(dir=str(tmp_path / "disk")))
     monkeypatch.setenv(STAGED, str(folder))
