@@ -27,6 +27,7 @@ HINTS = {  # what sbatch says, and the command that lists what there is
     "invalid qos": ["sacctmgr", "-nP", "show", "qos", "format=name"],
     "memory": ["sinfo", "-h", "-o", "%R %m MB a node"],
     "node configuration": ["sinfo", "-h", "-o", "%R: %D nodes, %c CPUs, %m MB, %G"],
+    "node name": ["sinfo", "-h", "-o", "%N"],
     "feature": ["sinfo", "-h", "-o", "%R %f"],
 }
 
@@ -194,7 +195,7 @@ def _refusal(text: str) -> str:
             done = subprocess.run(command, capture_output=True, text=True)
             found = ", ".join(dict.fromkeys(done.stdout.split("\n"))).strip(", ")
             return f"sbatch: {reason}; there is {found or 'none'}: change the cluster file"
-    return f"sbatch: {reason}"
+    return f"sbatch: {reason.removeprefix('sbatch: ')}"
 
 
 def _user() -> str:

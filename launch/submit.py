@@ -183,6 +183,8 @@ def _check(plan: Plan, names: Sequence[str]) -> None:
     for run, config in plan.configs.items():
         if "shard" not in names and {"train", "test"} & set(names):
             dataset_path(config.data.dataset)
+        if "test" in names and "train" not in names and not Run(run).exists():
+            raise ConfigError(f"{run} is no run yet: submit train,test")
         if Run(run).exists():
             different = differences(Run(run).config(), config)
             if "train" not in names:

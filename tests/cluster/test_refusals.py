@@ -13,6 +13,7 @@ REFUSED = {
     "cluster.mem_gb=300": "16000 MB",
     "cluster.constraint=a100": "Invalid feature specification",
     "cluster.gpus_per_node=4": "Requested node configuration is not available; there is main: ",
+    "cluster.exclude=node77": "Invalid node name specified; there is node[1-9]: change",
     "cluster.nodes=3": "train.batch 8 is no multiple of 3 ranks",
     "cluster.partitoin=low": "unknown setting partitoin; did you mean partition?",
 }
@@ -29,7 +30,11 @@ def test_a_stage_that_is_refused_takes_back_the_stages_before_it(slurm: Path, wo
     run = Run(work, "half")
     told = run.submit("train,test", "cluster.stages={test: {partition: gpu}}", code=2)
     assert "invalid partition" in told
-    wait("the end", lambda: not queue("half"), 30)
+    wait("the end", lambda: not queue("half"))
+
+
+def test_a_test_of_no_run_is_refused(slurm: Path, work: Path):
+    assert "is no run yet: submit train,test" in Run(work, "untrained").submit("test", code=2)
 
 
 def test_a_folder_that_cannot_be_written_is_refused(slurm: Path, work: Path):
@@ -46,7 +51,7 @@ def test_a_folder_that_the_nodes_do_not_share_is_explained(slurm: Path, tmp_path
     try:
         run.submit("train", "cluster.nodes=1")
         ended(run)
-        wait("the reason", lambda: "cannot be written on the node" in tin("status", run.path), 30)
+        wait("the reason", lambda: "cannot be written on the node" in tin("status", run.path))
     finally:
         ask("umount", run.path)
 
