@@ -6,6 +6,7 @@ what happened.
 """
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 from submitit.core.utils import DelayedSubmission, JobPaths
 
 from configs.cluster import for_stage
-from launch.errors import STOPPED
+from launch.errors import ASK, STOPPED
 from launch.limits import limited
 from launch.messages import Message, last_start, messages
 from launch.queue import SlurmError, ask, queued
@@ -52,6 +53,9 @@ def main(logs: str, exit_code: str) -> int:
     if cluster.chain:
         _say(f"{job.stage}: {end.text}; {_rest_of_chain(run, end)}")
         return int(exit_code)
+    if not shutil.which("scontrol"):  # in a container: the batch script does it
+        _say(f"{job.stage}: {end.text}; back to the queue")
+        return ASK
     avoid = _avoid(cluster.exclude, ends(run), paths.submission_file)
     return _requeue(end, avoid) or int(exit_code)
 

@@ -3,6 +3,7 @@
 import logging
 
 STOPPED = 75
+ASK = 74  # of launch.after, where no command of Slurm is: the batch script shall requeue
 BAD_DATA = 3
 CODES = {  # by name: to import these classes is to import torch and DALI
     "ConfigError": 2,

@@ -17,6 +17,7 @@ from submitit.core.utils import FailedJobError
 
 from configs.cluster import Cluster
 from configs.load import ConfigError
+from launch.errors import ASK
 from launch.job import StageJob
 from launch.messages import START
 
@@ -101,9 +102,9 @@ def make_executor(
         mem_gb=cluster.mem_gb * cluster.ranks_per_node,
         slurm_signal_delay_s=cluster.signal_s,
         slurm_array_parallelism=cluster.parallel,
-        slurm_setup=[*setup, _HEADER],
+        slurm_setup=[*setup, _MASTER, _HEADER],
         slurm_srun_args=_srun_options(cluster),
-        slurm_teardown=_teardown(python, logs),
+        slurm_teardown=_teardown(cluster, python, logs),
         slurm_additional_parameters=_sbatch_options(cluster, dependency),
     )
     if not cluster.gpus_per_node:
@@ -135,6 +136,7 @@ def test_only(text: str) -> str:
     return done.stderr.strip()
 
 
+_MASTER = "export MASTER_ADDR=${MASTER_ADDR:-$(scontrol show hostnames | head -n 1)}"
 _HEADER = f'echo "{START}$SLURM_JOB_ID, start ${{SLURM_RESTART_COUNT:-0}}, $SLURM_JOB_NODELIST" >&2'
 
 
@@ -171,9 +173,19 @@ def _srun_options(cluster: Cluster) -> list[str]:
     ]
 
 
-def _teardown(python: str, logs: Path) -> list[str]:
+def _teardown(cluster: Cluster, python: str, logs: Path) -> list[str]:
     after = f"{python} -m launch.after {shlex.quote(str(logs))} $rc"
-    return ["rc=$?", f"[ $rc -eq 0 ] || {{ {after}; rc=$?; }}", "exit $rc"]
+    if any(option.startswith("--container") for option in cluster.srun):  # pyxis: not without srun
+        alone = ["srun", "--nodes=1", "--ntasks=1", "--nodelist=$SLURMD_NODENAME", *cluster.srun]
+        after = f"{' '.join(alone)} {after}"
+    runs = '"$(squeue -h -j $SLURM_JOB_ID -o %T)" = RUNNING'
+    requeue = f"[ {runs} ] && scontrol requeue $SLURM_JOB_ID"
+    return [
+        "rc=$?",
+        f"[ $rc -eq 0 ] || {{ {after}; rc=$?; }}",
+        f"[ $rc -ne {ASK} ] || {{ {requeue}; }}",
+        "exit $rc",
+    ]
 
 
 def _sbatch_options(cluster: Cluster, dependency: str) -> dict[str, str | int | bool]:

@@ -1,15 +1,19 @@
 """What is made of a job that did not end well: why, whose fault, and how often."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+from submitit.core.utils import DelayedSubmission
 
 from launch import after
 from launch.after import judge
+from launch.errors import ASK
+from launch.job import StageJob
 from launch.limits import limited
 from launch.messages import Message, last_start, lost_nodes, messages, start_before
-from launch.record import End, Note
+from launch.record import End, Note, ends, write_note
 
 LOG = """\
 === job 7, start 0, node[1-2]
@@ -92,6 +96,20 @@ def test_failures_are_counted_over_the_run_and_stops_are_not():
     assert limited(end("failed", 10), steps, 4).kind == "failed"
     over = limited(end("failed", 10), steps, 3)
     assert over.text.startswith("4 failures, and run.max_restarts is 3")
+
+
+def test_where_no_command_of_slurm_is_the_batch_script_is_asked(tmp_path: Path, monkeypatch):
+    DelayedSubmission(StageJob("train", str(tmp_path))).dump(tmp_path / "7_submitted.pkl")
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job/cluster.yaml").write_text("{}")
+    (tmp_path / "job/recipe.yaml").write_text("{}")
+    write_note(tmp_path, "7", 0, note("failed", 1))
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert after.main(str(tmp_path), "1") == ASK
+    assert [(end.kind, end.text) for end in ends(tmp_path)] == [("failed", "node1: because")]
 
 
 BUSY_ONCE = """\

@@ -75,6 +75,8 @@ def test_every_setting_reaches_the_batch_script(commands: Path):
     for word in ("--kill-on-bad-exit=1", "--cpus-per-task=8", "--container-image=tin.sqsh"):
         assert word in srun  # srun does not inherit the CPUs of sbatch
     assert "apptainer exec --nv tin.sif python -u -m submitit.core._submit /runs/logs" in srun
+    after = next(line for line in text.splitlines() if "launch.after" in line)
+    assert "--nodelist=$SLURMD_NODENAME --container-image=tin.sqsh apptainer exec" in after
     assert "export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0\n" in text
     assert "export PYTHONPATH=/runs/code" in text
     assert text.endswith("exit $rc")

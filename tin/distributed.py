@@ -110,7 +110,8 @@ def _place() -> tuple[int, int, int]:
         return int(env["RANK"]), int(env.get("LOCAL_RANK", "0")), int(env["WORLD_SIZE"])
     if int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:  # set by srun, not by sbatch or salloc
         rank, world_size = int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"])
-        env.setdefault("MASTER_ADDR", _first_node(env["SLURM_STEP_NODELIST"]))
+        if "MASTER_ADDR" not in env:  # a batch script of ours sets it: a container has no scontrol
+            env["MASTER_ADDR"] = _first_node(env["SLURM_STEP_NODELIST"])
         env.setdefault("MASTER_PORT", str(_port()))
         env.update(RANK=str(rank), WORLD_SIZE=str(world_size))
         return rank, int(env["SLURM_LOCALID"]), world_size

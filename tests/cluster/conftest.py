@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +77,8 @@ def work(slurm: Path, tmp_path_factory) -> Path:
     named = [f"{name}={place}" for name, place in places.items()]
     (folder / "tiny.yaml").write_text(tin("config", "demo", *named, *SETTINGS))
     (folder / "box.yaml").write_text(CLUSTER)
+    (slurm / "python").write_text(f'#!/bin/sh\nPATH=/nowhere exec {sys.executable} "$@"\n')
+    (slurm / "python").chmod(0o755)
     tin("shard", videos, folder / "data", "--labels", labels, "shard.shard_mb=0.2")
     return folder
 

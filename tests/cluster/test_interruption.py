@@ -18,6 +18,7 @@ ON_THREE = "cluster.exclude=node[4-9]"
 ON_OTHER_THREE = "cluster.exclude=node[1-2],node[6-9]"
 ON_LAST = ("cluster.partition=low", "cluster.options={nodelist: 'node[8-9]'}")
 STAGED = "cluster.stage={dir: '%s/$SLURMD_NODENAME', keep_free: '0%%'}"
+CONTAINER = "cluster.python=%s/python"  # one without the commands of Slurm, as in a container
 NUM_STEPS = 24
 
 
@@ -77,7 +78,7 @@ def lose_node(run: Run, box: Path) -> None:
 CASES: dict[str, tuple[Callable[[Run, Path], None], tuple[str, ...]]] = {
     "preempt": (preempt, ON_PREEMPTED),
     "user_signal": (user_signal, (ON_TWO, STAGED)),
-    "terminate": (terminate, (ON_TWO,)),
+    "terminate": (terminate, (ON_TWO, CONTAINER)),
     "kill_rank": (kill_rank, (ON_THREE,)),
     "stop_rank": (stop_rank, (ON_THREE, "run.hang_minutes=0.5")),
     "lose_node": (lose_node, (ON_OTHER_THREE, "cluster.gpus_per_node=1")),
