@@ -15,7 +15,7 @@ HANG = """
 import sys, time
 from pathlib import Path
 from tin import health
-health.FIRST_STEP_S, health.GRACE_S = 0.5, 0.1
+health.FIRST_STEP_S, health.GRACE_S = 3.0, 0.1
 def waits_for_ever():
     while True:
         time.sleep(0.01)

@@ -37,7 +37,7 @@ def recipe(tmp_path: Path) -> Path:
 
 def tin(*words: object, code: int = 0) -> str:
     command = [sys.executable, "-m", "launch", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -106,7 +106,7 @@ def test_a_signal_saves_and_the_run_goes_on(recipe: Path, tmp_path: Path):
         assert done.poll() is None
         time.sleep(0.1)
     os.kill(done.pid, signal.SIGTERM)
-    assert done.wait(60) == 75
+    assert done.wait(400) == 75
 
 
 def test_the_snapshot_is_what_runs_now_with_what_differs_from_its_commit(tmp_path: Path):

@@ -15,7 +15,9 @@ from launch import record
 from tin import checkpoint
 from tin import run as runs
 
-WAIT_S = 300.0  # for what takes seconds on an idle machine
+WAIT_S = 600.0  # for what takes seconds on an idle machine
+
+STEP = re.compile(r"epoch \d+ step (\d+):")  # what rank 0 logs of each
 
 
 def tin(*words: object, code: int = 0, **env: str) -> str:
@@ -58,6 +60,14 @@ def ended(run: "Run") -> None:
     wait(f"the end of {run.path.name}", lambda: not ids & set(queue()))
 
 
+def accounted(job_id: str, column: str) -> list[str]:
+    """Return what sacct says of each execution of a job that has ended; it may lag behind."""
+    listed = ["sacct", "-D", "-X", "-n", "-P", "-j", job_id, "-o"]
+    alive = {"PENDING", "RUNNING"}
+    wait(f"the account of {job_id}", lambda: not alive & set(ask(*listed, "State").split()))
+    return ask(*listed, column).splitlines()
+
+
 class Run:
     """A run on the cluster, seen from outside."""
 
@@ -92,12 +102,12 @@ class Run:
         return "".join(file.read_text() for file in files if file.exists())
 
     def wait_step(self, step: int) -> None:
-        """Wait until `step` steps are done, in an attempt that is past its first step."""
-        attempts = len(runs.Run(self.path).attempts())
+        """Wait until `step` steps are done, in a start that lives and has done one of its own."""
 
         def ready() -> bool:
-            started = self.log.rpartition("=== job")[2]
-            return self.step >= step and " step " in started and bool(attempts or self.step)
+            starts = self.log.split("=== job")[1:]
+            lives = len(starts) > len(self.ends)
+            return self.step >= step and lives and bool(STEP.search(starts[-1]))
 
         wait(f"step {step} of {self.path.name}", ready)
 
@@ -139,7 +149,7 @@ class Run:
 
     def steps_logged(self) -> list[int]:
         """Return the numbers of the steps that were done, in their order; repeated ones too."""
-        return [int(step) for step in re.findall(r"epoch \d+ step (\d+):", self.log)]
+        return [int(step) for step in STEP.findall(self.log)]
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return all tensors of the last checkpoint."""

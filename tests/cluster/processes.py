@@ -49,7 +49,7 @@ def which(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 
 
-def wait(what: str, ready: Callable[[], object], box: Path, seconds: float = 40) -> None:
+def wait(what: str, ready: Callable[[], object], box: Path, seconds: float = 120) -> None:
     """Wait until `ready()` is true and raises nothing."""
     end = time.monotonic() + seconds
     problem: object = ""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import slurm_box
-from hands import Run, ask, assert_same_bits, tin, wait
+from hands import Run, accounted, ask, assert_same_bits, tin, wait
 
 pytestmark = pytest.mark.cluster
 ON_TWO = "cluster.options={nodelist: 'node[1-2]'}"
@@ -37,7 +37,7 @@ def five_times(run: Run, box: Path) -> None:
     """Disturb a run at five random moments, each after some steps of its own."""
     chance = random.Random(0)
     for start in range(5):
-        run.wait_step(2 + 4 * start + chance.randrange(3))
+        run.wait_step(2 + 3 * start + chance.randrange(3))
         kind = chance.choice(["preempt", "user_signal", "terminate", "kill_rank"])
         if kind == "preempt":
             call_prod("node[8-9]")
@@ -80,7 +80,7 @@ CASES: dict[str, tuple[Callable[[Run, Path], None], tuple[str, ...]]] = {
     "user_signal": (user_signal, (ON_TWO, STAGED)),
     "terminate": (terminate, (ON_TWO, CONTAINER)),
     "kill_rank": (kill_rank, (ON_THREE,)),
-    "stop_rank": (stop_rank, (ON_THREE, "run.hang_minutes=0.5")),
+    "stop_rank": (stop_rank, (ON_THREE, "run.hang_minutes=0.75")),
     "lose_node": (lose_node, (ON_OTHER_THREE, "cluster.gpus_per_node=1")),
     "five_times": (five_times, ON_LAST),
 }
@@ -140,7 +140,7 @@ def test_a_killed_rank_and_its_node_are_named(disturbed: dict[str, Future[Run]])
 
 def test_the_next_try_stays_away_from_the_node_of_a_dead_rank(disturbed: dict[str, Future[Run]]):
     run = disturbed["kill_rank"].result()
-    first, second = ask("sacct", "-DXnP", "-j", run.job, "-o", "NodeList").split()
+    first, second = accounted(run.job, "NodeList")
     assert "node2" in ask("scontrol", "show", "hostnames", first).split()
     assert "node2" not in ask("scontrol", "show", "hostnames", second).split()
 
@@ -168,10 +168,10 @@ def test_shards_were_read_from_the_disk_of_each_node(
 
 def test_gpu_hours_of_all_executions_reach_the_report(disturbed: dict[str, Future[Run]]):
     run = disturbed["lose_node"].result()
+    elapsed = accounted(run.job, "ElapsedRaw")
     tin("report", run.path, "--out", run.path / "report")
     with (run.path / "report" / "results.csv").open() as file:
         hours = float(next(csv.DictReader(file))["gpu_hours"])
-    elapsed = ask("sacct", "-DXnP", "-j", run.job, "-o", "ElapsedRaw").split()
     assert len(elapsed) == 2
     assert hours == pytest.approx(2 * sum(map(int, elapsed)) / 3600)  # two nodes with a GPU each
 
