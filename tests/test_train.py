@@ -189,6 +189,30 @@ def test_another_dataset_in_an_existing_run_is_refused(dataset, tmp_path):
         (tmp_path / "aside").rename(dataset)
 
 
+def test_other_settings_than_those_of_the_checkpoint_are_refused(dataset, tmp_path):
+    go(tmp_path, f"data.dataset={dataset}", "train.epochs=1", "train.evaluate_every=1")
+    (tmp_path / "job" / "DONE").unlink()
+    config = tmp_path / "config.yaml"
+    edited = config.read_text().replace("arch: resnet18", "arch: resnet34")
+    config.write_text(edited.replace("  batch: 4\n", "  batch: 8\n", 1))
+    told = "other settings .* model.arch: resnet18 -> resnet34; train.batch: 4 -> 8; put these back"
+    with pytest.raises(ConfigError, match=told):
+        go(tmp_path)
+
+
+def test_a_checkpoint_of_another_network_is_refused_in_one_line(dataset, tmp_path):
+    go(tmp_path, f"data.dataset={dataset}", "train.epochs=1", "train.evaluate_every=1")
+    (tmp_path / "job" / "DONE").unlink()
+    path = checkpoint.newest(Run(tmp_path))
+    saved = checkpoint.load(path)  # as when the code of a user's own module has changed
+    saved["model"] = {name.replace("layer1", "layer9"): w for name, w in saved["model"].items()}
+    torch.save(saved, path)
+    with pytest.raises(CheckpointError, match=r"do not fit resnet18 .*layer1") as caught:
+        go(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
 def test_a_loss_that_does_not_fit_the_labels_is_refused(dataset, tmp_path):
     with pytest.raises(ConfigError, match="one label a video; set train.loss=nll"):
         go(tmp_path, f"data.dataset={dataset}", "train.loss=bce")

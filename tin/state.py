@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from configs.load import ConfigError, differences
 from configs.schema import Config
 from preprocess.shards import DatasetInfo
 from tin import checkpoint
@@ -18,7 +19,7 @@ from tin.model import build_model, train_mode
 from tin.optim import build_optimizer
 from tin.run import Run
 from tin.tally import Tally
-from tin.trained import precision_of
+from tin.trained import config_of, load_weights, precision_of
 from tin.weights import initialize
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,14 @@ class State:
                 f" {saved['dataset_digest'][:12]}, now {self.info.digest[:12]}); name its dataset,"
                 " or another run folder"
             )
-        self.model.load_state_dict(saved["model"])
+        different = differences(config_of(saved), self.config)
+        if different:
+            raise ConfigError(
+                f"{self.folder.path}: its checkpoint was trained with other settings than its"
+                f" config.yaml has now: {'; '.join(different)}; put these back, or name another"
+                " run folder"
+            )
+        load_weights(self.model, saved["model"], self.config)
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.ema:
             self.ema.module.load_state_dict(saved["ema"])

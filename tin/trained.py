@@ -1,5 +1,6 @@
 """A trained model, out of a run or a checkpoint file."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from configs.schema import Config
 from tin import checkpoint
 from tin.model import build_model
 from tin.run import Run
+
+SHOWN = 160  # characters of a list of tensors that do not fit
 
 
 def find_checkpoint(run: Run, which: str) -> Path:
@@ -41,14 +44,24 @@ def restore(state: dict[str, Any], config: Config) -> nn.Module:
         CheckpointError: the weights do not fit the settings.
     """
     model = build_model(config, len(state["classes"]))
-    try:
-        model.load_state_dict(state["ema"] or state["model"])
-    except RuntimeError as error:
-        raise checkpoint.CheckpointError(
-            f"the weights do not fit {config.model.arch} with model.temporal"
-            f" {config.model.temporal}: {error}"
-        ) from None
+    load_weights(model, state["ema"] or state["model"], config)
     return model.eval()
+
+
+def load_weights(model: nn.Module, weights: dict[str, Any], config: Config) -> None:
+    """Put the weights of a checkpoint into a model that `config` describes.
+
+    Raises:
+        CheckpointError: they do not fit; the first that does not is named.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[2].strip() or str(error)  # the first line says nothing
+        raise checkpoint.CheckpointError(
+            f"the checkpoint's weights do not fit {config.model.arch} with model.temporal"
+            f" {config.model.temporal}: {textwrap.shorten(reason, SHOWN, placeholder=' ...')}"
+        ) from None
 
 
 def precision_of(config: Config, device: torch.device) -> str:
