@@ -84,13 +84,15 @@ class Training:
     ) -> tuple[TrainingPlan, list[ClipFrames], list[BadFrame]]:
         """Put the next clip of the order in the place of each that has no good frame.
 
-        So the batch stays full, and holds the same at every number of ranks.
+        So the batch stays full, and holds the same at every number of ranks. Where there are more
+        damaged frames than allowed no clips come back: the frames are enough to refuse.
         """
         bad_frames = [bad for clip in clips for bad in clip.bad_frames]
         for row in range(len(clips)):
             position = plan.positions[row]
             while not clips[row].jpegs:
-                refuse(bad_frames, self.limit, self._split)
+                if len(bad_frames) > self.limit:
+                    return plan, [], bad_frames
                 position = (position + 1) % self._split.num_videos
                 places = np.array([position])
                 other = plan_training(self._split, self._config, self._order, epoch, places)

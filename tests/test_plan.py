@@ -118,7 +118,7 @@ def test_a_local_order_knows_shards_with_gaps():
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_a_pass_holds_the_same_clips_frames_and_crops_at_every_world_size(world_size):
     split = fake_split(64)
-    config = load(None, ["augment.flip=random", "train.seed=5"])
+    config = load("demo", ["augment.flip=random", "train.seed=5"])
     order = Order(5, 64)
     want = plan_training(split, config, order, 1, np.arange(16, 32))
     parts = [
