@@ -59,6 +59,17 @@ def test_a_half_written_file_is_never_found(run):
     assert checkpoint.newest(run).name == "step-00000001-a01.pt"
 
 
+def test_what_a_killed_attempt_was_writing_is_removed(run):
+    run.start_attempt()
+    left = [".step-00000009-a01.pt.1", ".best.pt.1", ".step-00000009-a03.pt.3"]
+    run.checkpoints.mkdir()
+    for name in left:
+        (run.checkpoints / name).write_bytes(b"half")
+    checkpoint.save(run, state(5))
+    names = sorted(path.name for path in run.checkpoints.iterdir())
+    assert names == [left[2], "step-00000005-a02.pt"]  # the third attempt may be writing still
+
+
 def test_a_damaged_one_gives_way_to_the_one_before(run, caplog):
     checkpoint.save(run, state(1))
     newest = checkpoint.save(run, state(2))

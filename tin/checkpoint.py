@@ -45,7 +45,7 @@ def save(run: Run, state: dict[str, Any], name: str | None = None) -> Path:
     run.check()
     aside.replace(path)
     sync_folder(run.checkpoints)
-    for old in _steps(run)[KEPT:]:
+    for old in (*_steps(run)[KEPT:], *_leftovers(run)):
         old.unlink(missing_ok=True)
     return path
 
@@ -104,6 +104,12 @@ def load(path: Path) -> dict[str, Any]:
             " version reads; update tin-video"
         )
     return state
+
+
+def _leftovers(run: Run) -> list[Path]:
+    """Return what attempts before this one were writing when they were killed."""
+    files = [file for file in run.checkpoints.glob(".*.pt.*") if file.suffix[1:].isdigit()]
+    return [file for file in files if int(file.suffix[1:]) < run.attempt]
 
 
 def _steps(run: Run) -> list[Path]:
