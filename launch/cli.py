@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from launch import cluster_commands, result_commands, tool_commands
-from launch.errors import BAD_DATA, exit_code, explain, set_up_logging
+from launch.errors import exit_code, explain, set_up_logging
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -96,8 +96,8 @@ def shard(
         given.append(f"shard.parts={parts}")
     config = load(None, [*(settings or []), *given])
     result = convert(config, dataset, part)
-    typer.echo(f"{dataset}: {result}")
-    raise typer.Exit(BAD_DATA if result.too_many_bad else 0)
+    name = "quarantine.csv" if part is None else "quarantine"
+    tool_commands.tell_quarantine(result, dataset, name)
 
 
 @app.command()

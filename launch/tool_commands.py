@@ -8,6 +8,7 @@ import typer
 from launch.errors import BAD_DATA
 
 if TYPE_CHECKING:
+    from preprocess.convert import ShardResult
     from tin.timing import Report
 
 Dataset = Annotated[Path, typer.Argument(help="Folder of a dataset.")]
@@ -48,9 +49,19 @@ def merge(dataset: Dataset) -> None:
     """Join the parts that `tin shard --part` wrote."""
     from preprocess.convert import merge as merge_parts
 
-    result = merge_parts(dataset)
+    tell_quarantine(merge_parts(dataset), dataset, "quarantine.csv")
+
+
+def tell_quarantine(result: "ShardResult", dataset: Path, name: str) -> None:
+    """Say what became of the videos; leave with 3 where too many could not be used."""
     typer.echo(f"{dataset}: {result}")
-    raise typer.Exit(BAD_DATA if result.too_many_bad else 0)
+    if result.too_many_bad:
+        typer.echo(
+            f"tin: too many videos could not be used, {dataset / name} says why; the others are"
+            " stored, and can be trained on if that is all right",
+            err=True,
+        )
+        raise typer.Exit(BAD_DATA)
 
 
 @data.command()

@@ -39,7 +39,8 @@ class ClipLoader:
         device: where batches go: ``cpu``, or a GPU, which then decodes too.
 
     Raises:
-        ConfigError: the batch does not divide by the ranks, or the split is smaller than it.
+        ConfigError: there is no such split, it is smaller than a batch, or the ranks do not divide
+            a batch.
         ShardError: the dataset cannot be read.
     """
 

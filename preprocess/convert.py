@@ -67,8 +67,8 @@ def shard(config: Config, folder: str | Path, part: int | None = None) -> ShardR
     follow; with None all of it, and the merge.
 
     Raises:
-        ConfigError: settings or annotations that cannot be used.
-        ShardError: the folder holds another dataset, or cannot be written.
+        ConfigError: settings or annotations that cannot be used, or a folder begun with others.
+        ShardError: the folder cannot be read or written.
     """
     settings, folder = config.shard, Path(folder)
     if part is not None and not 0 <= part < settings.parts:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from configs.load import to_yaml
+from configs.load import ConfigError, to_yaml
 from configs.schema import ShardSettings
 from preprocess.annotations import Annotations, Video
 from preprocess.decode import BadVideoError, probe
@@ -43,7 +43,8 @@ def begin(folder: Path, annotations: Annotations, settings: ShardSettings) -> Pl
     """Return the plan of a dataset, the one in the folder where it has been begun.
 
     Raises:
-        ShardError: the folder was begun with other videos, settings or versions.
+        ConfigError: the folder was begun with other videos, settings or versions.
+        ShardError: its plan is broken, or of a newer format.
     """
     path = folder / NAME
     old = read_plan(folder) if path.exists() else None
@@ -56,7 +57,7 @@ def begin(folder: Path, annotations: Annotations, settings: ShardSettings) -> Pl
     changed = [name for name in before if before[name] != after[name]]
     if changed:
         name = changed[0]
-        raise ShardError(
+        raise ConfigError(
             f"{path}: this dataset was begun with {name} {_short(before[name])}, now it is"
             f" {_short(after[name])}; use another folder, or delete this one"
         )

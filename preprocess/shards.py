@@ -157,12 +157,13 @@ def open_split(folder: str | Path, split: str) -> Split:
     """Return the tables of a split, memory-mapped.
 
     Raises:
-        ShardError: no such split, or a table that is absent, cut short or of another type.
+        ConfigError: there is no such split.
+        ShardError: a table is absent, cut short or of another type.
     """
     folder, info = Path(folder), read_info(folder)
     if split not in info.splits:
         names = ", ".join(info.splits)
-        raise ShardError(f"{folder} has no split {split!r}; there are {names}")
+        raise ConfigError(f"{folder} has no split {split!r}; there are {names}")
     tables = {name: _open_table(folder, split, name) for name in TABLES}
     if len(tables["videos"]) != info.splits[split]:
         raise ShardError(

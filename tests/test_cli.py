@@ -49,6 +49,19 @@ def test_wrong_settings_are_2_in_one_line(tmp_path):
     )
 
 
+def test_more_bad_videos_than_allowed_are_3_and_say_where_the_reasons_are(tmp_path):
+    (tmp_path / "s" / "a").mkdir(parents=True)
+    for number in range(4):
+        (tmp_path / "s" / "a" / f"{number}.mp4").touch()
+    done = tin("shard", str(tmp_path / "s"), str(tmp_path / "d"))
+    assert done.returncode == 3
+    assert "d: 0 videos, 4 in quarantine" in done.stdout
+    assert f"could not be used, {tmp_path}/d/quarantine.csv says why" in done.stderr
+    again = tin("shard", str(tmp_path / "s"), str(tmp_path / "d"), "shard.short_side=9")
+    assert again.returncode == 2
+    assert "begun with short_side 256, now it is 9" in again.stderr
+
+
 def test_debug_shows_the_trace_at_any_place(tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("clip: 3")

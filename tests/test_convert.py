@@ -147,9 +147,9 @@ def test_the_tables_can_be_made_again_from_the_tars(source, whole, tmp_path):
 
 def test_another_setting_in_a_begun_folder_is_refused(source, whole):
     before = tree(whole)
-    with pytest.raises(ShardError, match="begun with short_side 256, now it is 128; use another"):
+    with pytest.raises(ConfigError, match="begun with short_side 256, now it is 128; use another"):
         shard(shard_config(source, "shard.held_out=0.2", "shard.short_side=128"), whole)
-    with pytest.raises(ShardError, match=r"begun with splits \{'train': 20, 'val': 4\}, now"):
+    with pytest.raises(ConfigError, match=r"begun with splits \{'train': 20, 'val': 4\}, now"):
         shard(shard_config(source), whole)
     assert tree(whole) == before
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from configs.load import ConfigError
 from preprocess.shards import (
     FORMAT,
     DatasetInfo,
@@ -172,7 +173,7 @@ def test_a_newer_format_is_refused_with_advice(dataset):
 def test_an_absent_or_broken_dataset_is_named(dataset, tmp_path):
     with pytest.raises(ShardError, match=r"dataset\.yaml is absent: make the dataset"):
         read_info(tmp_path)
-    with pytest.raises(ShardError, match="no split 'val'; there are train"):
+    with pytest.raises(ConfigError, match="no split 'val'; there are train"):
         open_split(dataset, "val")
     (dataset / "dataset.yaml").write_text("format: [1\n")
     with pytest.raises(ShardError, match=r"dataset\.yaml.*run `tin data merge` again"):
