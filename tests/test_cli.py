@@ -1,5 +1,6 @@
 """The command line: quick help, clear errors, exit codes."""
 
+import os
 import subprocess
 import sys
 
@@ -11,8 +12,8 @@ from launch.errors import exit_code, explain
 HEAVY = ("torch", "nvidia.dali", "pandas", "submitit", "numpy", "av")
 VERBS = (
     "shard train test predict report submit status logs cancel config check fuse "
-    "data:verify data:merge data:demo weights:fetch weights:import op:build op:check "
-    "bench:op bench:data bench:model bench:train"
+    "data:verify data:merge data:demo weights:fetch weights:import weights:export "
+    "op:build op:check bench:op bench:data bench:model bench:train"
 )
 
 
@@ -25,13 +26,13 @@ def test_help_imports_nothing_heavy_and_every_verb_has_help():
     code = f"""
 import sys
 from launch.cli import app
-for verb in {[verb.split(":") for verb in VERBS.split()]}:
+for verb in {[[], *(verb.split(":") for verb in VERBS.split())]}:
     app([*verb, "--help"], standalone_mode=False)
     assert not set({HEAVY}) & set(sys.modules), set({HEAVY}) & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Usage:") == len(VERBS.split())
+    assert done.stdout.count("Usage:") == 1 + len(VERBS.split())
 
 
 def test_wrong_usage_is_2_with_the_command_that_helps():
@@ -60,6 +61,18 @@ def test_more_bad_videos_than_allowed_are_3_and_say_where_the_reasons_are(tmp_pa
     again = tin("shard", str(tmp_path / "s"), str(tmp_path / "d"), "shard.short_side=9")
     assert again.returncode == 2
     assert "begun with short_side 256, now it is 9" in again.stderr
+
+
+def test_a_task_of_a_slurm_array_shards_its_part(tmp_path):
+    for number in range(5):  # videos that fail: shards of four and of one
+        (tmp_path / "s" / "a").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "s" / "a" / f"{number}.mp4").touch()
+    array = {"COUNT": "2", "MIN": "5", "ID": "6"}
+    tasks = {f"SLURM_ARRAY_TASK_{name}": value for name, value in array.items()}
+    words = "shard", str(tmp_path / "s"), str(tmp_path / "d")
+    done = tin(*words, env={**os.environ, **tasks})
+    assert "d: 0 videos, 1 in quarantine" in done.stdout
+    assert [path.name for path in (tmp_path / "d").glob("*.tar")] == ["train-00001.tar"]
 
 
 def test_debug_shows_the_trace_at_any_place(tmp_path):
