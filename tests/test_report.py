@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -82,6 +83,16 @@ def test_a_run_without_a_test_shows_its_best_epoch(tmp_path):
     assert row["data_wait"] == pytest.approx(0.02)
     wanted = ("demo", "motions", "interlace", "resnet50", 8, "1x3", 224, "none", 3, 40, 48)
     assert tuple(row[list(COLUMNS[1:12])]) == wanted
+
+
+def test_the_speed_is_that_of_the_steps_where_no_epoch_knows_it(tmp_path):
+    run = _run(tmp_path / "a")
+    rows = (run / "metrics.csv").read_text().splitlines()
+    lost = [re.sub("9,1[0-2]0,0.02$", "0,nan,nan", row) for row in rows]
+    assert sum(one != two for one, two in zip(rows, lost, strict=True)) == 3
+    (run / "metrics.csv").write_text("\n".join(lost) + "\n")
+    row = _only(run)
+    assert (row["clips_per_s"], row["data_wait"]) == (99, pytest.approx(0.03))
 
 
 def test_gpu_hours_sum_all_attempts(tmp_path):

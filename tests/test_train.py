@@ -227,6 +227,16 @@ def test_a_finished_run_is_left_as_it_is(dataset, tmp_path, caplog):
     assert checkpoint.newest(Run(tmp_path)).stat() == before
 
 
+def test_a_run_that_goes_on_at_the_end_of_an_epoch_does_not_make_up_a_speed(dataset, tmp_path):
+    go(tmp_path, f"data.dataset={dataset}", "train.epochs=1", "train.evaluate_every=1")
+    before = pd.read_csv(tmp_path / "metrics.csv")
+    (tmp_path / "job" / "DONE").unlink()  # as if it was killed while it was measured
+    go(tmp_path)
+    after = pd.read_csv(tmp_path / "metrics.csv")
+    assert after.loss.tolist() == before.loss.tolist()
+    assert after.clips_per_s.isna().tolist() == [True, False]
+
+
 def test_a_broken_pair_of_rate_and_batch_is_named(dataset, tmp_path, caplog):
     go(tmp_path, f"data.dataset={dataset}", "optim.lr_batch=48", "train.epochs=1")
     assert "optim.lr 0.02 belongs to a batch of 48 clips, and train.batch is 4" in caplog.text

@@ -157,7 +157,7 @@ def _progress(run: Run, config: Config) -> dict[str, Any]:
     times = steps["time"].dropna().tolist() if "time" in steps else []
     split = metrics.get("split", pd.Series(dtype=str))
     trained = metrics[split == config.data.train_split]
-    speed = trained if len(trained) else steps
+    speed = trained if trained.get("clips_per_s", pd.Series()).notna().any() else steps
     return {
         **_best(metrics[split == config.data.test_split]),
         "clips_per_s": speed["clips_per_s"].median() if "clips_per_s" in speed else math.nan,

@@ -1,5 +1,6 @@
 """Running sums of an epoch: loss and hits, kept on the device until somebody asks."""
 
+import math
 import time
 from typing import Any
 
@@ -48,12 +49,15 @@ class Interval:
         self._began, self._waited = time.monotonic(), loader.wait_s
 
     def row(self, sums: list[float]) -> dict[str, Any]:
-        """Return mean loss, clips/s over all ranks, and this rank's share of time without data."""
+        """Return mean loss, clips/s over all ranks, and this rank's share of time without data.
+
+        Without a clip, as where a run goes on at the end of an epoch, nothing is known of speed.
+        """
         seconds = max(time.monotonic() - self._began, 1e-9)
         loss, _, _, clips = (now - then for now, then in zip(sums, self._sums, strict=True))
         return {
             "loss": loss / max(clips, 1),
             "seconds": seconds,
-            "clips_per_s": clips / seconds,
-            "data_wait": (self._loader.wait_s - self._waited) / seconds,
+            "clips_per_s": clips / seconds if clips else math.nan,
+            "data_wait": (self._loader.wait_s - self._waited) / seconds if clips else math.nan,
         }
