@@ -1,5 +1,6 @@
 """Training: the same bits after kills, the same steps at any number of ranks, clear refusals."""
 
+import json
 import os
 import random
 import signal
@@ -56,20 +57,24 @@ def losses(path: Path) -> list[float]:
     return pd.read_csv(path / "steps.csv").loss.tolist()
 
 
-@pytest.mark.parametrize(("world_size", "longest_s"), [(1, 0.6), (4, 2.0)])
-def test_a_run_killed_ten_times_ends_with_the_same_bits(dataset, tmp_path, world_size, longest_s):
+@pytest.mark.parametrize("world_size", [1, 4])
+def test_a_run_killed_ten_times_ends_with_the_same_bits(dataset, tmp_path, world_size):
     settings = [f"data.dataset={dataset}", "run.checkpoint_steps=1", "train.epochs=4"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert ranks.finish(ranks.start_ranks(world_size, go, whole, *settings)) == [0] * world_size
-    moments, run = random.Random(world_size), Run(killed)
+    facts = json.loads((whole / "environment-01.json").read_text())
+    longest_s = (facts["ended"] - facts["started"]) / 5
+    moments, run, places = random.Random(world_size), Run(killed), set()
     for attempt in range(1, 11):
         processes = ranks.start_ranks(world_size, go, killed, *settings)
         while max(run.attempts(), default=0) < attempt and processes[0].is_alive():
             time.sleep(0.02)
         time.sleep(moments.uniform(0, longest_s))
         ranks.kill(processes)
+        places.add(checkpoint.newest(run))
     assert ranks.finish(ranks.start_ranks(world_size, go, killed, *settings)) == [0] * world_size
-    assert len(run.attempts()) > 6  # the others came too late to disturb
+    assert len(run.attempts()) > 4  # the others came too late to disturb
+    assert len(places) > 2  # each time it went on from somewhere else
     assert_same_bits(whole, killed)
     for name in ("steps.csv", "metrics.csv"):
         one, two = (pd.read_csv(path / name) for path in (whole, killed))
