@@ -49,6 +49,8 @@ struct Pieces {
     return share(g * group_size(), group_size(), chunk(piece), chunks);
   }
   Run rest(int64_t piece) const {
+    // whole rows where that is not twice the work: a long copy, over which the groups are written
+    if (s.channels_last && 2 * s.channels <= s.C) return {0, s.C};
     if (s.channels_last) return {s.channels, s.C - s.channels};
     const int64_t start = int64_t(s.channels) * s.inner;
     return share(start, s.frame() - start, piece, count());
@@ -146,8 +148,8 @@ inline void each(int64_t rows, int64_t length, const Body& body) {
 
 template <typename T>
 inline void copy(int64_t rows, int64_t length, Rows<T> to, Rows<T> from) {
-  if (rows == 1) {
-    memcpy(to.at(0, 0), from.at(0, 0), length * sizeof(T));
+  if (rows == 1 || length == from.stride) {
+    memcpy(to.at(0, 0), from.at(0, 0), rows * length * sizeof(T));
     return;
   }
   each(rows, length, [=](int64_t row, int64_t i, auto width) {
@@ -235,6 +237,7 @@ class Operator {
     const int64_t rows = pieces.rows(piece);
     const Run rest = pieces.rest(piece);
     for (int t = 0; t < s.T; ++t) {
+      copy(rows, rest.length, y.at(t, rest), x.at(t, rest));
       for (int g = pieces.first_group(piece); g < pieces.end_group(piece); ++g) {
         const Run run = pieces.group(piece, g);
         const Shift<A> shift = shift_of(b, g);
@@ -247,7 +250,6 @@ class Operator {
           store<width>(blend(n, f, gain, part), to.at(row, i));
         });
       }
-      copy(rows, rest.length, y.at(t, rest), x.at(t, rest));
     }
   }
 
@@ -259,6 +261,7 @@ class Operator {
     const int64_t rows = pieces.rows(piece), chunk = pieces.chunk(piece);
     const Run rest = pieces.rest(piece);
     for (int frame = 0; frame < s.T; ++frame) {
+      if (Dx) copy(rows, rest.length, dx.at(frame, rest), grad.at(frame, rest));
       for (int g = pieces.first_group(piece); g < pieces.end_group(piece); ++g) {
         const Run run = pieces.group(piece, g);
         const Shift<A> shift = shift_of(b, g);
@@ -282,7 +285,6 @@ class Operator {
         if (Small && has_before) partial_of(b, g, before, chunk)[0] = nears.total();
         if (Small && has_after) partial_of(b, g, after, chunk)[1] = fars.total();
       }
-      if (Dx) copy(rows, rest.length, dx.at(frame, rest), grad.at(frame, rest));
     }
   }
 
