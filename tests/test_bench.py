@@ -76,6 +76,32 @@ def test_the_model_is_timed_with_each_temporal_module(monkeypatch):
     assert {row["what"] for row in report.rows} == {"latency", "throughput", "training step"}
 
 
+class _Small(torch.nn.Module):
+    def __init__(self, num_classes, arch, temporal, *_, dropout):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, num_classes + len(temporal), 1)  # no two are the same
+
+    def forward(self, clips):
+        return self.conv(clips.flatten(0, 1)).mean((2, 3)).unflatten(0, clips.shape[:2]).mean(1)
+
+
+def test_a_model_is_compiled_for_each_measurement(monkeypatch):
+    """Dynamo compiles a forward eight times, then leaves it alone: the time would be eager's."""
+    graphs, compile_with = [], torch.compile
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    layouts = {"contiguous": torch.contiguous_format}
+    for name, value in {"CROP": 8, "TIN": _Small, "LAYOUTS": layouts}.items():
+        monkeypatch.setattr(bench, name, value)
+    monkeypatch.setattr(torch, "compile", lambda *a, **k: compile_with(*a, **k, backend=backend))
+    report = bench.bench_model(seconds=0, compiled=True)
+    assert [row["form"] for row in report.rows] == ["eager"] * 3 + ["compiled"] * 3
+    assert len(graphs) == sum(len(row["ways"]) for row in report.rows[3:])
+
+
 def test_loader_and_training_are_timed(tmp_path):
     dataset = tmp_path / "dataset"
     tiny.write_dataset(dataset, [6] * 8)
