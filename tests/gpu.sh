@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
 # All that wants a GPU, in one go: build, tests, benchmarks, loading and a short training.
 #
-#   tests/gpu.sh [RESULT.json]        (SECONDS_A_LINE=0.5 of the benchmarks' tables)
+#   tests/gpu.sh [RESULT.json [STEP...]]        (SECONDS_A_LINE=0.5 of the benchmarks' tables)
 #
-# Without a GPU it does what it can and lists what it left out. Leaves with 1 if a step failed.
+# Where time is short, name the steps to take: half an hour on an H100 is our guess for all. The
+# result is written anew after each step, so that a run that is stopped leaves what it has. Without
+# a GPU it does what it can and lists what it left out. Leaves with 1 if a step failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 result=$(realpath -m "${1:-gpu.json}")
+shift $(($# > 0))
+chosen=" $* "
 python=${PYTHON:-.venv/bin/python}
 seconds=${SECONDS_A_LINE:-0.5}
 work=$(mktemp -d)
@@ -16,59 +20,18 @@ mkdir "$work/parts"
 step() { # NAME COMMAND...: run it, keep its end and its status
     local name=$1 began=$SECONDS status=0
     shift
+    [[ $chosen =~ ^\ *$ || $chosen == *" $name "* ]] || { leave_out "$name" "not chosen"; return; }
     echo "== $name: $*"
     "$@" 2>&1 | tee "$work/$name.log" || status=$?
     printf '%s\t%s\t%s\n' "$name" "$status" $((SECONDS - began)) >>"$work/steps"
+    write_result
 }
 leave_out() { # NAME WHY
     echo "== $1 left out: $2"
     printf '%s\t%s\n' "$1" "$2" >>"$work/left_out"
 }
-tin() { "$python" -m launch "$@"; }
-
-touch "$work/steps" "$work/left_out"
-step build tin op build
-step check tin op check
-"$python" -c "import torch, sys; sys.exit(not torch.cuda.is_available())" && gpu=1 || gpu=
-
-if [ "$gpu" ]; then
-    step tests env TIN_REQUIRE_GPU=1 "$python" -m pytest -m gpu
-    if command -v compute-sanitizer >/dev/null; then
-        few="definition_for_large_frames or alone_equals or borders"
-        for tool in memcheck racecheck initcheck synccheck; do
-            step "$tool" env TIN_REQUIRE_GPU=1 PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
-                compute-sanitizer --tool "$tool" --error-exitcode 9 --kernel-regex kns=tin \
-                "$python" -m pytest tests/test_interlace.py -m gpu -k "$few"
-        done
-    else
-        leave_out sanitizer "no compute-sanitizer"
-    fi
-    step bench_op tin bench op --seconds "$seconds" --json "$work/parts/op.json"
-    step bench_model tin bench model --json "$work/parts/model.json"
-    step aims "$python" tests/bench_interlace.py "$work/parts/op.json"
-    videos="--train 960 --val 64 --size 256"
-    settings=(train.batch=32 train.bn=partial)
-else
-    leave_out tests "no GPU: pytest -m gpu (kernels, streams, graphs, DALI mixed, NCCL)"
-    leave_out sanitizer "no GPU: compute-sanitizer over the operator's tests"
-    leave_out graphs "no GPU: replay of CUDA graphs, bfloat16 and float16 on tensor cores"
-    leave_out mixed "no GPU: JPEG decoding on the device"
-    step tests "$python" -m pytest tests/test_interlace.py
-    step bench_op tin bench op --seconds "$seconds" --clips 4 --json "$work/parts/op.json"
-    step bench_model tin bench model --seconds 2 --no-compiled --json "$work/parts/model.json"
-    step aims "$python" tests/bench_interlace.py "$work/parts/op.json"
-    videos="--train 32 --val 8 --size 128"
-    settings=(train.batch=8 clip.crop=112 clip.resize=128 model.arch=resnet18)
-fi
-
-# generated videos: all that is measured is speed
-# shellcheck disable=SC2086
-step videos tin data demo "$work/videos" $videos
-step shard tin shard "$work/videos" "$work/dataset" --labels "$work/videos/labels.csv"
-step bench_data tin bench data --json "$work/parts/data.json" "$work/dataset" "${settings[@]}"
-step bench_train tin bench train --json "$work/parts/train.json" "$work/dataset" "${settings[@]}"
-
-"$python" - "$work" "$result" <<'PYTHON'
+write_result() { # fails if a step failed
+    "$python" - "$work" "$result" <<'PYTHON'
 import json, pathlib, sys
 work, result = map(pathlib.Path, sys.argv[1:])
 rows = [line.split("\t") for line in (work / "steps").read_text().splitlines()]
@@ -85,3 +48,55 @@ print(f"{result}: {len(steps)} steps, failed: {', '.join(failed) or 'none'};",
       f"left out: {', '.join(left_out) or 'nothing'}")
 sys.exit(bool(failed))
 PYTHON
+}
+tin() { "$python" -m launch "$@"; }
+sanitize() { # TOOL OPTION...
+    env TIN_REQUIRE_GPU=1 PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+        compute-sanitizer --tool "$@" --error-exitcode 9 "$python" -m pytest \
+        tests/test_interlace.py -m gpu -k "definition_for_large_frames or alone_equals or borders"
+}
+
+touch "$work/steps" "$work/left_out"
+step build tin op build
+step check tin op check
+"$python" -c "import torch, sys; sys.exit(not torch.cuda.is_available())" && gpu=1 || gpu=
+
+if [ "$gpu" ]; then
+    step gpu_tests env TIN_REQUIRE_GPU=1 "$python" -m pytest -m gpu
+    step bench_op tin bench op --seconds "$seconds" --json "$work/parts/op.json"
+    videos="--train 960 --val 64 --size 256"
+    settings=(train.batch=32 train.bn=partial)
+else
+    leave_out gpu_tests "no GPU: pytest -m gpu (kernels, streams, graphs, DALI mixed, NCCL)"
+    leave_out sanitizer "no GPU: compute-sanitizer over the operator's tests"
+    leave_out graphs "no GPU: replay of CUDA graphs, bfloat16 and float16 on tensor cores"
+    leave_out mixed "no GPU: JPEG decoding on the device"
+    step tests "$python" -m pytest tests/test_interlace.py
+    step bench_op tin bench op --seconds "$seconds" --clips 4 --json "$work/parts/op.json"
+    videos="--train 32 --val 8 --size 128"
+    settings=(train.batch=8 clip.crop=112 clip.resize=128 model.arch=resnet18)
+fi
+step aims "$python" tests/bench_interlace.py "$work/parts/op.json"
+
+# generated videos: all that is measured is speed
+# shellcheck disable=SC2086
+step videos tin data demo "$work/videos" $videos
+step shard tin shard "$work/videos" "$work/dataset" --labels "$work/videos/labels.csv"
+step bench_data tin bench data --json "$work/parts/data.json" "$work/dataset" "${settings[@]}"
+step bench_train tin bench train --json "$work/parts/train.json" "$work/dataset" "${settings[@]}"
+
+if [ "$gpu" ]; then # what takes longest comes last
+    step bench_model tin bench model --no-compiled --json "$work/parts/model.json"
+    if command -v compute-sanitizer >/dev/null; then
+        step memcheck sanitize memcheck --kernel-regex kns=_ZN3tin
+        step racecheck sanitize racecheck --kernel-regex kns=_ZN3tin
+        step synccheck sanitize synccheck --kernel-regex kns=_ZN3tin
+        step initcheck sanitize initcheck # must also see what the kernels of torch write
+    else
+        leave_out sanitizer "no compute-sanitizer"
+    fi
+    step bench_compiled tin bench model --seconds 3 --json "$work/parts/compiled.json"
+else
+    step bench_model tin bench model --seconds 2 --no-compiled --json "$work/parts/model.json"
+fi
+write_result

@@ -31,6 +31,8 @@ def compiled():
     build()
     module._load.cache_clear()
     assert module._compiled("cpu")
+    if torch.cuda.is_available():  # else the definition would be compared with itself
+        assert module._compiled("cuda"), "no kernels for this GPU: is there a CUDA toolkit?"
 
 
 def inputs(B, T, C, H, W, G, dtype=torch.float32, layout="contiguous", device="cpu"):
