@@ -82,6 +82,21 @@ def test_a_build_killed_half_way_leaves_nothing_in_the_way(cache, slow_compiler)
     assert sorted(path.name for path in cache.iterdir()) == [find().path.name, "lock"]
 
 
+def test_what_is_built_is_returned_where_nothing_can_be_written(cache, slow_compiler, monkeypatch):
+    slow_compiler(0)
+    library = build()
+    monkeypatch.setattr(module, "_one_at_a_time", None)  # a lock could not be made
+    assert build() == library
+
+
+def test_sources_are_ours_though_another_package_is_called_cuda(tmp_path, monkeypatch):
+    (tmp_path / "cuda").mkdir()
+    (tmp_path / "cuda" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cuda", raising=False)
+    assert {"core.h", "interlace.cu"} <= {path.name for path in module._sources()}
+
+
 @needs_compiler
 def test_an_error_of_the_compiler_stands_at_the_end(tmp_path, monkeypatch):
     broken = tmp_path / "interlace_cpu.cpp"

@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import functools
 import hashlib
-import importlib.util
 import logging
 import os
 import platform
@@ -80,6 +79,8 @@ def build() -> Library:
     if names and toolkit is None:
         log.warning("no CUDA toolkit: the operator is compiled for the CPU only; set CUDA_HOME")
     library = _library(toolkit, names)
+    if library.path.exists():  # of a cache that others may only read, say
+        return library
     library.path.parent.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time(library.path.parent / "lock"):
         if not library.path.exists():
@@ -148,11 +149,12 @@ def _folder() -> Path:
 
 
 def _sources() -> list[Path]:
-    # not importlib.resources: NVIDIA's package of that name may share the namespace
-    for folder in importlib.util.find_spec("cuda").submodule_search_locations:
-        if (Path(folder) / "interlace.cu").exists():
-            return sorted(path for path in Path(folder).iterdir() if path.is_file())
-    raise BuildError("the sources of the operator, cuda/interlace.cu, are not installed")
+    # beside this package: `import cuda` may find NVIDIA's, which may also share the folder
+    folder = Path(__file__).resolve().parent.parent / "cuda"
+    found = sorted(path for path in folder.glob("*") if path.suffix in (".cpp", ".cu", ".h"))
+    if not found:
+        raise BuildError(f"the sources of the operator are not installed: {folder}/interlace.cu")
+    return found
 
 
 @functools.cache
