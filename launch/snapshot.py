@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGES = ("configs", "cuda", "preprocess", "pipeline", "tin", "launch")
@@ -17,13 +16,13 @@ def snapshot(folder: Path) -> str:
     """
     aside = folder.with_name(f".{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
+    home = Path(__file__).resolve().parent.parent  # not by import: NVIDIA's cuda may come first
     for name in PACKAGES:
-        for source in _sources(name):
-            for file in source.rglob("*"):
-                if file.suffix in KINDS:
-                    target = aside / name / file.relative_to(source)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(file, target)
+        for file in (home / name).rglob("*"):
+            if file.suffix in KINDS:
+                target = aside / file.relative_to(home)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
     commit = _git("describe", "--always", "--dirty", "--abbrev=12")
     if commit:
         (aside / "COMMIT").write_text(commit)
@@ -31,13 +30,6 @@ def snapshot(folder: Path) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     return commit
-
-
-def _sources(package: str) -> list[Path]:
-    """Return the folders of a package; `cuda` is one of many of that name, ours has core.h."""
-    spec = find_spec(package)
-    folders = [Path(folder) for folder in spec.submodule_search_locations] if spec else []
-    return [folder for folder in folders if package != "cuda" or (folder / "core.h").exists()]
 
 
 def _git(*words: str) -> str:

@@ -109,10 +109,17 @@ def test_a_signal_saves_and_the_run_goes_on(recipe: Path, tmp_path: Path):
     assert done.wait(400) == 75
 
 
-def test_the_snapshot_is_what_runs_now_with_what_differs_from_its_commit(tmp_path: Path):
+def test_the_snapshot_is_what_runs_now_with_what_differs_from_its_commit(
+    tmp_path: Path, monkeypatch
+):
+    other = tmp_path / "other" / "cuda" / "__init__.py"  # of an older cuda-python
+    other.parent.mkdir(parents=True)
+    other.touch()
+    monkeypatch.syspath_prepend(tmp_path / "other")
+    monkeypatch.delitem(sys.modules, "cuda", raising=False)
     commit = snapshot(tmp_path / "code")
     here = Path(__file__).parent.parent
-    for name in ("launch/job.py", "tin/train.py", "configs/clusters/local.yaml"):
+    for name in ("launch/job.py", "tin/train.py", "cuda/core.h", "configs/clusters/local.yaml"):
         assert (tmp_path / "code" / name).read_bytes() == (here / name).read_bytes()
     assert not list((tmp_path / "code").rglob("*.pyc"))
     assert (tmp_path / "code" / "COMMIT").exists() == bool(commit)
