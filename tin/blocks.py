@@ -98,7 +98,7 @@ class _Pool(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor, grad_pooled: Tensor) -> tuple[Tensor, None, None]:
-        grad[:, : ctx.channels] += (grad_pooled / ctx.area)[..., None, None]
+        grad[:, : ctx.channels].add_((grad_pooled / ctx.area)[..., None, None])
         return grad, None, None
 
 
