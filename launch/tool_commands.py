@@ -168,7 +168,7 @@ def bench_model(
     seconds: Annotated[float, typer.Option(help="For each line of the table.")] = 10.0,
     compiled: Annotated[bool, typer.Option(help="Time torch.compile, too.")] = True,
 ) -> None:
-    """Time latency, throughput and a training step of each temporal module."""
+    """Count parameters and operations, time latency and training, for each temporal module."""
     from tin.bench import bench_model
 
     _show(bench_model(seconds, compiled), json)

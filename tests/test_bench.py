@@ -1,26 +1,26 @@
 """What `tin bench` measures: the right things, on any machine, into a table and JSON."""
 
 import json
-import time
+from types import SimpleNamespace
 
 import pytest
 import tiny
 import torch
 
-from tin import bench, timing
+from tin import bench, timing, two_shifts
 from tin.blocks import TemporalInterlace
 from tin.interlace import interlace_reference
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("shift", [bench.gathered, bench.interlaced])
+@pytest.mark.parametrize("shift", [two_shifts.gathered, two_shifts.interlaced])
 def test_two_shifts_do_what_interlacing_does(shift):
     x, grad = torch.randn(2, 2 * 4, 12, 3, 2).unbind()
     offset = torch.tensor([[0.5, -1.3, 2.0, -9.0], [0.0, 1.7, -0.2, 3.1]])
     leaves = [t.requires_grad_() for t in (x, offset, torch.rand(2, 4, 4))]
     want = interlace_reference(*leaves, 8)
-    found = bench.two_shifts(*leaves, 8, shift)
+    found = two_shifts.two_shifts(*leaves, 8, shift)
     torch.testing.assert_close(found, want)
     torch.testing.assert_close(
         torch.autograd.grad(found, leaves, grad), torch.autograd.grad(want, leaves, grad)
@@ -28,7 +28,7 @@ def test_two_shifts_do_what_interlacing_does(shift):
 
 
 def test_the_plain_module_is_the_module_without_the_operator():
-    ours, plain = TemporalInterlace(16, 4), bench.PlainInterlace(16, 4)
+    ours, plain = TemporalInterlace(16, 4), two_shifts.PlainInterlace(16, 4)
     plain.load_state_dict(ours.state_dict())
     x, grad = torch.randn(2, 8, 16, 3, 3).unbind()
     found = [
@@ -38,17 +38,21 @@ def test_the_plain_module_is_the_module_without_the_operator():
     torch.testing.assert_close(*found)
 
 
-def test_calls_take_turns_and_ratios_are_those_of_a_round():
-    order = []
-    calls = {
-        "short": lambda: (order.append("short"), time.sleep(0.002)),
-        "long": lambda: (order.append("long"), time.sleep(0.008)),
-    }
+def test_calls_take_turns_and_ratios_are_those_of_a_round(monkeypatch):
+    order, now = [], [0.0]
+
+    def take(name: str, seconds: float):
+        order.append(name)
+        now[0] += seconds * len(order)  # a machine that gets slower and slower
+
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    calls = {"short": lambda: take("short", 0.002), "long": lambda: take("long", 0.008)}
     found = timing.in_turns(calls, CPU, seconds=0)
     assert order == ["short", "long"] * (1 + timing.MIN_ROUNDS)  # the first round is not timed
     assert found["short"].ratio == 1 and found["short"].rounds == timing.MIN_ROUNDS
-    assert 2 <= found["short"].p10 <= found["short"].median <= found["short"].p90
-    assert found["long"].ratio == pytest.approx(4, rel=0.5)
+    assert found["short"].median == pytest.approx(2 * 7)  # ms of the third round of five
+    assert 2 * 3 <= found["short"].p10 <= 2 * 7 <= found["short"].p90 <= 2 * 11
+    assert found["long"].ratio == pytest.approx(4 * 8 / 7)
 
 
 def test_the_operator_is_timed_and_written_as_json(tmp_path, monkeypatch):
@@ -67,13 +71,23 @@ def test_the_operator_is_timed_and_written_as_json(tmp_path, monkeypatch):
     assert "16x4x4" in str(report).splitlines()[1]
 
 
-def test_the_model_is_timed_with_each_temporal_module(monkeypatch):
-    for name, value in {"CROP": 32, "ARCH": "resnet18"}.items():
+def test_the_model_is_counted_and_timed_with_each_temporal_module(monkeypatch):
+    small = ((16, 4),) * len(bench.STAGES)
+    for name, value in {"CROP": 32, "ARCH": "resnet18", "STAGES": small}.items():
         monkeypatch.setattr(bench, name, value)
     report = bench.bench_model(seconds=0, compiled=False)
-    ways = ("none", "shift", "interlace", bench.PLAIN)
-    assert {tuple(row["ways"]) for row in report.rows} == {ways}
-    assert {row["what"] for row in report.rows} == {"latency", "throughput", "training step"}
+    names = ("none", "shift", "interlace", "conv", bench.PLAIN)
+    counts = {row["temporal"]: row for row in report.rows if "temporal" in row}
+    assert tuple(counts) == names
+    more = {name: row["parameters"] - counts["none"]["parameters"] for name, row in counts.items()}
+    folds = [16, 16, 16, 32, 32, 64, 64, 128]
+    assert more["interlace"] == more[bench.PLAIN] == sum(9 * fold + 93 for fold in folds)
+    assert (more["shift"], more["conv"]) == (0, sum(5 * fold**2 for fold in folds))
+    timed = {row["what"]: tuple(row["ways"]) for row in report.rows if "what" in row}
+    assert timed.pop("temporal modules alone") == ("conv", "interlace", bench.PLAIN)
+    assert timed == dict.fromkeys(("latency", "throughput", "training step"), names)
+    starts = [line.split()[0] for line in str(report).splitlines()]
+    assert [starts.count(name) for name in ("temporal", "what")] == [2 + 1, 2]  # tables of rows
 
 
 class _Small(torch.nn.Module):
@@ -93,13 +107,14 @@ def test_a_model_is_compiled_for_each_measurement(monkeypatch):
         graphs.append(graph)
         return graph.forward
 
-    layouts = {"contiguous": torch.contiguous_format}
+    layouts = {"channels_last": torch.channels_last}
     for name, value in {"CROP": 8, "TIN": _Small, "LAYOUTS": layouts}.items():
         monkeypatch.setattr(bench, name, value)
     monkeypatch.setattr(torch, "compile", lambda *a, **k: compile_with(*a, **k, backend=backend))
     report = bench.bench_model(seconds=0, compiled=True)
-    assert [row["form"] for row in report.rows] == ["eager"] * 3 + ["compiled"] * 3
-    assert len(graphs) == sum(len(row["ways"]) for row in report.rows[3:])
+    rows = [row for row in report.rows if "form" in row]
+    assert [row["form"] for row in rows] == ["eager"] * 3 + ["compiled"] * 3
+    assert len(graphs) == sum(len(row["ways"]) for row in rows[3:])
 
 
 def test_loader_and_training_are_timed(tmp_path):

@@ -13,14 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from configs.load import load
-from tin.blocks import TemporalInterlace
+from tin.blocks import temporal_module
+from tin.count import count
 from tin.interlace import interlace, interlace_reference
 from tin.model import TIN, train_mode
 from tin.timing import Call, Report, in_turns, keep_freed_memory, replayed
+from tin.two_shifts import gathered, interlaced, two_shifts
 
 STAGES = ((64, 56), (256, 56), (512, 28), (1024, 14), (2048, 7))  # C, H = W of ResNet-50's blocks
+BLOCKS = 1, 3, 4, 6, 2  # how many of them
 SHIFT_DIV = {"none": 4, "shift": 8, "interlace": 4}  # those of the papers
-PLAIN = "tin.bench:PlainInterlace"
+PLAIN = "tin.two_shifts:PlainInterlace"
+WAYS = (*SHIFT_DIV, "conv", PLAIN)  # of `bench_model`
 COMPILED_CLIPS = 4  # torch.compile takes seconds for each shape: it is asked for one only
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 ARCH, T, CLASSES, CROP = "resnet50", 8, 174, 224
@@ -40,70 +44,24 @@ def bench_op(seconds: float, clips: Sequence[int]) -> Report:
     device = _device()
     half = [torch.bfloat16] if device.type == "cpu" else [torch.bfloat16, torch.float16]
     report = Report("op", device)
-    for count, dtype, layout in itertools.product(clips, [torch.float32, *half], LAYOUTS):
+    for batch, dtype, layout in itertools.product(clips, [torch.float32, *half], LAYOUTS):
         for channels, side in STAGES:
-            with _memory_left(report, f"{count} clips of {channels} x {side} x {side}"):
-                for step, calls in _op_calls(count, channels, side, dtype, layout, device):
-                    key = {"clips": count, "dtype": str(dtype)[6:], "layout": layout}
+            with _memory_left(report, f"{batch} clips of {channels} x {side} x {side}"):
+                for step, calls in _op_calls(batch, channels, side, dtype, layout, device):
+                    key = {"clips": batch, "dtype": str(dtype)[6:], "layout": layout}
                     key |= {"shape": f"{channels}x{side}x{side}", "pass": step}
                     report.add(key, in_turns(calls, device, seconds))
     report.notes += _geometric_means(report)
     return report
 
 
-def two_shifts(x: Tensor, offset: Tensor, weight: Tensor, channels: int, shift: Callable) -> Tensor:
-    """Interlace in the original's order: zeros, two shifts by whole frames, mix, weigh, copy."""
-    B, T, G = weight.shape
-    size = channels // G
-    clip = x[:, :channels].contiguous()
-    whole = offset.detach().floor()
-    part = (offset - whole).to(x.dtype).repeat_interleave(T, 0).repeat_interleave(size, 1)
-    part = part[..., None, None]
-    gain = weight.flatten(0, 1).to(x.dtype).repeat_interleave(size, 1)[..., None, None]
-    y = torch.zeros_like(x)
-    mixed = (1 - part) * shift(clip, whole, T) + part * shift(clip, whole + 1, T)
-    y[:, :channels] = mixed * gain
-    y[:, channels:] = x[:, channels:]
-    return y
-
-
-def gathered(clip: Tensor, frames: Tensor, T: int) -> Tensor:
-    """Shift by whole frames in plain PyTorch."""
-    C = clip.shape[1]
-    source = torch.arange(T, device=clip.device)[None, :, None] - frames.long()[:, None]
-    inside = (source >= 0) & (source < T)
-    per_channel = (source.clamp(0, T - 1), inside.to(clip.dtype))
-    index, kept = (
-        v.repeat_interleave(C // frames.shape[1], 2)[..., None, None] for v in per_channel
-    )
-    clips = clip.unflatten(0, (-1, T))
-    return (clips.gather(1, index.expand_as(clips)) * kept).flatten(0, 1)
-
-
-def interlaced(clip: Tensor, frames: Tensor, T: int) -> Tensor:
-    """Shift by whole frames with the operator, as fast as a kernel of the original may be."""
-    weight = frames.new_ones(frames.shape[0], T, frames.shape[1])
-    return interlace(clip, frames, weight, clip.shape[1])
-
-
-class PlainInterlace(TemporalInterlace):
-    """TIN's module as its authors have it without their kernel, which they say is 1.57 x slower."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        pooled = x[:, : self.channels].mean((2, 3), dtype=self.weight_net.conv.weight.dtype)
-        pooled = pooled.unflatten(0, (-1, self.num_segments)).transpose(1, 2)
-        offset, weight = self.offset_net(pooled), self.weight_net(pooled)
-        tensors = x, torch.cat([offset, -offset], 1), torch.cat([weight, weight], 2)
-        return two_shifts(*tensors, self.channels, gathered)
-
-
 def _op_calls(
-    count: int, C: int, side: int, dtype: torch.dtype, layout: str, device: torch.device
+    batch: int, C: int, side: int, dtype: torch.dtype, layout: str, device: torch.device
 ) -> Iterator[tuple[str, dict[str, Call]]]:
-    x = torch.randn(count * T, C, side, side, device=device).to(dtype)
+    x = torch.randn(batch * T, C, side, side, device=device).to(dtype)
     x = x.contiguous(memory_format=LAYOUTS[layout])
-    offset = 4 * torch.rand(count, 2, device=device) - 2
-    weight = 2 * torch.rand(count, T, 2, device=device)
+    offset = 4 * torch.rand(batch, 2, device=device) - 2
+    weight = 2 * torch.rand(batch, T, 2, device=device)
     tensors = x, torch.cat([offset, -offset], 1), torch.cat([weight, weight], 2)
     grad = torch.randn_like(x)
     ways = {
@@ -112,7 +70,7 @@ def _op_calls(
         "two shifts": lambda *given: two_shifts(*given, gathered),
         "two shifts by our kernel": lambda *given: two_shifts(*given, interlaced),
     }
-    if count == COMPILED_CLIPS:
+    if batch == COMPILED_CLIPS:
         torch.compiler.reset()
         ways["definition, compiled"] = torch.compile(interlace_reference, fullgraph=True)
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
@@ -141,19 +99,25 @@ def _geometric_means(report: Report) -> Iterator[str]:
 
 
 def bench_model(seconds: float, compiled: bool) -> Report:
-    """Time a ResNet-50 over 8 frames of 224 pixels without a temporal module, with TSM's and TIN's.
+    """Count and time a ResNet-50 over 8 frames of 224 pixels with each temporal module.
 
     TIN's comes with the operator and in plain PyTorch, in the original's order of work. Latency of
-    one clip, throughput and a training step; eager, compiled, and on a GPU from a CUDA graph. On a
-    GPU in bfloat16 by autocast, channels last; else in float32.
+    one clip, throughput and a training step; eager, compiled, and on a GPU from a CUDA graph; then
+    what the temporal modules alone take of the latency, against the temporal convolution. On a GPU
+    in bfloat16 by autocast, channels last; else in float32.
     """
     device = _device()
     report = Report("model", device)
     batches = {"latency": 1, "throughput": 16, "training step": 16}
     if device.type == "cpu":
         batches = {"latency": 1, "throughput": 2, "training step": 1}
-    for layout in LAYOUTS if device.type == "cpu" else ["channels_last"]:
-        models = {name: _model(name, layout, device) for name in (*SHIFT_DIV, PLAIN)}
+    config = load(None, [f"clip.crop={CROP}", f"clip.num_segments={T}"])
+    for name in WAYS:
+        params, gflops = count(_model(name, "channels_last", device), config)
+        report.rows.append({"temporal": name, "parameters": params, "GFLOPs": gflops})
+    layouts = LAYOUTS if device.type == "cpu" else ["channels_last"]
+    for layout in layouts:
+        models = {name: _model(name, layout, device) for name in WAYS}
         forms = ("eager", "compiled") if compiled else ("eager",)
         for form, (what, batch) in itertools.product(forms, batches.items()):
             made = models if form == "eager" else _compiled(models)
@@ -164,6 +128,10 @@ def bench_model(seconds: float, compiled: bool) -> Report:
                 if device.type == "cuda" and form == "eager" and what != "training step":
                     graphs = {name: replayed(call) for name, call in calls.items()}
                     report.add(key | {"form": "graph"}, in_turns(graphs, device, seconds))
+    for layout in layouts:
+        calls = {name: _modules_call(name, layout, device) for name in ("conv", "interlace", PLAIN)}
+        key = {"what": "temporal modules alone", "layout": layout}
+        report.add(key, in_turns(calls, device, seconds))
     report.notes.append(f"TF32 in float32 convolutions: {torch.backends.cudnn.allow_tf32}")
     return report
 
@@ -212,6 +180,24 @@ def _model_calls(
         else:
             model.eval()
     return {name: (step if what == "training step" else test)(m) for name, m in made.items()}
+
+
+def _modules_call(name: str, layout: str, device: torch.device) -> Call:
+    """Return what runs the temporal modules of a ResNet-50 one after the other, for one clip."""
+    half = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    steps = []
+    for (C, side), num_blocks in zip(STAGES, BLOCKS, strict=True):
+        x = torch.randn(T, C, side, side, device=device).contiguous(memory_format=LAYOUTS[layout])
+        x = x.bfloat16() if device.type == "cuda" else x
+        modules = [temporal_module(name, C, T, 4).to(device) for _ in range(num_blocks)]
+        steps += [(module, x) for module in modules]
+
+    def call() -> None:
+        with torch.no_grad(), half:
+            for module, x in steps:
+                module(x)
+
+    return call
 
 
 def bench_data(dataset: Path, seconds: float = 20.0, settings: Sequence[str] = ()) -> Report:

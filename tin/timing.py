@@ -4,8 +4,9 @@ import ctypes
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +117,17 @@ class Report:
         path.write_text(json.dumps(whole, indent=1) + "\n")
 
     def __str__(self) -> str:
-        """Return a table: the time of the first way, and how often it fits into each other one."""
-        rows = [_shown(row) for row in self.rows]
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        cells = [names] + [[row.get(name, "") for name in names] for row in rows]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = ["  ".join(map(str.rjust, line, widths)) for line in cells]
-        return "\n".join([*lines, *self.notes])
+        """Return tables: the time of the first way, and how often it fits into each other one."""
+        tables = groupby(self.rows, key=lambda row: [name for name in row if name != "ways"])
+        return "\n".join([*(_table(rows) for _, rows in tables), *self.notes])
+
+
+def _table(rows: Iterable[Mapping[str, Any]]) -> str:
+    rows = [_shown(row) for row in rows]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [names] + [[row.get(name, "") for name in names] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in cells)
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, str]:
@@ -137,4 +142,4 @@ def _shown(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
