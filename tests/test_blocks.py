@@ -46,6 +46,8 @@ def test_the_module_equals_the_original(shared, name):
     torch.testing.assert_close(
         torch.stack([b0, b1, -b0, -b1], 1), want["x_offset4"], rtol=1e-5, atol=1e-6
     )
+    gains = torch.cat([module.weight, module.weight], 2).repeat_interleave(module.channels // 4, 2)
+    torch.testing.assert_close(gains[..., None, None], want["x_weight_c"], rtol=1e-5, atol=1e-6)
     for key, parameter in module.named_parameters():
         expected = next(
             value

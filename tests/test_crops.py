@@ -1,6 +1,7 @@
 """Crops of a frame: all of the reference's table, and by arithmetic."""
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -27,6 +28,31 @@ def test_multi_scale_boxes_equal_the_table(shared):
                 assert box.tolist() == offset + pair
                 checked += 1
     assert checked == 4 * 10 * 13
+
+
+def test_crops_that_the_original_drew_are_those_of_its_numbers(shared):
+    for entry in read_table(shared):
+        width, height = (np.array([side]) for side in entry["image_wh"])
+        multi = entry["multiscale_on_unscaled_image"]
+        for sample in entry["seeded_samples"]:
+            draw = random.Random(sample["python_random_seed"])
+            pair, position = draw.choice(range(10)), draw.choice(range(13))
+            draws = np.array([[(pair + 0.5) / 10, (position + 0.5) / 13]])
+            box = training_boxes(width, height, AugmentSettings(), multi["input_size"], draws)[0]
+            assert [*box[2:], *box[:2]] == sample["crop_w_h_offx_offy"]
+
+
+def test_positions_of_one_size_equal_the_table(shared):
+    for entry in read_table(shared):
+        width, height = (np.array([side]) for side in entry["scaled_wh_shorter_side_256"])
+        for crop, want in entry["crops"].items():
+            augment = AugmentSettings(scales=(int(crop) / 256,))
+            draws = np.array([[[0, (position + 0.5) / 13]] for position in range(13)])
+            boxes = [training_boxes(width, height, augment, int(crop), d)[0] for d in draws]
+            assert [box[:2].tolist() for box in boxes] == want["fix_offset_13"]
+            assert {tuple(box[2:]) for box in boxes} == {(int(crop), int(crop))}
+            corners = view_corners(np.stack([width, height], 1), int(crop), 5, reference=True)[0]
+            assert corners.tolist() == want["fix_offset_5"]
 
 
 def test_reference_test_crops_equal_the_table(shared):

@@ -76,12 +76,17 @@ def test_the_center_view_equals_the_reference(pixels):
     assert (view - want).abs().max() <= 2 / 255 / 0.22
 
 
-def test_three_views_have_the_means_of_the_reference(pixels):
+def test_three_views_have_the_pixels_and_means_of_the_reference(pixels):
     frames, crop = pixels["frames"], pixels["out"].shape[-1]
     _, height, width, _ = frames.shape
     views = evaluate([png(f) for f in frames], width, height, 64, crop, 3, True)
     found = torch.cat(views).mean(dim=(2, 3)).numpy()
     assert found == pytest.approx(pixels["full_res3_means"], abs=0.3 * GREY_LEVEL)
+    _, rows, columns, _ = pixels["scaled"].shape
+    corners = view_corners(np.array([[columns, rows]]), crop, 3, True)[0]
+    for view, (x, y) in zip(views, corners, strict=True):
+        want = normalized(pixels["scaled"][:, y : y + crop, x : x + crop])
+        assert (view - want).abs().max() <= 2 / 255 / 0.22
 
 
 GRAPHS = pytest.mark.parametrize("make", [training_graph, dali_training_graph])

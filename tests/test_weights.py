@@ -215,7 +215,10 @@ def test_names_and_shapes_equal_the_list_of_tsm(shared):
     assert set(differing) <= {"new_fc.weight", "new_fc.bias"}
 
 
-def test_names_of_mmaction2_map_as_its_lists_say(shared):
+def test_names_and_shapes_of_mmaction2_equal_its_lists(shared):
+    found = shapes(meta_model().state_dict())
+    listed = table(shared, "mmaction2_tin_r50.json")["shapes_mmaction2"]
+    assert {our_name(name): shape for name, shape in listed.items()} == found
     for file, key in (("mmaction2_tin_r50.json", "mapping_mmaction2_to_tin"),
                       ("mmaction2_tsm_r50.json", "mapping")):  # fmt: skip
         for theirs, original in table(shared, file)[key].items():
