@@ -400,9 +400,10 @@ def test_files_that_hold_no_network_are_refused(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(ConfigError, match="holds no residual network"):
         import_file(tmp_path / "list.pth", small())
-    (tmp_path / "text.pth").write_text("not found")
-    with pytest.raises(ConfigError, match="cannot be read"):
-        import_file(tmp_path / "text.pth", small())
+    for content in ("not found", ""):
+        (tmp_path / "text.pth").write_text(content)
+        with pytest.raises(ConfigError, match=r"cannot be read as plain tensors \(\w+Error"):
+            import_file(tmp_path / "text.pth", small())
     with pytest.raises(ConfigError, match=r"absent\.pth: no such file"):
         import_file(tmp_path / "absent.pth", small())
 

@@ -152,9 +152,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except Exception as error:  # torch.load raises many kinds for a damaged file
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]  # some errors say nothing more
         raise ConfigError(
-            f"{path}: cannot be read as plain tensors ({str(error).splitlines()[0]}); a file that"
-            " holds other objects must be saved again, tensors only, where it is trusted"
+            f"{path}: cannot be read as plain tensors ({reason}); a file that holds other objects"
+            " must be saved again, tensors only, where it is trusted"
         ) from None
     for key in ("state_dict", "ema", "model"):  # model: X-Temporal; and ours, perhaps with ema
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
