@@ -122,6 +122,7 @@ def export_weights(
     from tin.foreign import export_run
 
     export_run(run, out)
+    typer.echo(out)
 
 
 @op.command()
