@@ -93,6 +93,13 @@ def test_weights_are_not_fitted_without_labels():
         fit_weights([_scores([[1, 0, 0]] * 2, labels=(-1, -1))] * 2)
 
 
+def test_weights_are_not_fitted_on_other_classes(tmp_path):
+    save(tmp_path / "one", FIRST, {})
+    save(tmp_path / "two", _scores([[0.4, 0.5, 0.1]] * 2, classes=("p", "q", "s")), {})
+    with pytest.raises(ScoresError, match="two has other classes than .*one"):
+        fuse_tests([tmp_path / "one"], tmp_path / "out", fit=[tmp_path / "two"])
+
+
 def test_submission_as_csv_has_a_row_of_ranked_classes(tmp_path):
     write_submission(_scores([[0.8, 0.15, 0.05], [0.1, 0.2, 0.7]]), tmp_path / "s.csv", top=2)
     assert (tmp_path / "s.csv").read_text() == "a;p;q\nb;r;q\n"

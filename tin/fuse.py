@@ -37,7 +37,10 @@ def fuse_tests(
     if fit is not None:
         if len(fit) != len(folders):
             raise ScoresError(f"{len(folders)} tests need as many to fit on, found {len(fit)}")
-        weights = fit_weights([load(folder) for folder in fit])
+        fitted = [load(folder) for folder in fit]
+        if fitted[0].classes != parts[0].classes:
+            raise ScoresError(f"{fit[0]} has other classes than {folders[0]}")
+        weights = fit_weights(fitted)
     elif weights is None:
         weights = np.ones(len(parts))
     fused = fuse(parts, weights)
