@@ -93,7 +93,8 @@ def test_the_model_is_counted_and_timed_with_each_temporal_module(monkeypatch):
 class _Small(torch.nn.Module):
     def __init__(self, num_classes, arch, temporal, *_, dropout):
         super().__init__()
-        self.conv = torch.nn.Conv2d(3, num_classes + bench.WAYS.index(temporal), 1)  # no two are the same
+        more = bench.WAYS.index(temporal)  # no two are the same
+        self.conv = torch.nn.Conv2d(3, num_classes + more, 1)
 
     def forward(self, clips):
         return self.conv(clips.flatten(0, 1)).mean((2, 3)).unflatten(0, clips.shape[:2]).mean(1)
