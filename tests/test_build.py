@@ -165,10 +165,20 @@ def test_a_library_that_fits_the_gpu_is_chosen(cache, monkeypatch):
     (cache / f"{module._prefix()}.so").touch()
     monkeypatch.setattr(module, "capabilities", lambda: {(9, 0)})
     assert find("cuda").architectures == ("9.0", "9.0+PTX")
+    (cache / f"{module._prefix()}-cuda13.1-8.0.so").touch()
+    assert find("cpu") == find("cuda")  # one serves both, though another one is newer
     monkeypatch.setattr(module, "capabilities", lambda: {(7, 5)})
     with pytest.raises(BuildError, match="and cuda in .*: run `tin op build` once"):
         find("cuda")
-    assert find().cuda == "13.0"  # its CPU operator is as good
+    assert find().cuda == "13.1"  # its CPU operator is as good
+
+
+def test_a_library_that_cannot_be_loaded_is_named_with_what_to_do(cache):
+    cache.mkdir(parents=True)
+    path = cache / f"{module._prefix()}.so"
+    path.write_text("of another kind of machine")
+    with pytest.raises(BuildError, match="file too short; remove .*so and run `tin op build` here"):
+        check()
 
 
 def test_architectures_come_from_the_environment(monkeypatch):

@@ -95,8 +95,9 @@ def find(device_type: str = "cpu") -> Library:
         BuildError: there is none.
     """
     found = list(_built())
-    if device_type == "cuda":
-        found = [library for library in found if all(map(library.runs_on, capabilities()))]
+    here = [library for library in found if all(map(library.runs_on, capabilities()))]
+    if here or device_type == "cuda":  # one library serves both
+        found = here
     if not found:
         raise BuildError(
             f"no compiled operator for torch {torch.__version__} and {device_type} in"
@@ -105,15 +106,29 @@ def find(device_type: str = "cpu") -> Library:
     return max(found, key=lambda library: (library.cuda, library.path.stat().st_mtime))
 
 
+def load(device_type: str) -> None:
+    """Load the library that `find` names into this process.
+
+    Raises:
+        BuildError: there is none, or this machine cannot load it.
+    """
+    library = find(device_type)
+    try:
+        torch.ops.load_library(library.path)
+    except OSError as error:  # made on a newer system, say
+        reason = error.__cause__ or error  # torch's own words are "Could not load"
+        raise BuildError(f"{reason}; remove {library.path} and run `tin op build` here") from None
+
+
 def check() -> str:
     """Compare the compiled operators with their definition; return what is built, and how it went.
 
     Raises:
-        BuildError: nothing is built, or a result is wrong.
+        BuildError: nothing is built, it cannot be loaded, or a result is wrong.
     """
     lines = [str(library) for library in _built()] or [str(find())]
     for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
-        torch.ops.load_library(find(device).path)
+        load(device)
         start = time.monotonic()
         worst = max(_self_test(device))
         seconds = time.monotonic() - start

@@ -6,7 +6,7 @@ import logging
 import torch
 from torch import Tensor
 
-from tin.build import BuildError, find
+from tin.build import BuildError, load
 
 log = logging.getLogger(__name__)
 
@@ -110,8 +110,8 @@ def _compiled(device_type: str) -> bool:
 def _load(device_type: str) -> bool:
     """Load the kernels of a device; say once what to do if there are none."""
     try:
-        torch.ops.load_library(find(device_type).path)
-    except (BuildError, OSError) as error:
+        load(device_type)
+    except BuildError as error:
         log.warning(
             "%s; until then the interlace operator runs as plain PyTorch, several times slower",
             error,
