@@ -30,9 +30,9 @@ def compiled():
         pytest.skip("no C++ compiler")
     build()
     module._load.cache_clear()
-    assert module._compiled("cpu")
+    assert module.is_compiled("cpu")
     if torch.cuda.is_available():  # else the definition would be compared with itself
-        assert module._compiled("cuda"), "no kernels for this GPU: is there a CUDA toolkit?"
+        assert module.is_compiled("cuda"), "no kernels for this GPU: is there a CUDA toolkit?"
 
 
 def inputs(B, T, C, H, W, G, dtype=torch.float32, layout="contiguous", device="cpu"):
@@ -195,7 +195,9 @@ def test_the_operators_are_registered_as_torch_wants_them(dtype, layout, device)
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("built, backend", [(True, "inductor"), (False, "aot_eager")])
 def test_a_compiled_model_has_no_break_and_the_same_gradients(built, backend, device, monkeypatch):
-    monkeypatch.setattr(module, "_compiled", torch.compiler.assume_constant_result(lambda _: built))
+    monkeypatch.setattr(
+        module, "is_compiled", torch.compiler.assume_constant_result(lambda _: built)
+    )
     torch.compiler.reset()
 
     def loss(x, offset, weight):

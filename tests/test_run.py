@@ -33,6 +33,21 @@ def test_rows_past_the_checkpoint_are_cut_with_a_half_written_one(tmp_path):
     assert lines[2].split(",")[3] == "0.666667"
 
 
+def test_what_has_changed_since_the_attempt_before_is_said(tmp_path, caplog):
+    facts = describe_environment("cpu", 1) | {"commit": "a1", "auto": {"operator": "compiled"}}
+    for auto in ({"operator": "compiled"}, {"operator": "compiled"}, {"operator": "plain PyTorch"}):
+        run = Run(tmp_path)
+        run.start_attempt()
+        assert not caplog.text
+        run.warn_of_changes({**facts, "auto": auto})
+        run.write_environment({**facts, "auto": auto})
+    assert "auto.operator: compiled -> plain PyTorch; clips, frames and crops" in caplog.text
+    caplog.clear()
+    run.start_attempt()
+    run.warn_of_changes({**facts, "commit": "b2", "auto": {"operator": "plain PyTorch"}})
+    assert "before: commit: a1 -> b2; clips" in caplog.text
+
+
 def test_a_new_run_needs_a_recipe(tmp_path):
     with pytest.raises(ConfigError, match="is no run yet: name a recipe"):
         resolve(None, tmp_path, [])

@@ -44,7 +44,7 @@ def interlace(x: Tensor, offset: Tensor, weight: Tensor, channels: int) -> Tenso
         offset, weight = offset.to(_small(x)), weight.to(_small(x))
     _check(x, offset, weight, channels)
     last = x.is_contiguous(memory_format=torch.channels_last)
-    if not _compiled(x.device.type):
+    if not is_compiled(x.device.type):
         y = interlace_reference(x, offset, weight, channels)
         return y.contiguous(memory_format=torch.channels_last) if last else y
     if not last:
@@ -70,6 +70,12 @@ def interlace_reference(x: Tensor, offset: Tensor, weight: Tensor, channels: int
     mixed = (1 - part) * shifted(whole) + part * shifted(whole + 1)
     mixed = (weight[..., None, None, None] * mixed).reshape(B * T, channels, H, W)
     return torch.cat([mixed.to(x.dtype), x[:, channels:]], dim=1)
+
+
+@torch.compiler.assume_constant_result
+def is_compiled(device_type: str) -> bool:
+    """Return whether `interlace` has kernels for a type of device; plain PyTorch does without."""
+    return device_type in ("cpu", "cuda") and _load(device_type)
 
 
 def _small(x: Tensor) -> torch.dtype:
@@ -99,11 +105,6 @@ def _check(x: Tensor, offset: Tensor, weight: Tensor, channels: int) -> None:
             )
         if tensor.device != x.device:
             raise ValueError(f"interlace: {name} is on {tensor.device}, x on {x.device}")
-
-
-@torch.compiler.assume_constant_result
-def _compiled(device_type: str) -> bool:
-    return device_type in ("cpu", "cuda") and _load(device_type)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import platform
 import socket
@@ -14,6 +15,8 @@ from typing import Any
 
 from configs.load import ConfigError, differences, load, parse, read_yaml, with_settings
 from configs.schema import Config
+
+log = logging.getLogger(__name__)
 
 METRICS = (
     "epoch split step loss top1 top5 map_class map_sample lr seconds clips_per_s data_wait"
@@ -143,6 +146,26 @@ class Run:
         """Mark a stage as finished."""
         self.write("job/DONE", json.dumps({**self.done(), stage: time.time()}))
 
+    def warn_of_changes(self, facts: Mapping[str, Any]) -> None:
+        """Say how versions, commit, hardware and `auto` differ from those of the attempt before."""
+        numbers = [number for number in self.attempts() if number < self.attempt]
+        try:
+            path = self.path / f"environment-{numbers[-1]:02d}.json"
+            before, now = _flat(json.loads(path.read_text())), _flat(facts)
+        except (IndexError, OSError, ValueError, KeyError):  # the first attempt, or cut short
+            return
+        changed = [
+            f"{name}: {before.get(name)} -> {now.get(name)}"
+            for name in {**before, **now}
+            if before.get(name) != now.get(name)
+        ]
+        if changed:
+            log.warning(
+                "since the attempt before: %s; clips, frames and crops of each step stay the same,"
+                " but the result need not be bit-equal",
+                ", ".join(changed),
+            )
+
     def write_environment(self, facts: Mapping[str, Any]) -> None:
         """Record what this attempt runs on, once at its start and once more at its end."""
         self.write(f"environment-{self.attempt:02d}.json", json.dumps(facts, indent=1))
@@ -189,6 +212,12 @@ def describe_environment(device: str, world_size: int) -> dict[str, Any]:
         "device": device,
         "hardware": {"cpus": os.cpu_count(), "machine": platform.machine(), "gpu": _gpu(device)},
     }
+
+
+def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
+    groups = {name: facts[name] for name in ("versions", "hardware", "auto")}
+    inner = {f"{name}.{key}": value for name in groups for key, value in groups[name].items()}
+    return {"commit": facts["commit"], **inner}
 
 
 def _gpu(device: str) -> str:

@@ -15,6 +15,7 @@ from configs.schema import Config
 from preprocess.shards import DatasetInfo
 from tin import checkpoint
 from tin.distributed import World
+from tin.interlace import is_compiled
 from tin.model import build_model, train_mode
 from tin.optim import build_optimizer
 from tin.run import Run
@@ -51,6 +52,16 @@ class State:
     def precision(self) -> str:
         """Type of autocast; float32 is none."""
         return precision_of(self.config, self.world.device)
+
+    @property
+    def auto(self) -> dict[str, Any]:
+        """What is left to the machine, and what it became here."""
+        found = {"device": str(self.world.device), "precision": self.precision}
+        found["threads"] = torch.get_num_threads()
+        if self.config.model.temporal in ("interlace", "shift"):
+            compiled = is_compiled(self.world.device.type)
+            found["operator"] = "compiled" if compiled else "plain PyTorch"
+        return found
 
     @property
     def measured(self) -> nn.Module:

@@ -124,12 +124,10 @@ class Trainer:
             if not (self.folder.path / "bad_frames.csv").exists():
                 self.folder.write("bad_frames.csv", ",".join(BAD_FRAMES) + "\n")
         self.folder.attempt = self.world.broadcast(self.folder.attempt)
-        device = str(self.world.device)
-        self.environment = describe_environment(device, self.world.world_size)
-        threads = torch.get_num_threads()
-        auto = {"device": device, "precision": self.state.precision, "threads": threads}
-        self.environment["auto"] = auto
+        self.environment = describe_environment(str(self.world.device), self.world.world_size)
+        self.environment["auto"] = self.state.auto
         if self.world.is_main:
+            self.folder.warn_of_changes(self.environment)
             self.folder.write_environment(self.environment)
 
     def _open_recorder(self) -> Recorder:

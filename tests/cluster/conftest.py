@@ -70,6 +70,7 @@ def slurm(request: pytest.FixtureRequest) -> Iterator[Path]:
 def work(slurm: Path, tmp_path_factory) -> Path:
     """Return a folder with videos, a recipe `tiny.yaml`, a cluster file `box.yaml` and shards."""
     folder = tmp_path_factory.mktemp("work")
+    tin("op", "build")  # now or never: the operator and its definition differ in their last bits
     videos = folder / "videos"
     tin("data", "demo", videos, "--train", 48, "--val", 16, "--size", 36)
     labels = videos / "labels.csv"
