@@ -164,6 +164,25 @@ def test_a_loss_of_nan_stops_the_run_and_no_checkpoint_holds_it(dataset, tmp_pat
     assert path is None or checkpoint.load(path)["global_step"] < 3
 
 
+def test_a_gradient_of_nan_stops_the_run_before_a_checkpoint_holds_it(
+    dataset, tmp_path, monkeypatch
+):
+    from tin import train as module
+
+    real, calls = module.loss, []
+
+    def broken(logits, targets, config):
+        calls.append(None)
+        nothing = (0 * logits).sum().sqrt()  # 0, and its derivative is no number
+        return real(logits, targets, config) + (nothing if len(calls) == 3 else 0)
+
+    monkeypatch.setattr(module, "loss", broken)
+    with pytest.raises(FloatingPointError, match="gradient is no number at epoch 0, step 3"):
+        go(tmp_path, f"data.dataset={dataset}", "run.checkpoint_steps=1", "run.log_steps=9")
+    assert checkpoint.newest(Run(tmp_path)).name == "step-00000002-a01.pt"
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+
+
 def test_steps_with_nan_are_skipped_and_counted_when_asked(dataset, tmp_path, monkeypatch):
     from tin import train as module
 

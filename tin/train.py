@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from configs.load import ConfigError, dataset_path, dump
 from configs.schema import Config
@@ -36,7 +37,7 @@ def train(config: Config, path: Path) -> None:
     Raises:
         Stopped: a signal came; the checkpoint of that step is written.
         BadDataError: more damaged frames than `data.bad_frames` allows.
-        FloatingPointError: the loss is no number and `train.nan` is stop.
+        FloatingPointError: loss or gradient is no number and `train.nan` is stop.
         FencedError: a newer attempt has taken over the run.
         ConfigError, CheckpointError: settings, dataset and checkpoint do not fit together.
     """
@@ -66,6 +67,7 @@ class Trainer:
         minutes = config.run.hang_minutes
         self.watchdog = Watchdog(run.job, run.attempt, world.rank, minutes)
         self.recorder: Recorder | None = None
+        self.norm: float | Tensor = 0.0
 
     def run(self) -> None:
         """Train the epochs that are left, measure each, and mark the run as done."""
@@ -182,6 +184,7 @@ class Trainer:
         if config.train.nan == "skip" and not torch.isfinite(norm):
             state.skipped += 1
         else:
+            self.norm = norm
             state.update()
         state.optimizer.zero_grad(set_to_none=True)
         if self.recorder:
@@ -241,13 +244,13 @@ class Trainer:
             )
 
     def _sums(self) -> list[float]:
-        """Return the epoch's sums over all ranks, and refuse to go on with a loss of NaN."""
+        """Return the epoch's sums over all ranks, and refuse to go on with a NaN."""
         sums = self.state.tally.total(self.world)
-        if not math.isfinite(sums[0]):
+        if not math.isfinite(sums[0] + self.norm):  # of the gradient: the weights are lost, too
             raise FloatingPointError(
-                f"the loss is no number at epoch {self.state.epoch}, step {self.state.step}; the"
-                f" last checkpoint stands in {self.folder.checkpoints}: lower optim.lr, or set"
-                " train.nan=skip"
+                f"loss or gradient is no number at epoch {self.state.epoch}, step"
+                f" {self.state.step}; the last checkpoint stands in {self.folder.checkpoints}:"
+                " lower optim.lr, or set train.nan=skip"
             )
         return sums
 
