@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from launch import cluster_commands, result_commands, tool_commands
-from launch.errors import exit_code, explain, set_up_logging
+from launch.errors import exit_code, explain, set_up_libraries, set_up_logging
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,8 +27,7 @@ RunOption = Annotated[Path, typer.Option("--run", metavar="DIR", help="Folder of
 
 def main() -> None:
     """Run the command line; leave with 0, 1, 2, 3 or 75 as DESIGN.md section 4 says."""
-    # before torch is imported: threads that spin while they wait take the CPU from DALI's
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    set_up_libraries()
     debug = "--debug" in sys.argv
     try:
         app([word for word in sys.argv[1:] if word != "--debug"])

@@ -1,6 +1,7 @@
 """How commands and jobs speak: one line and an exit code for an error, a log for the rest."""
 
 import logging
+import os
 
 STOPPED = 75
 ASK = 74  # of launch.after, where no command of Slurm is: the batch script shall requeue
@@ -25,6 +26,14 @@ def explain(error: Exception) -> str:
     if text and (isinstance(error, (ValueError, OSError)) or type(error).__module__ != "builtins"):
         return text
     return f"{type(error).__name__}: {text or 'no more is known'}"
+
+
+def set_up_libraries() -> None:
+    """Set what OpenMP and torch read once, when they are first imported."""
+    # threads that spin while they wait take the CPU from DALI's
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # else DDP warns at each start of find_unused_parameters, which our resuming needs
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def set_up_logging(rank: int) -> None:

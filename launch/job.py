@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from launch.errors import STOPPED, exit_code, explain, set_up_logging
+from launch.errors import STOPPED, exit_code, explain, set_up_libraries, set_up_logging
 from launch.limits import limited
 from launch.local import REQUEUE, is_out_of_time, name_ranks, wait_turn
 from launch.messages import lost_nodes, start_before
@@ -38,6 +38,7 @@ class StageJob:
         Signals before and after training end the process at once: nothing is lost then. Inside,
         `tin.train` takes them to the end of a step.
         """
+        set_up_libraries()
         run, stage = Path(self.run), self.stage
         if place()[0] == "debug":
             RUN_STAGE[stage.partition(":")[0]](run, stage)
