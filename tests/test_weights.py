@@ -408,6 +408,12 @@ def test_files_that_hold_no_network_are_refused(tmp_path):
         import_file(tmp_path / "absent.pth", small())
 
 
+def test_a_start_that_is_no_file_is_refused_with_what_to_do():
+    config = load("tin_r50_8f_ucf101")  # its file is the user's to name
+    with pytest.raises(ConfigError, match=r"8f_kinetics400\.pth\.tar: no such file; name a check"):
+        initialize(small(), config)
+
+
 def test_two_tensors_of_one_name_are_refused(tmp_path):
     state = to_reference(small())
     state["module.base_model.conv1.weight"] = state["base_model.conv1.weight"]

@@ -105,6 +105,11 @@ def initialize(model: TIN, config: Config) -> Report | None:
     if init == "none":
         return None
     path = imagenet_path(config.model.arch) if init == "imagenet" else Path(init).expanduser()
+    if not path.exists():
+        raise ConfigError(
+            f"model.init {init}: no such file; name a checkpoint of yours or of a zoo, or set"
+            " model.init=imagenet or none"
+        )
     report = import_file(path, model, interpolate=config.model.init_interpolate)
     if report.failed:
         first = report.failed[0]
