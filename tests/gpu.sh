@@ -99,4 +99,7 @@ if [ "$gpu" ]; then # what takes longest comes last
 else
     step bench_model tin bench model --seconds 2 --no-compiled --json "$work/parts/model.json"
 fi
+for name in "$@"; do
+    cut -f 1 "$work/steps" | grep -qx "$name" || { echo "no step $name here" >&2; exit 2; }
+done
 write_result
