@@ -12,6 +12,8 @@ import typer
 from launch import cluster_commands, result_commands, tool_commands
 from launch.errors import exit_code, explain, set_up_libraries, set_up_logging
 
+INTERRUPTED = 130  # as shells say it of Ctrl-C
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -94,7 +96,13 @@ def shard(
     if parts:
         given.append(f"shard.parts={parts}")
     config = load(None, [*(settings or []), *given])
-    result = convert(config, dataset, part)
+    try:
+        result = convert(config, dataset, part)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"tin: {dataset}: stopped; finished shards are kept, the same command goes on", err=True
+        )
+        raise typer.Exit(INTERRUPTED) from None
     name = "quarantine.csv" if part is None else "quarantine"
     tool_commands.tell_quarantine(result, dataset, name)
 

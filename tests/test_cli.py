@@ -1,10 +1,14 @@
 """The command line: quick help, clear errors, exit codes."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
+from clips import noise_frames, write_clip
 
 from configs.load import ConfigError
 from launch.errors import exit_code, explain
@@ -61,6 +65,22 @@ def test_more_bad_videos_than_allowed_are_3_and_say_where_the_reasons_are(tmp_pa
     again = tin("shard", str(tmp_path / "s"), str(tmp_path / "d"), "shard.short_side=9")
     assert again.returncode == 2
     assert "begun with short_side 256, now it is 9" in again.stderr
+
+
+def test_ctrl_c_while_sharding_says_that_the_same_command_goes_on(tmp_path):
+    clip = write_clip(tmp_path / "s" / "a" / "0.mp4", noise_frames(100, 192))
+    for number in range(1, 12):  # some seconds of work
+        shutil.copy(clip, clip.with_name(f"{number}.mp4"))
+    words = ["shard", str(tmp_path / "s"), str(tmp_path / "d"), "run.threads=1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launch", *words], stderr=subprocess.PIPE, text=True
+    )
+    while not list(tmp_path.glob("d/.*.tar.*.tmp")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert "finished shards are kept, the same command goes on" in process.communicate()[1]
+    assert process.returncode == 130
 
 
 def test_a_task_of_a_slurm_array_shards_its_part(tmp_path):
