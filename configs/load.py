@@ -153,11 +153,17 @@ def to_yaml(values: Mapping[str, Any]) -> str:
 
 def differences(old: Config, new: Config) -> list[str]:
     """Return `section.key: old -> new` for what differs, section `run` left out."""
-    before, after = dict(_leaves(old.model_dump())), dict(_leaves(new.model_dump()))
+    found = changes(old.model_dump(), new.model_dump())
+    return [line for line in found if not line.startswith("run.")]
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return `section.key: old -> new` for what differs between two nested mappings."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
     return [
-        f"{key}: {before[key]} -> {after[key]}"
-        for key in before
-        if before[key] != after[key] and not key.startswith("run.")
+        f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in {**before, **after}
+        if before.get(key) != after.get(key)
     ]
 
 

@@ -13,7 +13,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from configs.load import ConfigError, differences, load, parse, read_yaml, with_settings
+from configs.load import (
+    ConfigError,
+    changes,
+    differences,
+    load,
+    parse,
+    read_yaml,
+    with_settings,
+)
 from configs.schema import Config
 
 log = logging.getLogger(__name__)
@@ -25,6 +33,7 @@ STEPS = (
     "epoch step time loss lr clips_per_s data_wait memory_gb gpu_use gpu_power skipped"
 ).split()
 BAD_FRAMES = "epoch key frame reason".split()
+COMPARED = "versions commit hardware auto".split()  # of an environment: a result depends on them
 PACKAGES = "tin-video torch numpy nvidia-dali-cuda130 nvidia-dali-cuda120 av simplejpeg".split()
 
 
@@ -151,14 +160,11 @@ class Run:
         numbers = [number for number in self.attempts() if number < self.attempt]
         try:
             path = self.path / f"environment-{numbers[-1]:02d}.json"
-            before, now = _flat(json.loads(path.read_text())), _flat(facts)
+            environments = json.loads(path.read_text()), facts
+            before, now = ({name: one[name] for name in COMPARED} for one in environments)
         except (IndexError, OSError, ValueError, KeyError):  # the first attempt, or cut short
             return
-        changed = [
-            f"{name}: {before.get(name)} -> {now.get(name)}"
-            for name in {**before, **now}
-            if before.get(name) != now.get(name)
-        ]
+        changed = changes(before, now)
         if changed:
             log.warning(
                 "since the attempt before: %s; clips, frames and crops of each step stay the same,"
@@ -212,12 +218,6 @@ def describe_environment(device: str, world_size: int) -> dict[str, Any]:
         "device": device,
         "hardware": {"cpus": os.cpu_count(), "machine": platform.machine(), "gpu": _gpu(device)},
     }
-
-
-def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
-    groups = {name: facts[name] for name in ("versions", "hardware", "auto")}
-    inner = {f"{name}.{key}": value for name in groups for key, value in groups[name].items()}
-    return {"commit": facts["commit"], **inner}
 
 
 def _gpu(device: str) -> str:
