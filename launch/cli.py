@@ -10,9 +10,7 @@ from typing import Annotated
 import typer
 
 from launch import cluster_commands, result_commands, tool_commands
-from launch.errors import exit_code, explain, set_up_libraries, set_up_logging
-
-INTERRUPTED = 130  # as shells say it of Ctrl-C
+from launch.errors import INTERRUPTED, exit_code, explain, set_up_libraries, set_up_logging
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -6,6 +6,7 @@ import os
 STOPPED = 75
 ASK = 74  # of launch.after, where no command of Slurm is: the batch script shall requeue
 BAD_DATA = 3
+INTERRUPTED = 130  # as shells say it of Ctrl-C
 CODES = {  # by name: to import these classes is to import torch and DALI
     "ConfigError": 2,
     "BadDataError": BAD_DATA,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 PACKAGES = ("configs", "cuda", "preprocess", "pipeline", "tin", "launch")
 KINDS = {".py", ".yaml", ".h", ".cu", ".cpp"}
+HOME = Path(__file__).resolve().parent.parent  # not by import: NVIDIA's cuda may come first
 
 
 def snapshot(folder: Path) -> str:
@@ -16,11 +17,10 @@ def snapshot(folder: Path) -> str:
     """
     aside = folder.with_name(f".{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
-    home = Path(__file__).resolve().parent.parent  # not by import: NVIDIA's cuda may come first
     for name in PACKAGES:
-        for file in (home / name).rglob("*"):
+        for file in (HOME / name).rglob("*"):
             if file.suffix in KINDS:
-                target = aside / file.relative_to(home)
+                target = aside / file.relative_to(HOME)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
     commit = _git("describe", "--always", "--dirty", "--abbrev=12")
@@ -34,8 +34,7 @@ def snapshot(folder: Path) -> str:
 
 def _git(*words: str) -> str:
     """Return what git says of the folder of this code; empty if it is no checkout of it."""
-    home = Path(__file__).parent.parent
-    command = ["git", "-C", str(home)]
+    command = ["git", "-C", str(HOME)]
     try:
         top = subprocess.run(
             [*command, "ls-files", "launch/snapshot.py"], capture_output=True, text=True, check=True
