@@ -35,7 +35,7 @@ def test_a_hang_ends_the_rank_with_its_stacks(tmp_path: Path):
     done = subprocess.run([sys.executable, "-c", HANG, str(tmp_path)], timeout=60)
     assert done.returncode == health.HUNG
     text = (tmp_path / "stacks-03-rank1.txt").read_text()
-    assert re.search(r"no step for \d+ s", text)
+    assert re.search(r"no step for ([2-9]|\d\d+) s", text)  # 2 s and what a busy machine adds
     assert "waits_for_ever" in text
 
 

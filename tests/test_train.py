@@ -73,7 +73,7 @@ def test_a_run_killed_ten_times_ends_with_the_same_bits(dataset, tmp_path, world
         ranks.kill(processes)
         places.add(checkpoint.newest(run))
     assert ranks.finish(ranks.start_ranks(world_size, go, killed, *settings)) == [0] * world_size
-    assert len(run.attempts()) > 4  # the others came too late to disturb
+    assert len(run.attempts()) > 6  # the others came too late to disturb
     assert len(places) > 2  # each time it went on from somewhere else
     assert_same_bits(whole, killed)
     for name in ("steps.csv", "metrics.csv"):
