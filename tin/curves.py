@@ -111,7 +111,7 @@ def _finish(figure: Figure, panels: Mapping[str, Axes]) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    figure.subplots_adjust(0.035, 0.5 / figure.get_figheight(), 0.985, 0.9, wspace=0.18)
+    figure.subplots_adjust(0.035, 0.5 / figure.get_figheight(), 0.985, 0.9, wspace=0.28)
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     text = file.getvalue()
