@@ -6,7 +6,7 @@ TIN := .venv/bin/tin
 
 .PHONY: demo test lint bench test-cluster soak
 demo: $(VENV)
-	.venv/bin/python tests/demo.py demo
+	.venv/bin/python examples/demo.py demo
 
 test: $(VENV)
 	.venv/bin/python -m pytest

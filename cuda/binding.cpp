@@ -42,7 +42,7 @@ bool channels_last(const Tensor& x) {
   return true;
 }
 
-// tin.interlace explains what is wrong with its arguments; this keeps other callers out of memory
+// tin.op.interlace explains what is wrong with its arguments; this keeps other callers out of memory
 // that is not theirs.
 tin::Shape checked(const Tensor& x, const Tensor& offset, const Tensor& weight, int64_t channels) {
   STD_TORCH_CHECK(x.dim() == 4 && offset.dim() == 2 && weight.dim() == 3,

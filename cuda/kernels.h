@@ -1,7 +1,7 @@
 // The kernels of the interlace operator on CUDA: one each for forward and backward that reads and
 // writes every element once, and a small one that ends the sums of the backward. A thread takes a
 // few neighbouring elements of one group, a vector, over all frames of a clip: what it shifts along
-// time stays in its registers. No torch headers; tests/test_kernels.py runs them on the CPU.
+// time stays in its registers. No torch headers; tests/tin/op/test_kernels.py runs them on the CPU.
 #pragma once
 #ifdef TIN_EMULATE
 #include "emulate.h"

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from configs.load import cache_path, load_site
-from launch.queue import SlurmError, ask
+from launch.slurm_query import SlurmError, ask
 
 GPU_QUERY = "name,driver_version,memory.total,compute_cap"
 CUDA13 = (580, 7.5)  # driver and compute capability that CUDA 13's wheels need; V100 (7.0) is out

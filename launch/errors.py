@@ -4,7 +4,7 @@ import logging
 import os
 
 STOPPED = 75
-ASK = 74  # of launch.after, where no command of Slurm is: the batch script shall requeue
+ASK = 74  # of launch.jobs.requeue, where no command of Slurm is: the batch script shall requeue
 BAD_DATA = 3
 INTERRUPTED = 130  # as shells say it of Ctrl-C
 CODES = {  # by name: to import these classes is to import torch and DALI

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tin.run import Run
+from tin.runs.folder import Run
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,16 @@
 """`tin status`, `logs` and `cancel`: from run folders and from Slurm, as far as it answers."""
 
-import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.load import ConfigError, run_path
 from launch import local, record
-from launch.queue import Ended, Queued, SlurmError, executions, queued
-from tin.run import Run
+from launch.slurm_query import Ended, Queued, SlurmError, executions, queued
+from tin.runs.folder import Run
 
 STALE_S = 180.0  # a run without a job that has written nothing for longer does not run
 WHY = {  # what Slurm's words mean for a user
@@ -119,23 +118,6 @@ def cancel(run: Path) -> list[str]:
         step = record.progress(run)
         record.add_end(run, record.End(job_id, restart, stages[job_id], "cancelled", step))
     return [f"{job_id} ({stages[job_id]})" for job_id in jobs]
-
-
-def account(paths: Iterable[Path]) -> None:
-    """Write `job/executions.json` of the runs at or below paths: what Slurm says each job took.
-
-    `tin.report` sums the GPU-hours from it, those of lost and requeued executions included.
-    """
-    runs = [file.parent.parent for path in paths for file in path.glob("**/job/jobs.jsonl")]
-    ids = {job.id: run for run in runs for job in record.jobs(run) if job.executor == "slurm"}
-    found: dict[Path, list[dict]] = {}
-    try:
-        for execution in executions(ids):
-            found.setdefault(ids[execution.id], []).append(asdict(execution))
-    except SlurmError:
-        return  # what was counted before still stands
-    for run, rows in found.items():
-        (Run(run).job / "executions.json").write_text(json.dumps({"executions": rows}, indent=1))
 
 
 def log_files(run: Path) -> list[tuple[str, Path]]:

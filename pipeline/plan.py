@@ -10,8 +10,8 @@ import numpy as np
 
 from configs.schema import Config
 from pipeline.crops import scaled_sizes, source_regions, training_boxes, view_corners
-from pipeline.draws import CROPS, FLIPS, FRAMES, ORDER, SHARDS, key, shuffled, uniforms
 from pipeline.frames import evaluation_frames, training_frames
+from pipeline.random_numbers import CROPS, FLIPS, FRAMES, ORDER, SHARDS, key, shuffled, uniforms
 from preprocess.shards import Split
 
 

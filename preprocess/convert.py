@@ -10,10 +10,10 @@ from pathlib import Path
 
 from configs.load import ConfigError
 from configs.schema import Config, ShardSettings
-from preprocess.annotations import Video, read_annotations
+from preprocess.annotations.read import Video, read_annotations
 from preprocess.decode import BadVideoError
-from preprocess.folders import encode_folder
-from preprocess.layout import Job, begin, list_jobs, num_shards, read_plan
+from preprocess.frame_folders import encode_folder
+from preprocess.shard_plan import Job, begin, list_jobs, num_shards, read_plan
 from preprocess.shards import (
     DatasetInfo,
     Plan,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
-from preprocess.layout import num_shards, read_plan
+from preprocess.shard_plan import num_shards, read_plan
 from preprocess.shards import (
     DatasetInfo,
     ShardRows,

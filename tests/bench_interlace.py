@@ -24,7 +24,7 @@ AIMS = (  # device, pass, way that the operator is compared with, at most so muc
 
 def measured(path: str | None) -> dict:
     if path is None:
-        from tin.bench import bench_op
+        from tin.bench.cases import bench_op
 
         path = "op.json"
         bench_op(seconds=1.0, clips=[4]).save(Path(path))

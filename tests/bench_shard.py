@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
-from clips import shard_config, write_labels
+from synthetic_videos import shard_config, write_labels
 
-from preprocess.annotations import VIDEO_SUFFIXES
+from preprocess.annotations.read import VIDEO_SUFFIXES
 from preprocess.convert import shard
 from preprocess.shards import open_split
 from preprocess.workers import num_cpus

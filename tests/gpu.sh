@@ -53,7 +53,7 @@ tin() { "$python" -m launch "$@"; }
 sanitize() { # TOOL OPTION...
     env TIN_REQUIRE_GPU=1 PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
         compute-sanitizer --tool "$@" --error-exitcode 9 "$python" -m pytest \
-        tests/test_interlace.py -m gpu -k "definition_for_large_frames or alone_equals or borders"
+        tests/tin/op/test_interlace.py -m gpu -k "definition_for_large_frames or alone_equals or borders"
 }
 
 touch "$work/steps" "$work/left_out"
@@ -71,7 +71,7 @@ else
     leave_out sanitizer "no GPU: compute-sanitizer over the operator's tests"
     leave_out graphs "no GPU: replay of CUDA graphs, bfloat16 and float16 on tensor cores"
     leave_out mixed "no GPU: JPEG decoding on the device"
-    step tests "$python" -m pytest tests/test_interlace.py
+    step tests "$python" -m pytest tests/tin/op/test_interlace.py
     step bench_op tin bench op --seconds "$seconds" --clips 4 --json "$work/parts/op.json"
     videos="--train 32 --val 8 --size 128"
     settings=(train.batch=8 clip.crop=112 clip.resize=128 model.arch=resnet18)

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from launch import cli
 from preprocess.shards import read_info
-from tin.model import TIN
-from tin.scores import load as load_scores
-from tin.weights import export_reference
+from tin.evaluation.scores import load as load_scores
+from tin.models.network import TIN
+from tin.models.weights import export_reference
 
 SMALL = (
     "model.arch=resnet18", "clip.crop=48", "clip.resize=56", "train.batch=8", "train.epochs=2",

@@ -7,12 +7,12 @@ import pytest
 from configs.load import load
 from preprocess.convert import shard
 from preprocess.motions import make_motions
-from tin.distributed import start
-from tin.evaluate import test as measure
-from tin.pairs import pair_accuracy
-from tin.scores import Scores, summarize
-from tin.scores import load as load_scores
-from tin.train import train
+from tin.evaluation.evaluate import test as measure
+from tin.evaluation.opposites import pair_accuracy
+from tin.evaluation.scores import Scores, summarize
+from tin.evaluation.scores import load as load_scores
+from tin.ranks.distributed import start
+from tin.training.trainer import train
 
 SIZE = 32  # pixels; the demo stores 64 and crops 32
 MIRRORED = (("left", "right"), ("clockwise", "counter-clockwise"))

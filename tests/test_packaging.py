@@ -32,7 +32,7 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_the_wheel_holds_sources_recipes_and_licenses(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for folder, pattern in (("cuda", "*.*"), ("configs", "*/*.yaml"), ("tin", "*.py")):
+    for folder, pattern in (("cuda", "*.*"), ("configs", "*/*.yaml"), ("tin", "*/*.py")):
         files = [path.relative_to(ROOT) for path in (ROOT / folder).glob(pattern)]
         assert files
         assert {str(path) for path in files} <= names

@@ -6,17 +6,17 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from clips import write_labels
+from synthetic_videos import write_labels
 
 from configs.load import load
 from preprocess.convert import ShardResult, shard
 from preprocess.shards import open_split, read_info
 from preprocess.verify import verify
-from tin.distributed import start
-from tin.evaluate import test as measure
-from tin.report import load_runs, write_report
-from tin.scores import load as load_scores
-from tin.train import train
+from tin.evaluation.evaluate import test as measure
+from tin.evaluation.scores import load as load_scores
+from tin.ranks.distributed import start
+from tin.reports.results import load_runs, write_report
+from tin.training.trainer import train
 
 FEW_STEPS = (
     "train.epochs=2", "clip.crop=48", "clip.resize=56", "run.device=cpu", "run.tensorboard=false",

@@ -9,11 +9,11 @@ import torch
 
 from configs.load import load
 from pipeline.frames import evaluation_frames, training_frames
-from tin import metrics
-from tin.blocks import TemporalInterlace
-from tin.interlace import interlace
-from tin.optim import learning_rate
-from tin.resnet import BasicBlock
+from tin.evaluation import metrics
+from tin.models.resnet import BasicBlock
+from tin.models.temporal import TemporalInterlace
+from tin.op.interlace import interlace
+from tin.training.optim import learning_rate
 
 FOLDER = Path(__file__).parent / "vectors"
 EXACT = {"rtol": 1e-10, "atol": 1e-12}

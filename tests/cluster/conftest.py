@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import slurm_box
-from hands import Run, tin
+from cluster_actions import Run, tin
 from processes import run, which
 
 SETTINGS = """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import slurm_box
-from hands import Run, accounted, ask, assert_same_bits, tin, wait
+from cluster_actions import Run, accounted, ask, assert_same_bits, call_prod, tin, wait
 
 pytestmark = pytest.mark.cluster
 ON_TWO = "cluster.options={nodelist: 'node[1-2]'}"
@@ -25,12 +25,6 @@ NUM_STEPS = 24
 def preempt(run: Run, box: Path) -> None:
     run.wait_step(5)
     call_prod("node[6-7]")
-
-
-def call_prod(nodes: str) -> None:
-    """Let a job of higher priority take the nodes for some seconds."""
-    sleeper = ["--wrap", "sleep 5", "-o", "/dev/null"]
-    ask("sbatch", "-p", "prod", "-w", nodes, "-N2", "-c4", "--mem=100", *sleeper)
 
 
 def five_times(run: Run, box: Path) -> None:

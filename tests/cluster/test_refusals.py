@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hands import Run, ask, ended, queue, tin, wait
+from cluster_actions import Run, ask, ended, queue, tin, wait
 
 pytestmark = pytest.mark.cluster
 REFUSED = {

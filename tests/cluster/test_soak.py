@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import slurm_box
-from hands import Run, ask, assert_same_bits, wait
-from test_interruption import call_prod
+from cluster_actions import Run, ask, assert_same_bits, call_prod, wait
 
 pytestmark = [pytest.mark.cluster, pytest.mark.soak]
 LONG = ("train.epochs=40", "train.evaluate_every=20")

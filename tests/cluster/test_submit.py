@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hands import STEP, Run, accounted, ask, ended, queue, tin, wait
+from cluster_actions import STEP, Run, accounted, ask, ended, queue, tin, wait
 
 from launch import record
 from launch.status import cancel

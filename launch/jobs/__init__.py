@@ -1,0 +1,1 @@
+"""What runs inside a job: stages, staging, requeue decisions."""

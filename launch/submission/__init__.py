@@ -1,0 +1,1 @@
+"""From a recipe and a cluster file to submitted jobs."""

@@ -1,0 +1,1 @@
+"""Labels of datasets, as their authors distribute them."""

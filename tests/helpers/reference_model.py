@@ -1,0 +1,87 @@
+"""Models with the weights of the reference's recipe (shared/reference/README.md), by name."""
+
+import json
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tin.models.network import TIN
+from tin.models.weights import from_reference, to_reference
+
+
+def recipe_tensor(key: str, shape: tuple[int, ...], seed: int, last_norm: str) -> Tensor:
+    """Return the tensor that the recipe draws for a name of the original.
+
+    `last_norm` is the last BatchNorm of a block, which starts small: bn3, or bn2 of resnet18.
+    """
+    draw = np.random.RandomState((zlib.crc32(key.encode()) + seed) & 0xFFFFFFFF)
+    if key.endswith("num_batches_tracked"):
+        return torch.zeros(shape, dtype=torch.int64)
+    if key.endswith("running_mean"):
+        value = 0.1 * draw.randn(*shape)
+    elif key.endswith("running_var"):
+        value = 1 + 0.4 * (draw.random_sample(shape) - 0.5)
+    elif key.endswith("bias"):
+        value = 0.1 * draw.randn(*shape)
+        if key.endswith("biasnet.net.lastlayer.bias"):
+            value = 0.5108 + 5 * value
+    elif len(shape) == 1:
+        value = 1 + 0.1 * draw.randn(*shape)
+        if re.fullmatch(rf".*layer\d+\.\d+\.{last_norm}\.weight", key):
+            value *= 0.2
+    else:
+        value = draw.randn(*shape) * _scale(key, shape)
+    return torch.from_numpy(np.asarray(value, dtype=np.float32))
+
+
+def _scale(key: str, shape: tuple[int, ...]) -> float:
+    fan_in = np.prod(shape[1:])
+    if key == "new_fc.weight":
+        return 0.01
+    return {4: np.sqrt(2 / fan_in), 3: 0.5 / np.sqrt(fan_in), 2: 1 / np.sqrt(fan_in)}[len(shape)]
+
+
+def recipe_state(model: TIN, seed: int) -> dict[str, Tensor]:
+    """Return the recipe's tensors of a model by the names of the original."""
+    own = to_reference(model)
+    last_norm = "bn3" if "base_model.layer1.0.bn3.weight" in own else "bn2"
+    return {
+        key: recipe_tensor(key, tuple(value.shape), seed, last_norm) for key, value in own.items()
+    }
+
+
+class Reference:
+    """One model of shared/reference/model: its numbers, weights, input and target."""
+
+    def __init__(self, shared: Path, name: str):
+        folder = shared / "reference" / "model"
+        self.facts = json.loads((folder / f"{name}.json").read_text())
+        with np.load(folder / f"{name}.npz") as arrays:
+            self.arrays = dict(arrays)
+        facts = self.facts
+        draw = np.random.RandomState(facts["weight_seed"] + 1)
+        B, T, (H, W) = facts["batch"], facts["num_segments"], facts["hw"]
+        x = draw.randn(B, 3 * T, H, W).astype(np.float32)
+        self.x = torch.from_numpy(x).unflatten(1, (T, 3))
+        self.target = torch.tensor(facts["target"])
+
+    def empty_model(self, **changes) -> TIN:
+        """Return the network with fresh weights; its dropout layer is there, but passes all."""
+        facts = self.facts
+        settings = {
+            "arch": facts["arch"],
+            "num_segments": facts["num_segments"],
+            "shift_div": facts["shift_div"],
+        }
+        return TIN(facts["num_class"], **{**settings, **changes})
+
+    def model(self) -> TIN:
+        """Return the network with the recipe's weights, without dropout."""
+        model = self.empty_model()
+        model.load_state_dict(from_reference(recipe_state(model, self.facts["weight_seed"])))
+        model.dropout.p = 0.0
+        return model

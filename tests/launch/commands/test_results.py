@@ -1,0 +1,70 @@
+"""The verbs test, predict, report and fuse, as they are typed."""
+
+import json
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from launch.commands.results import add_to
+from tin.evaluation.scores import Scores, save
+
+app = typer.Typer()
+add_to(app)
+
+
+def _tin(*words: object, code: int = 0) -> str:
+    found = CliRunner().invoke(app, [str(word) for word in words])
+    assert found.exit_code == code, found.output + repr(found.exception)
+    return found.stdout
+
+
+@pytest.fixture
+def tests(tmp_path):
+    """Two tests of two videos, written by hand."""
+    for name, mean in {"one": [[0.8, 0.2], [0.6, 0.4]], "two": [[0.4, 0.6], [0.2, 0.8]]}.items():
+        scores = Scores(["a", "b"], np.array([0, 1]), np.float32(mean)[:, None], ("p", "q"))
+        save(tmp_path / name, scores, {})
+    return tmp_path / "one", tmp_path / "two"
+
+
+def test_fuse_prints_weights_and_metrics_and_writes_a_submission(tests, tmp_path):
+    text = _tin(
+        "fuse", *tests, "--out", tmp_path / "both", "--weights", "1,3",
+        "--submission", tmp_path / "s.csv", "--submission", tmp_path / "s.json",
+    )  # fmt: skip
+    # 1/4 of the first and 3/4 of the second: .5 .5 and .3 .7
+    assert text.splitlines()[:2] == ["weights 0.2500, 0.7500", "top1       1.0000"]
+    assert (tmp_path / "s.csv").read_text().splitlines()[1] == "b;q;p"
+    assert set(json.loads((tmp_path / "s.json").read_text())["results"]) == {"a", "b"}
+
+
+def test_fuse_fits_weights_on_other_tests(tests, tmp_path):
+    fit = ("--fit", tests[0], "--fit", tests[1])
+    text = _tin("fuse", *tests, "--out", tmp_path / "both", *fit)
+    # chosen: .8 .4 and .4 .8, alike
+    assert text.startswith("weights 0.5000, 0.5000")
+
+
+def test_weights_that_are_no_numbers_are_refused(tests, tmp_path):
+    found = CliRunner().invoke(
+        app, ["fuse", *map(str, tests), "--out", str(tmp_path), "--weights", "x"]
+    )
+    assert "expected numbers" in str(found.exception)
+
+
+def test_report_prints_the_table_and_the_page(tmp_path):
+    text = _tin("report", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert text.splitlines() == [
+        "run      state",
+        "nowhere  missing",
+        "nowhere: missing: no run here",
+        str(tmp_path / "out" / "results.html"),
+    ]
+    assert (tmp_path / "out" / "results.html").exists()
+
+
+def test_views_that_are_none_are_refused(tmp_path):
+    found = CliRunner().invoke(app, ["test", str(tmp_path), "--views", "2"])
+    assert "expected CLIPSxCROPS" in str(found.exception)

@@ -1,0 +1,161 @@
+"""Scores on disk, their metrics and predictions."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tin.evaluation import scores as scores_file
+from tin.evaluation.opposites import opposites, pair_accuracy
+from tin.evaluation.scores import (
+    Scores,
+    ScoresError,
+    load,
+    load_result,
+    predictions,
+    save,
+    summarize,
+)
+
+CLASSES = ("left", "right", "a, b; c")
+
+
+def _three_videos() -> Scores:
+    views = [
+        [[0.7, 0.2, 0.1], [0.5, 0.4, 0.1]],  # mean .6 .3 .1, label 0: right
+        [[0.1, 0.2, 0.7], [0.3, 0.4, 0.3]],  # mean .2 .3 .5, label 1: second
+        [[0.2, 0.2, 0.6], [0.4, 0.0, 0.6]],  # mean .3 .1 .6, no label
+    ]
+    labels = np.array([0, 1, -1])
+    return Scores(["x1", "x2", "x3"], labels, np.array(views, np.float32), CLASSES)
+
+
+def test_scores_come_back_as_they_were_saved(tmp_path):
+    before = _three_videos()
+    save(tmp_path / "val", before, {"split": "val"})
+    after = load(tmp_path / "val")
+    assert (after.keys, after.classes) == (before.keys, before.classes)
+    np.testing.assert_array_equal(after.labels, before.labels)
+    np.testing.assert_array_equal(after.scores, before.scores)
+    assert load_result(tmp_path / "val")["split"] == "val"
+    assert sorted(path.name for path in (tmp_path / "val").iterdir()) == [
+        "predictions.csv",
+        "result.json",
+        "scores.npz",
+    ]
+
+
+def test_metrics_of_three_videos_by_hand():
+    measures = summarize(_three_videos())
+    assert set(measures) == {"top1", "top5", "mean_class", "pair", "loss"}
+    assert (measures["top1"], measures["top5"], measures["mean_class"]) == (0.5, 1.0, 0.5)
+    assert measures["pair"] == 1.0  # .6 > .3, and .3 > .2 though the third class beats both
+    assert measures["loss"] == pytest.approx(-(math.log(0.6) + math.log(0.3)) / 2, rel=1e-6)
+
+
+def test_metrics_of_several_labels_by_hand():
+    labels = np.array([[1, 0], [1, 1], [0, 0]], np.uint8)  # the third has no label
+    views = np.array([[[0.9, 0.2]], [[0.4, 0.8]], [[0.5, 0.5]]], np.float32)
+    measures = summarize(Scores(["a", "b", "c"], labels, views, ("p", "q")))
+    assert set(measures) == {"map_class", "map_sample", "loss"}
+    assert measures["map_class"] == pytest.approx(1.0)
+    assert measures["map_sample"] == pytest.approx(1.0)
+    assert measures["loss"] == pytest.approx(-np.log([0.9, 0.8, 0.4, 0.8]).mean(), rel=1e-6)
+
+
+def test_a_split_without_labels_has_scores_but_no_metric(tmp_path):
+    before = _three_videos()
+    save(tmp_path, Scores(before.keys, np.full(3, -1), before.scores, CLASSES), {})
+    assert set(load_result(tmp_path)["metrics"].values()) == {None}
+    frame = pd.read_csv(tmp_path / "predictions.csv")
+    assert frame["label_rank"].isna().all()
+    assert frame["labels"].isna().all()
+
+
+def test_predictions_name_the_label_its_rank_and_the_best_class(tmp_path):
+    save(tmp_path, _three_videos(), {})
+    frame = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False)
+    assert list(frame.columns) == ["key", "labels", "top1", "score", "label_rank"]
+    assert frame.astype(str).to_numpy().tolist() == [
+        ["x1", "left", "left", "0.6", "1"],
+        ["x2", "right", "a, b; c", "0.5", "2"],
+        ["x3", "", "a, b; c", "0.6", ""],
+    ]
+
+
+def test_several_labels_stand_together_with_the_rank_of_the_best():
+    labels = np.array([[0, 1, 1]], np.uint8)
+    frame = predictions(Scores(["a"], labels, np.float32([[[0.5, 0.1, 0.2]]]), ("p", "q", "r")))
+    assert frame.to_numpy().tolist() == [["a", "q;r", "p", 0.5, 2]]
+
+
+def test_view_averaging_is_the_reference(shared):
+    cases = json.loads((shared / "reference/tables/test_time_averaging.json").read_text())
+    for case in cases:
+        logits = torch.tensor(case["logits"])
+        views = logits.softmax(1).reshape(-1, case["dup_samples"], logits.shape[1]).numpy()
+        keys = [str(i) for i in range(len(views))]
+        scores = Scores(
+            keys, np.array(case["target"]), views, tuple(map(str, range(views.shape[2])))
+        )
+        np.testing.assert_allclose(scores.mean, case["averaged_probabilities"], atol=1e-6)
+        assert summarize(scores)["top1"] == case["prec1"] / 100
+        assert summarize(scores)["top5"] == case["prec5"] / 100
+
+
+def test_a_test_that_did_not_end_has_no_result(tmp_path, monkeypatch):
+    save(tmp_path, _three_videos(), {"split": "val"})
+    monkeypatch.setattr(scores_file, "_save_arrays", lambda *_: 1 / 0)  # killed while it writes
+    with pytest.raises(ZeroDivisionError):
+        save(tmp_path, _three_videos(), {"split": "val"})
+    with pytest.raises(ScoresError, match="its test did not end"):
+        load_result(tmp_path)
+
+
+def _objects(path):
+    np.savez(path, keys=np.array([{}], dtype=object), labels=[0], scores=[0], classes=["a"])
+
+
+def _other_shape(path):
+    np.savez(path, keys=["a"], labels=[0], scores=np.ones((2, 1, 1), np.float32), classes=["a"])
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: None, "holds no scores.npz; make it with `tin test`"),
+        (lambda path: path.write_bytes(b""), "no file of scores"),
+        (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(90)), "no file of scores"),
+        (lambda path: np.savez(path, keys=["a"]), "no file of scores"),
+        (_objects, "no file of scores"),
+        (_other_shape, r"scores are float32 \(2, 1, 1\), expected float32 \(1, views, 1\)"),
+    ],
+)
+def test_files_that_are_no_scores_are_refused(tmp_path, write, message):
+    write(tmp_path / "scores.npz")
+    with pytest.raises(ScoresError, match=message):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", b"\xff"])
+def test_results_that_are_no_results_are_refused(tmp_path, text):
+    (tmp_path / "result.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ScoresError, match=r"result\.json"):
+        load_result(tmp_path)
+
+
+def test_opposites_are_found_by_name():
+    classes = ["up", "turn left", "down", "clockwise", "Pulling from left to right", "stay",
+               "counter-clockwise", "turn right", "Pulling from right to left", "left-handed",
+               "grow", "shrink", "Zooming In", "Zooming Out"]  # fmt: skip
+    assert opposites(classes) == [(0, 2), (1, 7), (3, 6), (4, 8), (10, 11), (12, 13)]
+
+
+def test_pair_accuracy_looks_at_the_two_classes_of_the_pair_only():
+    scores = np.array([[0.1, 0.2, 0.7], [0.1, 0.3, 0.6], [0.2, 0.2, 0.6], [0.0, 0.0, 1.0]])
+    labels = np.array([1, 0, 0, 2])  # right, wrong, a tie, not of a pair
+    assert pair_accuracy(scores, labels, [(0, 1)]) == pytest.approx(1.5 / 3)
+    assert math.isnan(pair_accuracy(scores, np.array([2, 2, 2, -1]), [(0, 1)]))

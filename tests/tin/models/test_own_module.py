@@ -1,0 +1,60 @@
+"""The page on temporal modules of one's own does what it says."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs.load import load
+from tin.models.network import build_model
+from tin.models.weights import import_file, to_reference
+from tin.training.optim import build_optimizer, loss
+
+PAGE = Path(__file__).parents[3] / "docs" / "temporal.md"
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.+?)```", PAGE.read_text(), re.DOTALL)
+    assert len(code.splitlines()) <= 30
+    (tmp_path / "motion.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "motion", raising=False)
+    return load(
+        None,
+        ["model.temporal=motion:Motion", "model.arch=resnet18", "clip.num_segments=4",
+         "model.dropout=0.0", "train.bn=frozen"],
+    )  # fmt: skip
+
+
+def test_the_module_of_the_page_starts_as_a_frame_only_network(config):
+    model = build_model(config, 2).eval()
+    clip = torch.randn(1, 4, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model(clip), model(clip.flip(1)), rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_of_training_makes_it_tell_a_clip_from_its_reverse(config):
+    model = build_model(config, 2).double()  # a step is small, but no rounding
+    torch.nn.init.normal_(model.fc.weight, std=0.05)
+    optimizer = build_optimizer(model, config)
+    clip = torch.rand(1, 1, 3, 32, 32) * torch.arange(1.0, 5.0)[None, :, None, None, None]
+    x, targets = torch.cat([clip, clip.flip(1)]).double(), torch.tensor([0, 1])
+    logits = model(x)
+    torch.testing.assert_close(logits[0], logits[1])
+    loss(logits, targets, config).backward()
+    optimizer.step()
+    forwards, backwards = model(x).detach()
+    assert (forwards - backwards).abs().max() > 1e-6
+
+
+def test_weights_of_other_networks_load_around_the_module_of_the_page(config, tmp_path):
+    plain = build_model(load(None, ["model.temporal=none", "model.arch=resnet18"]), 2)
+    torch.save(to_reference(plain), tmp_path / "tsn.pth")
+    report = import_file(tmp_path / "tsn.pth", build_model(config, 2))
+    assert report.failed == ()
+    new = [row.ours for row in report.rows if row.status == "new"]
+    assert new[0] == "backbone.layer1.0.temporal.gain"
+    assert len(new) == 8

@@ -1,0 +1,309 @@
+"""Augmentation on the training device: what it depends on, and each operation by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from configs.load import load
+from pipeline import random_numbers
+from tin.training import device_random
+from tin.training.augment import augment
+from tin.training.randaugment import OPERATIONS, randaugment
+
+CLIPS = torch.tensor([7, 123_456_789, 0, 40])
+LABELS = torch.tensor([0, 1, 2, 4])
+COLORS = ["augment.color_jitter=0.4", "augment.randaugment_ops=2"]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def changed(x, settings, clips=CLIPS, labels=LABELS, epoch=1, step=0):
+    return augment(x, labels, clips, load(None, settings), epoch, 5, step)
+
+
+def clip_batch(num_frames=3, size=24):
+    return torch.rand(4, num_frames, 3, size, size) * 4 - 2
+
+
+# Random numbers.
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_numbers_on_the_device_are_those_of_the_pipeline(device):
+    clips = torch.tensor([0, 1, 2**40 + 17, -1], device=device)
+    found = device_random.uniforms(3, device_random.MIX, 2, clips, 5).cpu().numpy()
+    assert np.array_equal(
+        found, random_numbers.uniforms(3, device_random.MIX, 2, clips.cpu().numpy(), 5)
+    )
+    assert found.min() >= 0
+    assert found.max() < 1
+
+
+def test_streams_of_augmentation_are_not_those_of_the_pipeline():
+    names = ("ORDER", "SHARDS", "FRAMES", "CROPS", "FLIPS")
+    taken = {getattr(random_numbers, name) for name in names}
+    assert not {device_random.MIX, device_random.JITTER, device_random.RANDAUGMENT} & taken
+
+
+@pytest.mark.parametrize(
+    "alpha, distribution",
+    [
+        (1.0, lambda x: x),
+        (2.0, lambda x: 3 * x**2 - 2 * x**3),
+        (0.5, lambda x: 2 / math.pi * np.arcsin(np.sqrt(x))),
+    ],
+)
+def test_beta_inverts_its_distribution(alpha, distribution):
+    uniform = torch.linspace(0, 1, 1001, dtype=torch.float64)[:-1]
+    found = device_random.beta(uniform, alpha).numpy()
+    np.testing.assert_allclose(distribution(found), uniform, atol=2e-5)
+
+
+def test_beta_of_a_small_alpha_has_its_mean_and_variance():
+    uniform = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    found = device_random.beta(uniform, 0.2)
+    assert found.mean().item() == pytest.approx(0.5, abs=1e-6)
+    assert found.var().item() == pytest.approx(0.25 / (2 * 0.2 + 1), rel=1e-3)  # textbook
+
+
+# What it depends on.
+
+
+def test_nothing_changes_where_nothing_is_asked():
+    x = clip_batch()
+    same, targets = changed(x, [])
+    assert same is x
+    assert targets is LABELS
+
+
+@pytest.mark.parametrize("settings", [COLORS[:1], COLORS[1:], COLORS])
+def test_colors_depend_on_seed_epoch_and_clip_alone(settings):
+    x = clip_batch()
+    whole, _ = changed(x, settings)
+    assert not torch.allclose(whole, x)
+    again, _ = changed(x, settings, step=3)
+    assert torch.equal(whole, again)
+    order = torch.tensor([2, 0])  # another rank's share, in another order
+    part, _ = changed(x[order], settings, CLIPS[order], LABELS[order])
+    torch.testing.assert_close(part, whole[order], rtol=1e-5, atol=1e-5)
+    other_epoch, _ = changed(x, settings, epoch=2)
+    other_seed, _ = changed(x, [*settings, "train.seed=1"])
+    assert not torch.allclose(whole, other_epoch)
+    assert not torch.allclose(whole, other_seed)
+
+
+@pytest.mark.parametrize("settings", [COLORS, ["augment.mixup=1.0"], ["augment.cutmix=1.0"]])
+def test_all_frames_of_a_clip_change_alike(settings):
+    still = clip_batch(num_frames=1).expand(-1, 4, -1, -1, -1)
+    for epoch in range(4):
+        found, _ = changed(still, settings, epoch=epoch)
+        torch.testing.assert_close(found, found[:, :1].expand_as(found))
+
+
+def test_stacked_frames_are_changed_as_frames():
+    x = clip_batch(num_frames=4)
+    frames, _ = changed(x, COLORS)
+    stacked, _ = changed(x.reshape(4, 2, 6, 24, 24), COLORS)
+    torch.testing.assert_close(stacked.reshape_as(x), frames)
+
+
+# Mixing.
+
+
+def test_mixup_mixes_clips_and_labels_in_one_ratio():
+    x = torch.eye(4)[:, None, :, None, None].expand(4, 2, 4, 8, 8)[:, :, :3].clone()
+    x, targets = changed(x, ["augment.mixup=0.8"], labels=torch.arange(4))
+    assert targets.shape == (4, 5)
+    torch.testing.assert_close(targets.sum(1), torch.ones(4))
+    torch.testing.assert_close(x[:, 1, :, 2, 5], targets[:, :3])
+    assert all(targets[i, i] + targets[i, (i - 1) % 4] == pytest.approx(1) for i in range(4))
+    assert (targets > 0).sum() == 8
+
+
+def test_cutmix_pastes_a_box_of_the_share_that_the_label_has():
+    x = torch.arange(4.0)[:, None, None, None, None].expand(4, 2, 3, 20, 30).clone()
+    x, targets = changed(x, ["augment.cutmix=1.0"], labels=torch.arange(4), epoch=5)
+    for i in range(4):
+        pasted = x[i, 1, 2] == (i - 1) % 4
+        assert torch.all(pasted | (x[i, 1, 2] == i))
+        assert targets[i, (i - 1) % 4].item() == pytest.approx(
+            pasted.float().mean().item(), abs=1e-6
+        )
+        rows, columns = pasted.any(1), pasted.any(0)
+        assert torch.equal(pasted, rows[:, None] & columns[None, :])  # a box
+        for side in (rows, columns):
+            assert (side.int().diff().abs().sum() <= 2) or not side.any()
+    assert targets.sum().item() == pytest.approx(4)
+
+
+def test_the_share_of_a_clip_is_its_own_whoever_its_partner_is():
+    x = clip_batch()
+    _, targets = changed(x, ["augment.mixup=1.0"])
+    order = torch.tensor([3, 1])
+    _, part = changed(x[order], ["augment.mixup=1.0"], CLIPS[order], LABELS[order])
+    for place, i in enumerate(order.tolist()):
+        torch.testing.assert_close(part[place, LABELS[i]], targets[i, LABELS[i]])
+
+
+def test_with_mixup_and_cutmix_a_step_draws_one_of_them():
+    x = torch.zeros(2, 1, 3, 16, 16)
+    x[1] = 1
+    settings = ["augment.mixup=1.0", "augment.cutmix=1.0"]
+    kinds = []
+    for step in range(200):
+        mixed, _ = changed(x, settings, CLIPS[:2], LABELS[:2], step=step)
+        kinds.append(bool(((mixed > 0) & (mixed < 1)).any()))
+    assert 70 < sum(kinds) < 130
+
+
+def test_several_labels_are_mixed_too():
+    labels = torch.tensor([[1.0, 1, 0, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0], [1, 0, 0, 0, 1]])
+    _, targets = changed(clip_batch(), ["augment.mixup=1.0"], labels=labels)
+    share = targets[1, 3].item()
+    torch.testing.assert_close(targets[1], torch.tensor([1 - share, 1 - share, 0, share, 0]))
+
+
+def test_a_clip_without_a_label_adds_none():
+    labels = torch.tensor([0, -1, 2, 4])
+    _, targets = changed(clip_batch(), ["augment.mixup=1.0"], labels=labels)
+    assert targets[1, 0] == pytest.approx(targets[1].sum().item())
+
+
+# RandAugment, operation by operation; pixels between 0 and 1.
+
+
+def drawn(name, sign=1):
+    return (OPERATIONS.index(name) + 0.5) / len(OPERATIONS), 0.75 if sign > 0 else 0.25
+
+
+def after(name, x, magnitude=1.0, sign=1):
+    return randaugment(x, torch.tensor([drawn(name, sign)]), magnitude)
+
+
+def picture(values):
+    """Return one clip of one frame with equal colors, four pixels for each."""
+    pixels = torch.tensor(values, dtype=torch.float32).repeat_interleave(2, 0)
+    return pixels.repeat_interleave(2, 1)[None, None, None].expand(1, 1, 3, -1, -1)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_keeps_shape_and_range(name):
+    x = torch.rand(1, 2, 3, 16, 16)
+    for sign in (1, -1):
+        y = after(name, x, 0.9, sign)
+        assert y.shape == x.shape
+        assert y.min() >= 0
+        assert y.max() <= 1 + 1e-6
+        if name == "identity":
+            assert torch.equal(y, x)
+        else:
+            assert not torch.allclose(y, x, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", set(OPERATIONS) - {"autocontrast", "equalize"})
+def test_an_operation_without_strength_changes_nothing(name):
+    x = (torch.rand(1, 2, 3, 16, 16) * 254).round() / 255  # of one byte, below white
+    torch.testing.assert_close(after(name, x, 0.0), x)
+
+
+def test_each_clip_has_its_own_operation():
+    x = torch.rand(3, 2, 3, 8, 8)
+    names = ["solarize", "identity", "brightness"]
+    together = randaugment(x, torch.tensor([drawn(name) for name in names]), 0.5)
+    for i, name in enumerate(names):
+        torch.testing.assert_close(together[i : i + 1], after(name, x[i : i + 1], 0.5))
+
+
+def test_translation_moves_by_its_share_of_the_width():
+    x = torch.full((1, 1, 3, 331, 331), 0.5)
+    x[..., 100:110, 200:210] = 1.0
+    y = after("translate_x", x, 1.0, sign=1)[0, 0, 0]  # samples 150 pixels to the right
+    assert y[100:110, 50:60].min() == pytest.approx(1.0, abs=1e-3)
+    assert (y > 0.6).sum() == 100
+    y = after("translate_y", x, 0.5, sign=-1)[0, 0, 0]
+    assert y[175:185, 200:210].min() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_rotation_turns_by_its_angle():
+    x = torch.full((1, 1, 3, 101, 101), 0.5)
+    x[..., 49:52, 89:92] = 1.0  # 40 pixels to the right of the center
+    y = after("rotate", x, 1.0)[0, 0, 0]  # 30 degrees
+    row, column = np.unravel_index(int(y.argmax()), y.shape)
+    assert abs(row - 50) == pytest.approx(40 * math.sin(math.pi / 6), abs=2)
+    assert column - 50 == pytest.approx(40 * math.cos(math.pi / 6), abs=2)
+
+
+def test_what_moves_in_is_gray():
+    assert after("translate_x", torch.ones(1, 1, 3, 20, 20), 1.0)[0, 0, 0, 0, -1] == 0.5
+
+
+def test_brightness_contrast_and_color_by_hand():
+    x = torch.tensor([[0.2, 0.4, 0.6], [0.4, 0.4, 0.4]])  # two pixels
+    x = x.T[None, None, :, None, :].repeat(1, 1, 1, 4, 2)
+    bright = after("brightness", x, 0.5)  # times 1.45
+    torch.testing.assert_close(bright, 1.45 * x)
+    lightness = [0.299 * 0.2 + 0.587 * 0.4 + 0.114 * 0.6, 0.4]
+    middle = sum(lightness) / 2
+    torch.testing.assert_close(after("contrast", x, 0.5), middle + 1.45 * (x - middle))
+    own = torch.tensor(lightness * 2)[None, None, None, None]
+    torch.testing.assert_close(after("color", x, 0.5, sign=-1), own + 0.55 * (x - own))
+
+
+def test_autocontrast_stretches_each_color_to_the_whole_range():
+    x = 0.3 + 0.2 * torch.rand(1, 2, 3, 8, 8)
+    y = after("autocontrast", x)
+    for color in range(3):
+        assert y[:, :, color].min() == pytest.approx(0, abs=1e-6)
+        assert y[:, :, color].max() == pytest.approx(1, abs=1e-6)
+
+
+def test_solarize_inverts_what_is_bright():
+    x = picture([[0.1, 0.4], [0.5, 0.9]])
+    torch.testing.assert_close(after("solarize", x, 0.5), picture([[0.1, 0.4], [0.5, 0.1]]))
+
+
+def test_posterize_keeps_the_upper_bits():
+    x = picture([[0.0, 15.0], [16.0, 255.0]]) / 255
+    expected = picture([[0.0, 0.0], [16.0, 240.0]]) / 255
+    torch.testing.assert_close(after("posterize", x, 1.0), expected)
+
+
+def test_sharpness_moves_away_from_the_mean_of_the_neighbours():
+    x = torch.full((1, 1, 3, 3, 3), 0.4)
+    x[..., 1, 1] = 0.53
+    smooth = (8 * 0.4 + 5 * 0.53) / 13
+    expected = x.clone()
+    expected[..., 1, 1] = smooth + 1.9 * (0.53 - smooth)
+    torch.testing.assert_close(after("sharpness", x, 1.0), expected)
+
+
+def test_equalize_makes_all_levels_equally_frequent():
+    ramp = torch.linspace(0, 1, 64) ** 3
+    x = ramp[None, None, None, None].expand(1, 1, 3, 64, 64).transpose(3, 4).clone()
+    x = (x * 255).round() / 255
+    y = after("equalize", x)[0, 0, 0, :, 0]
+    assert torch.all(y.diff() >= 0)
+    counted = y[::4]
+    assert counted[0] == 0
+    assert counted[-1] == 1
+    assert y.mean().item() == pytest.approx(0.5, abs=0.1)  # before: a quarter
+    flat = torch.full((1, 1, 3, 8, 8), 0.2)
+    assert after("equalize", flat).isfinite().all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("settings", [COLORS, ["augment.mixup=0.2"], ["augment.cutmix=1.0"]])
+def test_a_gpu_changes_clips_as_a_cpu_does_without_waiting(settings):
+    x = clip_batch()
+    expected, shares = changed(x, settings)
+    there = [value.cuda() for value in (x, CLIPS, LABELS)]
+    changed(there[0], settings, *there[1:])  # tables and kernels are loaded
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found, targets = changed(there[0], settings, *there[1:])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(targets.cpu(), shares)
+    # a rounding apart may fall on the other side of a threshold
+    assert (found.cpu() - expected).abs().mean() < 2e-3

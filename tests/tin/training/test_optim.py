@@ -1,0 +1,199 @@
+"""Parameter groups, learning rates and losses against tables of the original and by hand."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from configs.load import load
+from tin.models.network import TIN, build_model
+from tin.models.weights import reference_name
+from tin.training.optim import build_optimizer, learning_rate, loss, set_learning_rate
+
+POLICIES = {
+    "resnet50_tin_t8_fc_lr5=True_partial_bn=True": [],
+    "resnet50_tin_t8_fc_lr5=True_partial_bn=False": ["train.bn=full"],
+    "resnet50_tin_t8_fc_lr5=False_partial_bn=True": ["optim.classifier_lr=1"],
+    "resnet50_tin_t8_fc_lr5=False_partial_bn=False": ["optim.classifier_lr=1", "train.bn=full"],
+    "resnet18_tin_t8_fc_lr5=True_partial_bn=True (shows the linear_cnt<33 defect)": [
+        "model.arch=resnet18"
+    ],
+    "resnet50_tsn_fc_lr5=True_partial_bn=True (tin off)": ["model.temporal=none"],
+}
+LR_TRACES = {
+    "readme_cos_lr0.02_40ep_warm1_10steps": [],
+    "readme_step_lr0.008_40ep_warm1_10steps": ["optim.lr=0.008", "optim.schedule=step"],
+    "readme_cos_lr0.02_40ep_warm1_1792steps": [],
+    "script_cos_lr0.008_36ep_warm1_5steps": ["optim.lr=0.008", "train.epochs=36"],
+    "cos_nowarmup_lr0.01_10ep_4steps": [
+        "optim.lr=0.01", "train.epochs=10", "optim.warmup_epochs=0"
+    ],
+    "step_nowarmup_lr0.01_12ep_3steps": [
+        "optim.lr=0.01", "train.epochs=12", "optim.warmup_epochs=0", "optim.schedule=step",
+        "optim.milestones=[4, 8]",
+    ],
+}  # fmt: skip
+
+
+def built(settings):
+    config = load(None, settings)
+    with torch.device("meta"):
+        model = build_model(config, 174)
+    return config, model, build_optimizer(model, config)
+
+
+def factors(model, optimizer):
+    """Return {name: (lr factor, decay factor)} of every parameter in a group."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        names[parameter]: (group["lr_factor"], group["decay_factor"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_reference_groups_equal_the_original(shared, name):
+    table = json.loads((shared / "reference/tables/optim_policies.json").read_text())[name]
+    _, model, optimizer = built(["optim.groups=reference", *POLICIES[name]])
+    found = {reference_name(model, key): value for key, value in factors(model, optimizer).items()}
+    assert found == {key: tuple(value[1:]) for key, value in table["params"].items()}
+    left = {reference_name(model, key) for key, _ in model.named_parameters()} - set(found)
+    assert left == set(table["params_in_no_group"])
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnet101"])
+def test_module_groups_find_the_classifier_of_every_network(arch):
+    _, model, optimizer = built([f"model.arch={arch}"])
+    found = factors(model, optimizer)
+    assert [name for name, (lr, _) in found.items() if lr >= 5] == ["fc.weight", "fc.bias"]
+    assert found["fc.weight"] == (5, 1)
+    assert found["fc.bias"] == (10, 0)
+    assert found["backbone.conv1.weight"] == (1, 1)
+    assert found["backbone.bn1.weight"] == found["backbone.bn1.bias"] == (1, 0)
+    assert found["backbone.layer2.0.temporal.offset_net.fc1.weight"] == (1, 1)
+    assert found["backbone.layer2.0.temporal.offset_net.fc1.bias"] == (2, 0)
+
+
+def test_reference_groups_miscount_the_classifier_of_other_networks_than_resnet50():
+    for arch, fast in (("resnet18", 0), ("resnet101", 34 + 1)):
+        _, model, optimizer = built(["optim.groups=reference", f"model.arch={arch}"])
+        found = factors(model, optimizer)
+        assert sum(value == (5, 1) for value in found.values()) == fast
+
+
+def test_module_and_reference_groups_agree_on_resnet50():
+    _, model, by_module = built([])
+    _, other, by_count = built(["optim.groups=reference"])
+    assert factors(model, by_module) == factors(other, by_count)
+
+
+def test_a_single_group_holds_every_parameter_that_trains():
+    config, model, optimizer = built(["optim.groups=single", "train.bn=full"])
+    assert set(factors(model, optimizer)) == {name for name, _ in model.named_parameters()}
+    assert [group["name"] for group in optimizer.param_groups] == ["all"]
+    assert optimizer.param_groups[0]["weight_decay"] == config.optim.weight_decay
+
+
+def test_each_group_gets_its_share_of_learning_rate_and_decay():
+    config, _, optimizer = built(["optim.nesterov=true"])
+    set_learning_rate(optimizer, 0.3)
+    for group in optimizer.param_groups:
+        assert group["lr"] == pytest.approx(0.3 * group["lr_factor"])
+        assert group["weight_decay"] == pytest.approx(5e-4 * group["decay_factor"])
+        assert group["momentum"] == 0.9
+        assert group["nesterov"]
+
+
+@pytest.mark.parametrize("name", LR_TRACES)
+def test_learning_rates_equal_the_original(shared, name):
+    trace = json.loads((shared / "reference/tables/lr_traces.json").read_text())[name]
+    config = load(None, LR_TRACES[name])
+    num_steps = trace["steps_per_epoch"]
+    for epoch, step, expected in trace["rows_epoch_step_lr"]:
+        found = learning_rate(config, epoch * num_steps + step, num_steps)
+        assert found == pytest.approx(expected, abs=1e-12, rel=1e-12), (epoch, step)
+
+
+def test_the_learning_rate_belongs_to_a_batch_and_is_scaled_when_asked():
+    config = load(None, ["train.batch=96", "optim.warmup_epochs=0"])
+    assert learning_rate(config, 0, 10) == 0.02
+    config = load(None, ["train.batch=96", "optim.warmup_epochs=0", "optim.scale_lr=true"])
+    assert learning_rate(config, 0, 10) == 0.04
+
+
+def test_cross_entropy_by_hand():
+    config = load(None)
+    logits = torch.tensor([[math.log(3.0), 0.0], [0.0, math.log(7.0)]])
+    targets = torch.tensor([0, 0])
+    expected = -(math.log(3 / 4) + math.log(1 / 8)) / 2
+    assert loss(logits, targets, config).item() == pytest.approx(expected)
+
+
+def test_shares_of_classes_weigh_their_cross_entropies():
+    config = load(None)
+    logits = torch.tensor([[math.log(3.0), 0.0]])
+    expected = -(0.7 * math.log(3 / 4) + 0.3 * math.log(1 / 4))
+    assert loss(logits, torch.tensor([[0.7, 0.3]]), config).item() == pytest.approx(expected)
+
+
+def test_label_smoothing_gives_its_share_to_all_classes_evenly():
+    config = load(None, ["train.label_smoothing=0.2"])
+    logits = torch.tensor([[math.log(3.0), 0.0]])
+    expected = -(0.9 * math.log(3 / 4) + 0.1 * math.log(1 / 4))
+    assert loss(logits, torch.tensor([0]), config).item() == pytest.approx(expected)
+
+
+def test_a_clip_without_a_label_counts_for_nothing():
+    config = load(None)
+    logits = torch.randn(2, 3)
+    alone = loss(logits[:1], torch.tensor([2]), config)
+    torch.testing.assert_close(loss(logits, torch.tensor([2, -1]), config), alone)
+
+
+def test_binary_cross_entropy_by_hand():
+    config = load(None, ["train.loss=bce"])
+    logits = torch.tensor([[math.log(3.0), 0.0]])  # probabilities 3/4 and 1/2
+    expected = -(math.log(3 / 4) + math.log(1 / 2)) / 2
+    both = torch.tensor([[1.0, 0.0]])
+    assert loss(logits, both, config).item() == pytest.approx(expected)
+    assert loss(logits, torch.tensor([0]), config).item() == pytest.approx(expected)
+
+
+def test_what_is_frozen_never_moves():
+    config = load(None, ["model.arch=resnet18", "train.bn=frozen", "clip.num_segments=2"])
+    model = build_model(config, 3)
+    optimizer = build_optimizer(model, config)
+    frozen = {
+        name: value.clone() for name, value in model.named_parameters() if not value.requires_grad
+    }
+    assert len(frozen) == 2 * 20
+    value = loss(model(torch.randn(1, 2, 3, 32, 32)), torch.tensor([1]), config)
+    value.backward()
+    set_learning_rate(optimizer, 1.0)
+    optimizer.step()
+    named = dict(model.named_parameters())
+    assert all(torch.equal(named[name], value) for name, value in frozen.items())
+
+
+class _Scale(torch.nn.Module):
+    """A user's temporal module with a normalization of its own."""
+
+    def __init__(self, channels, num_segments):
+        super().__init__()
+        self.norm = torch.nn.GroupNorm(1, channels)
+        self.mix = torch.nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x):
+        return self.mix(self.norm(x))
+
+
+def test_a_users_own_module_is_grouped_by_what_its_layers_are():
+    with torch.device("meta"):
+        model = TIN(3, "resnet18", f"{__name__}:_Scale")
+    found = factors(model, build_optimizer(model, load(None)))
+    assert found["backbone.layer1.0.temporal.norm.weight"] == (1, 0)
+    assert found["backbone.layer1.0.temporal.norm.bias"] == (1, 0)
+    assert found["backbone.layer1.0.temporal.mix.weight"] == (1, 1)
+    assert found["backbone.layer1.0.temporal.mix.bias"] == (2, 0)

@@ -1,0 +1,1 @@
+"""Tests and predictions of trained models, their scores and metrics."""

@@ -1,0 +1,1 @@
+"""The networks: temporal modules, ResNets, and weights of other projects."""

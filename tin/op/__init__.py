@@ -1,0 +1,1 @@
+"""The interlace operator: definition, compiled kernels and their build."""

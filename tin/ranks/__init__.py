@@ -1,0 +1,1 @@
+"""The processes of a run: collectives, signals, node checks and the watchdog."""

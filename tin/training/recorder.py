@@ -1,0 +1,122 @@
+"""What a run says while it trains: rows, TensorBoard, a live bar or a line an interval."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from tin.runs.folder import METRICS, STEPS, Run
+
+log = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Writes metrics.csv, steps.csv and TensorBoard files, and shows progress (rank 0 only)."""
+
+    def __init__(self, run: Run, *, epochs: int, num_steps: int, tensorboard: bool, since: int):
+        """Start after `since` optimizer steps; rows that came later are cut away."""
+        self._run, self._epochs, self._writer = run, epochs, None
+        run.cut("metrics.csv", METRICS, since)
+        run.cut("steps.csv", STEPS, since + 1)
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=since)
+        self._bar = _bar() if sys.stderr.isatty() else None
+        if self._bar:
+            self._task = self._bar.add_task("", total=epochs * num_steps, completed=since)
+
+    def __enter__(self) -> "Recorder":
+        if self._bar:
+            self._bar.start()
+            _log_to_stderr()
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+            _log_to_stderr()
+        if self._writer:
+            self._writer.close()
+
+    def advance(self, step: int) -> None:
+        """Move the live bar to `step`."""
+        if self._bar:
+            self._bar.update(self._task, completed=step)
+
+    def interval(self, row: dict[str, Any]) -> None:
+        """Record an interval of steps, one row of steps.csv."""
+        row = {"time": f"{time.time():.1f}", **row, **gpu_facts()}
+        self._run.append("steps.csv", STEPS, row)
+        self._scalars(row, "train", ("loss", "lr", "clips_per_s", "data_wait"))
+        text = (
+            f"epoch {row['epoch']} step {row['step']}: loss {row['loss']:.4f},"
+            f" {row['clips_per_s']:.1f} clips/s, data wait {100 * row['data_wait']:.1f} %"
+        )
+        if self._bar:
+            self._bar.update(self._task, description=text)
+        else:
+            log.info(text)
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Record an epoch of one split, one row of metrics.csv."""
+        self._run.append("metrics.csv", METRICS, row)
+        names = [name for name in ("top1", "top5", "map_class", "map_sample") if name in row]
+        self._scalars(row, row["split"], ("loss", *names))
+        found = ", ".join(f"{_spoken(name)} {100 * row[name]:.1f} %" for name in names)
+        log.info(
+            "epoch %d of %d, %s: loss %.4f%s (%.0f s)",
+            row["epoch"] + 1, self._epochs, row["split"], row["loss"],
+            f", {found}" if found else "", row["seconds"],
+        )  # fmt: skip
+
+    def offsets(self, found: dict[str, tuple[Tensor, Tensor]], step: int) -> None:
+        """Record the offsets and weights that each block kept of its last clips."""
+        if self._writer:
+            for block, (offset, weight) in found.items():
+                self._writer.add_histogram(f"offset/{block}", offset.float().cpu(), step)
+                self._writer.add_histogram(f"weight/{block}", weight.float().cpu(), step)
+
+    def _scalars(self, row: dict[str, Any], group: str, names: tuple[str, ...]) -> None:
+        if self._writer:
+            for name in names:
+                self._writer.add_scalar(f"{group}/{name}", row[name], row["step"])
+
+
+def gpu_facts() -> dict[str, float]:
+    """Return memory (10^9 bytes), use (fraction) and power (W) of this rank's GPU, if it tells."""
+    if not torch.cuda.is_available():
+        return {}
+    facts = {"memory_gb": torch.cuda.max_memory_allocated() / 1e9}
+    try:  # torch asks NVML for these, through a package of its own
+        facts["gpu_use"] = torch.cuda.utilization() / 100
+        facts["gpu_power"] = torch.cuda.power_draw() / 1000
+    except (ModuleNotFoundError, RuntimeError):
+        pass
+    return facts
+
+
+def _bar() -> Progress:
+    """Return a bar for stderr; while it lives, what is written there appears above it."""
+    columns = ("[progress.percentage]{task.percentage:>3.0f}%", TextColumn("{task.description}"))
+    bar = BarColumn(20)
+    return Progress(bar, *columns, TimeRemainingColumn(), console=Console(stderr=True))
+
+
+def _log_to_stderr() -> None:
+    """Let the log write to what sys.stderr is now, not to what it was when logging began."""
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setStream(sys.stderr)
+
+
+def _spoken(name: str) -> str:
+    return {"top1": "top-1", "top5": "top-5"}.get(name, name)
