@@ -14,6 +14,7 @@ test: $(VENV)
 lint: $(VENV)
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
+	.venv/bin/mypy
 
 bench: $(VENV)
 	$(TIN) op build
@@ -28,5 +29,5 @@ soak: $(VENV)
 
 $(VENV): setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(DALI),dev]'
+	.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(DALI),dev,export,flow,parquet,nvml]'
 	touch $@

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from configs.errors import USAGE, TinError
 from configs.schema import Config, Settings
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -19,8 +20,11 @@ STAGED = "TIN_STAGED"
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class ConfigError(ValueError):
+class ConfigError(TinError, ValueError):
     """A settings file or a `section.key=value` that cannot be used; says where and why."""
+
+    exit_code = USAGE
+    is_final = True
 
 
 class Site(Settings):

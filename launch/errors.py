@@ -3,22 +3,14 @@
 import logging
 import os
 
-STOPPED = 75
+from configs.errors import FAILED, TinError
+
 ASK = 74  # of launch.jobs.requeue, where no command of Slurm is: the batch script shall requeue
-BAD_DATA = 3
-INTERRUPTED = 130  # as shells say it of Ctrl-C
-CODES = {  # by name: to import these classes is to import torch and DALI
-    "ConfigError": 2,
-    "BadDataError": BAD_DATA,
-    "QuarantineError": BAD_DATA,
-    "Stopped": STOPPED,
-}
 
 
 def exit_code(error: Exception) -> int:
-    """Return the exit code that stands for an error: 1, or as DESIGN.md section 4 says."""
-    names = [kind.__name__ for kind in type(error).__mro__]
-    return next((CODES[name] for name in names if name in CODES), 1)
+    """Return the exit code that stands for an error: its own, or 1 for a foreign one."""
+    return error.exit_code if isinstance(error, TinError) else FAILED
 
 
 def explain(error: Exception) -> str:

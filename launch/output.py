@@ -9,16 +9,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from configs.load import dump
-from launch.record import Job
-from launch.status import State
+from launch.record import SubmittedJob
+from launch.status import RunStatus
 from launch.submission.estimate import estimate
-from launch.submission.plan import Plan, dry_run
+from launch.submission.plan import Submission, dry_run
 
 WIDTH = 200  # of a table that goes to a file
 COLORS = {"done": "green", "running": "cyan", "pending": "yellow", "waiting": "yellow"}
 
 
-def print_jobs(plan: Plan, jobs: Sequence[tuple[Path, Job]]) -> None:
+def print_jobs(plan: Submission, jobs: Sequence[tuple[Path, SubmittedJob]]) -> None:
     """Print the jobs that were submitted, and what to type next."""
     table = _table("run", "stage", "job", "waits for")
     for run, job in jobs:
@@ -29,27 +29,27 @@ def print_jobs(plan: Plan, jobs: Sequence[tuple[Path, Job]]) -> None:
     typer.echo(f"next: tin status {plan.folder}; tin logs -f {jobs[0][0]}")
 
 
-def print_states(states: Sequence[State], problem: str) -> None:
+def print_statuses(statuses: Sequence[RunStatus], problem: str) -> None:
     """Print where runs stand, and below why they wait or failed."""
     table = _table("run", "stage", "state", "nodes", "step", "epoch", "clips/s", "data wait")
     for name in ("saved", "restarts"):
         table.add_column(name)
     for column in table.columns[4:]:
         column.justify = "right"
-    for state in states:
+    for state in statuses:
         color = COLORS.get(state.state, "red")
         cells = [state.step, state.epoch, state.clips_per_s, state.data_wait, state.saved]
         name = f"[{color}]{state.state}[/]"
         table.add_row(state.run.name, state.stage, name, state.nodes, *cells, str(state.restarts))
     _print(table)
-    for state in states:
+    for state in statuses:
         if state.why:
             typer.echo(f"{state.run.name}: {state.why}")
     if problem:
         typer.echo(f"Slurm does not answer, this is what the files say ({problem})", err=True)
 
 
-def print_dry_run(plan: Plan) -> None:
+def print_dry_run(plan: Submission) -> None:
     """Print each batch script, the settings and an estimate; submit nothing."""
     for step, text, answer in dry_run(plan):
         many = f", an array of {len(step.jobs)}" if len(step.jobs) > 1 else ""

@@ -18,7 +18,7 @@ from tin.runs.folder import Run
 
 
 @dataclass(frozen=True)
-class Job:
+class SubmittedJob:
     """A job that was submitted; a task of an array is a job of its own."""
 
     id: str
@@ -65,17 +65,17 @@ class End:
     time: float = field(default_factory=time.time)
 
 
-def add_job(run: Path, job: Job) -> None:
+def add_job(run: Path, job: SubmittedJob) -> None:
     """Remember a job."""
     with (Run(run).job / "jobs.jsonl").open("a") as file:
         file.write(json.dumps(asdict(job)) + "\n")
 
 
-def jobs(run: Path) -> list[Job]:
+def jobs(run: Path) -> list[SubmittedJob]:
     """Return the jobs of a run in the order of their submission."""
     path = Run(run).job / "jobs.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    return [Job(**json.loads(line)) for line in lines]
+    return [SubmittedJob(**json.loads(line)) for line in lines]
 
 
 def add_end(run: Path, end: End) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from configs.errors import TinError
 from launch import record
 from tin.runs.folder import Run
 
@@ -14,7 +15,7 @@ COLUMNS = "JobID,State,ExitCode,NodeList,ElapsedRaw,AllocTRES"
 AT_ONCE = 500  # jobs that sacct is asked for
 
 
-class SlurmError(RuntimeError):
+class SlurmError(TinError):
     """Slurm does not answer."""
 
 

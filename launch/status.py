@@ -32,7 +32,7 @@ CODES = {
 
 
 @dataclass(frozen=True)
-class State:
+class RunStatus:
     """Where a run stands."""
 
     run: Path
@@ -64,7 +64,7 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
     return found
 
 
-def states(runs: Sequence[Path]) -> tuple[list[State], str]:
+def statuses(runs: Sequence[Path]) -> tuple[list[RunStatus], str]:
     """Return where runs stand, and what Slurm says if it does not answer (else empty)."""
     jobs = {run: record.jobs(run) for run in runs}
     ids = [job.id for known in jobs.values() for job in known if job.executor == "slurm"]
@@ -161,7 +161,7 @@ def _is_run(folder: Path) -> bool:
     return (folder / "config.yaml").exists() or (folder / "job" / "jobs.jsonl").exists()
 
 
-def _from_files(run: Path) -> State:
+def _from_files(run: Path) -> RunStatus:
     """Return what the files of a run tell by themselves."""
     folder = Run(run)
     row = record.last_row(run / "steps.csv")
@@ -173,7 +173,7 @@ def _from_files(run: Path) -> State:
         state = "running"
     done = folder.done()
     ends = record.ends(run)
-    return State(
+    return RunStatus(
         run,
         stage=max(done, key=done.get) if done else "train",
         state="done" if done else state,
@@ -188,12 +188,12 @@ def _from_files(run: Path) -> State:
 
 
 def _from_jobs(
-    state: State,
-    jobs: Sequence[record.Job],
+    state: RunStatus,
+    jobs: Sequence[record.SubmittedJob],
     waiting: dict[str, Queued],
     ended: dict[str, Ended],
     unknown: bool,
-) -> State:
+) -> RunStatus:
     """Return the state with what is known of the jobs: of the running one, else of the next."""
     running = [job for job in jobs if job.id in waiting and waiting[job.id].state == "RUNNING"]
     pending = [job for job in jobs if job.id in waiting]

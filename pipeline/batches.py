@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from configs.errors import BAD_DATA, TinError
 from configs.load import ConfigError
 from configs.schema import Config
 from pipeline.plan import (
@@ -30,8 +31,11 @@ MIN_BAD_FRAMES = 20  # that an epoch may have, however small it is
 LISTED = 20  # frames that an error names
 
 
-class BadDataError(RuntimeError):
+class BadDataError(TinError):
     """More frames are damaged than `data.bad_frames` allows; the message lists them."""
+
+    exit_code = BAD_DATA
+    is_final = True
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from configs.schema import Config, ShardSettings
 from preprocess.annotations.read import Video, read_annotations
 from preprocess.decode import BadVideoError
 from preprocess.frame_folders import encode_folder
-from preprocess.shard_plan import Job, begin, list_jobs, num_shards, read_plan
+from preprocess.shard_plan import ShardTask, begin, list_tasks, num_shards, read_plan
 from preprocess.shards import (
     DatasetInfo,
-    Plan,
+    ShardPlan,
     ShardRows,
     read_rows,
     shard_name,
@@ -32,7 +32,7 @@ from preprocess.tars import (
     replacing,
 )
 from preprocess.videos import encode_video
-from preprocess.workers import CrashError, Note, num_cpus, run_jobs
+from preprocess.workers import CrashError, Note, num_cpus, run_tasks
 
 log = logging.getLogger(__name__)
 
@@ -77,14 +77,14 @@ def shard(config: Config, folder: str | Path, part: int | None = None) -> ShardR
     folder.mkdir(parents=True, exist_ok=True)
     plan = begin(folder, annotations, settings)
     _show_mirror_images(plan)
-    jobs = list_jobs(annotations, plan)
+    jobs = list_tasks(annotations, plan)
     if part is not None:
         jobs = jobs[part :: settings.parts]
     todo = [job for job in jobs if not (folder / job.name).exists()]
     log.info("%s: %d of %d shards to write", folder, len(todo), len(jobs))
     work = partial(encode_shard, folder, settings)
     processes = config.run.threads or num_cpus()
-    for done, name in enumerate(run_jobs(work, todo, processes, _without_crashed), 1):
+    for done, name in enumerate(run_tasks(work, todo, processes, _without_crashed), 1):
         log.info("%s: %s written, %d of %d", folder, name, done, len(todo))
     if part is None:
         return merge(folder)
@@ -92,7 +92,7 @@ def shard(config: Config, folder: str | Path, part: int | None = None) -> ShardR
     return _result(sum(len(job.videos) for job in jobs) - len(bad), bad)
 
 
-def encode_shard(folder: Path, settings: ShardSettings, job: Job, note: Note) -> str:
+def encode_shard(folder: Path, settings: ShardSettings, job: ShardTask, note: Note) -> str:
     """Write one shard and its quarantine list; return its name."""
     crashes, bad = dict(job.crashes), []
     for leftover in folder.glob(f".{job.name}.*.tmp"):  # of a writer that was killed
@@ -166,7 +166,7 @@ def merge(folder: str | Path) -> ShardResult:
     counts, tables = {}, {}
     for split, numbers in shards.items():
         read = partial(_numbered_rows, folder, split, classes)
-        rows = dict(run_jobs(read, numbers, num_cpus()))
+        rows = dict(run_tasks(read, numbers, num_cpus()))
         tables |= write_split(folder, split, [rows[shard] for shard in numbers])
         counts[split] = sum(len(rows[shard].videos) for shard in numbers)
     bad = [row for name in names for row in _read_quarantine(folder, name)]
@@ -181,14 +181,14 @@ def _result(num_videos: int, bad: Sequence[Sequence[str]]) -> ShardResult:
     return ShardResult(num_videos, len(bad) - num_missing, num_missing)
 
 
-def _show_mirror_images(plan: Plan) -> None:
+def _show_mirror_images(plan: ShardPlan) -> None:
     for index, mirror in enumerate(plan.left_right):
         if index < mirror:
             names = plan.classes[index], plan.classes[mirror]
             log.info("mirror images: %s, %s", *names)
 
 
-def _without_crashed(error: CrashError) -> Job:
+def _without_crashed(error: CrashError) -> ShardTask:
     if error.note is None:
         raise ShardError(f"{error.job.name}: {error.reason} before its first video")
     return replace(error.job, crashes=(*error.job.crashes, (error.note, error.reason)))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import av
 
+from configs.errors import TinError
+
 DEFAULT_FPS = 25.0  # where neither the container nor its timestamps tell
 CONTAINERS = (  # playlists and scripts, which open other files, are not among them
     "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,mpegvideo,flv,asf,ogg,mjpeg,h264,hevc,"
@@ -14,8 +16,10 @@ CONTAINERS = (  # playlists and scripts, which open other files, are not among t
 OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
 
 
-class BadVideoError(ValueError):
+class BadVideoError(TinError, ValueError):
     """A video that goes to quarantine; the text is the reason."""
+
+    is_final = True
 
 
 @dataclass(frozen=True)

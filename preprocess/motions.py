@@ -15,7 +15,7 @@ from typing import Any
 import av
 import numpy as np
 
-from preprocess.workers import num_cpus, run_jobs
+from preprocess.workers import num_cpus, run_tasks
 
 PAIRS = (
     ("left", "right"),
@@ -66,7 +66,7 @@ def make_motions(
         (folder / split).mkdir(parents=True, exist_ok=True)
     pairs = [(split, first) for split, count in counts.items() for first in range(0, count, 2)]
     rows, work = [], partial(_write_pair, folder, counts, size, seed, motions)
-    for made in run_jobs(work, pairs, num_cpus()):
+    for made in run_tasks(work, pairs, num_cpus()):
         rows += made
     path = folder / "labels.csv"
     with path.open("w", encoding="utf-8", newline="") as file:

@@ -13,7 +13,7 @@ from preprocess.annotations.mirror import left_right
 from preprocess.annotations.read import Annotations, Video
 from preprocess.decode import BadVideoError, probe
 from preprocess.frame_folders import list_frames
-from preprocess.shards import FORMAT, Plan, read_model, shard_name
+from preprocess.shards import FORMAT, ShardPlan, read_model, shard_name
 from preprocess.tars import ShardError, replacing
 from preprocess.videos import stored_size
 
@@ -24,7 +24,7 @@ MIN_SHARDS = 64  # of a dataset that would fit into fewer: work for as many proc
 
 
 @dataclass(frozen=True)
-class Job:
+class ShardTask:
     """A shard that is to be written."""
 
     split: str
@@ -39,7 +39,7 @@ class Job:
         return shard_name(self.split, self.shard)
 
 
-def begin(folder: Path, annotations: Annotations, settings: ShardSettings) -> Plan:
+def begin(folder: Path, annotations: Annotations, settings: ShardSettings) -> ShardPlan:
     """Return the plan of a dataset, the one in the folder where it has been begun.
 
     Raises:
@@ -64,7 +64,7 @@ def begin(folder: Path, annotations: Annotations, settings: ShardSettings) -> Pl
     return old
 
 
-def read_plan(folder: Path) -> Plan:
+def read_plan(folder: Path) -> ShardPlan:
     """Return the plan of a dataset that has been begun.
 
     Raises:
@@ -73,13 +73,15 @@ def read_plan(folder: Path) -> Plan:
     path = folder / NAME
     if not path.exists():
         raise ShardError(f"{path} is absent: begin the dataset with `tin shard`")
-    return read_model(Plan, path)
+    return read_model(ShardPlan, path)
 
 
-def make_plan(annotations: Annotations, settings: ShardSettings, videos_per_shard: int) -> Plan:
+def make_plan(
+    annotations: Annotations, settings: ShardSettings, videos_per_shard: int
+) -> ShardPlan:
     """Return the plan of a new dataset; 0 videos per shard: as many as `shard_mb` holds."""
     names = sorted({video.split for video in annotations.videos})
-    return Plan(
+    return ShardPlan(
         format=FORMAT,
         classes=annotations.classes,
         splits={name: sum(v.split == name for v in annotations.videos) for name in names},
@@ -96,18 +98,18 @@ def make_plan(annotations: Annotations, settings: ShardSettings, videos_per_shar
     )
 
 
-def list_jobs(annotations: Annotations, plan: Plan) -> list[Job]:
+def list_tasks(annotations: Annotations, plan: ShardPlan) -> list[ShardTask]:
     """Return all shards: of each split in a seeded order, `videos_per_shard` at a time."""
     jobs, step = [], plan.videos_per_shard
     for split in plan.splits:
         videos = [video for video in annotations.videos if video.split == split]
         videos.sort(key=lambda video: _place(video, plan.seed))
         for shard, first in enumerate(range(0, len(videos), step)):
-            jobs.append(Job(split, shard, tuple(videos[first : first + step])))
+            jobs.append(ShardTask(split, shard, tuple(videos[first : first + step])))
     return jobs
 
 
-def num_shards(plan: Plan, split: str) -> int:
+def num_shards(plan: ShardPlan, split: str) -> int:
     """Return how many shards a split has."""
     return math.ceil(plan.splits[split] / plan.videos_per_shard)
 

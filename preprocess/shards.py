@@ -38,7 +38,7 @@ COLUMNS += ("warning",)
 TABLES = {"videos": VIDEO_ROW, "frames": FRAME_ROW, "labels": LABEL}
 
 
-class Plan(Settings):
+class ShardPlan(Settings):
     """What is known of a dataset before the first video is opened for good (plan.yaml)."""
 
     format: int
@@ -69,7 +69,7 @@ class Plan(Settings):
     """Versions of what made the frames."""
 
 
-class DatasetInfo(Plan):
+class DatasetInfo(ShardPlan):
     """What dataset.yaml says of a finished dataset."""
 
     tables: dict[str, str]

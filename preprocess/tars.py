@@ -18,13 +18,17 @@ from typing import BinaryIO
 
 from pydantic import TypeAdapter, ValidationError
 
+from configs.errors import TinError
+
 KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")  # no dots (webdataset), within 100 bytes (USTAR)
 MAX_BYTES = 8**11 - 1  # of a video: USTAR writes sizes in 11 octal digits
 END = bytes(2 * tarfile.BLOCKSIZE)
 
 
-class ShardError(ValueError):
+class ShardError(TinError, ValueError):
     """A dataset that cannot be read or written; says where, what was found and what to do."""
+
+    is_final = True
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from preprocess.shards import (
     shard_name,
 )
 from preprocess.tars import ShardError, VideoRecord, read_shard
-from preprocess.workers import Note, num_cpus, run_jobs
+from preprocess.workers import Note, num_cpus, run_tasks
 
 MOST = 20  # problems that are named of one shard
 
@@ -44,7 +44,7 @@ def verify(folder: str | Path) -> list[str]:
     for split in info.splits:
         shards = range(num_shards(plan, split))
         check = partial(check_shard, folder, split)
-        found = dict(run_jobs(check, shards, num_cpus()))
+        found = dict(run_tasks(check, shards, num_cpus()))
         problems += [problem for shard in shards for problem in found[shard]]
         try:
             problems += _check_tables(open_split(folder, split), info, shards)

@@ -29,7 +29,7 @@ def num_cpus() -> int:
     return int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
 
 
-def run_jobs(
+def run_tasks(
     function: Callable[[Any, Note], Any],
     jobs: Iterable[Any],
     processes: int,

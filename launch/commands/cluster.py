@@ -37,10 +37,10 @@ def submit(
     combination has a run folder of its own below --run.
     """
     from launch.output import print_dry_run, print_jobs
-    from launch.submission.plan import make_plan
+    from launch.submission.plan import make_submission
     from launch.submission.plan import submit as submit_plan
 
-    plan = make_plan(stages, recipe, run, cluster, settings or [])
+    plan = make_submission(stages, recipe, run, cluster, settings or [])
     if dry_run:
         print_dry_run(plan)
     else:
@@ -49,10 +49,10 @@ def submit(
 
 def status(runs: Runs) -> None:
     """Print where runs stand: state, nodes, step, speed, restarts, why they wait."""
-    from launch.output import print_states
-    from launch.status import find_runs, states
+    from launch.output import print_statuses
+    from launch.status import find_runs, statuses
 
-    print_states(*states(find_runs(runs)))
+    print_statuses(*statuses(find_runs(runs)))
 
 
 def logs(

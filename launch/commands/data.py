@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launch.errors import BAD_DATA, INTERRUPTED
+from configs.errors import BAD_DATA, INTERRUPTED
 
 if TYPE_CHECKING:
     from preprocess.convert import ShardResult

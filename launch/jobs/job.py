@@ -8,21 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from launch.errors import STOPPED, exit_code, explain, set_up_libraries, set_up_logging
+from configs.errors import STOPPED, TinError
+from launch.errors import exit_code, explain, set_up_libraries, set_up_logging
 from launch.jobs.give_up import limited
 from launch.jobs.srun_log import lost_nodes, start_before
 from launch.jobs.stages import RUN_STAGE, submitted_config
 from launch.local import REQUEUE, is_out_of_time, name_ranks, wait_turn
 from launch.record import End, Note, add_end, ends, jobs, place, progress, write_note
-from tin.runs.folder import FencedError
 
 log = logging.getLogger(__name__)
-REFUSED = ("BadDataError", "QuarantineError", "GaveUpError")  # by name, as in launch.errors
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
 
-class GaveUpError(RuntimeError):
+class GaveUpError(TinError):
     """The stage has failed too often."""
+
+    is_final = True
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,6 @@ def _note_loss(run: Path, stage: str, job_id: str, restart: int) -> None:
 def _kind(error: Exception) -> str:
     if exit_code(error) == STOPPED:
         return "stopped"
-    if type(error).__name__ == "NodeError":
-        return "node"
-    hopeless = isinstance(error, (ValueError, FloatingPointError, FencedError))
-    return "refused" if hopeless or type(error).__name__ in REFUSED else "failed"
+    if isinstance(error, TinError):
+        return "node" if error.blames_node else "refused" if error.is_final else "failed"
+    return "refused" if isinstance(error, (ValueError, FloatingPointError)) else "failed"

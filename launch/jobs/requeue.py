@@ -17,7 +17,8 @@ from pathlib import Path
 from submitit.core.utils import DelayedSubmission, JobPaths
 
 from configs.cluster import for_stage
-from launch.errors import ASK, STOPPED
+from configs.errors import STOPPED
+from launch.errors import ASK
 from launch.jobs.give_up import limited
 from launch.jobs.srun_log import Message, last_start, messages
 from launch.jobs.stages import submitted_cluster, submitted_config

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.cluster import Cluster, for_stage
+from configs.errors import BAD_DATA, TinError
 from configs.load import STAGED, ConfigError, dataset_path, load_site, parse, read_yaml
 from configs.schema import Config
 from tin.runs.folder import Run
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class QuarantineError(RuntimeError):
+class QuarantineError(TinError):
     """More videos could not be used than a dataset may lose; it stands all the same."""
+
+    exit_code = BAD_DATA
+    is_final = True
 
 
 def submitted_config(run: Path) -> Config:

@@ -32,7 +32,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Submission:
     """All that a submission would do."""
 
     folder: Path
@@ -43,9 +43,9 @@ class Plan:
     steps: tuple[Step, ...]
 
 
-def make_plan(
+def make_submission(
     stages: str, recipe: str, run: str | Path, cluster: str, settings: Sequence[str]
-) -> Plan:
+) -> Submission:
     """Return what `tin submit` is asked for, checked as far as files here tell.
 
     Args:
@@ -72,12 +72,12 @@ def make_plan(
     steps = tuple(
         step for name in names for step in _steps(name, folder, configs, for_stage(place, name))
     )
-    plan = Plan(folder, configs, place, steps)
+    plan = Submission(folder, configs, place, steps)
     _check(plan, names)
     return plan
 
 
-def submit(plan: Plan) -> list[tuple[Path, record.Job]]:
+def submit(plan: Submission) -> list[tuple[Path, record.SubmittedJob]]:
     """Submit the jobs of a plan and return them, each with its run; the runs remember them.
 
     Raises:
@@ -86,7 +86,7 @@ def submit(plan: Plan) -> list[tuple[Path, record.Job]]:
     for run in plan.configs:
         refuse_active(run)
     code = _prepare(plan)
-    submitted: list[tuple[Path, record.Job]] = []
+    submitted: list[tuple[Path, record.SubmittedJob]] = []
     before: list[str] = []
     try:
         for step in plan.steps:
@@ -101,7 +101,7 @@ def submit(plan: Plan) -> list[tuple[Path, record.Job]]:
     return submitted
 
 
-def dry_run(plan: Plan) -> list[tuple[Step, str, str]]:
+def dry_run(plan: Submission) -> list[tuple[Step, str, str]]:
     """Return each step with its batch script and what `sbatch --test-only` says to it."""
     found = []
     for step in plan.steps:
@@ -132,7 +132,7 @@ def refuse_active(run: Path) -> None:
 
 def _submit_step(
     step: Step, folder: Path, code: Path, before: Sequence[str]
-) -> list[tuple[Path, record.Job]]:
+) -> list[tuple[Path, record.SubmittedJob]]:
     follows = f"{step.after}:{before[0].partition('_')[0]}," if before else ""  # a whole array
     dependency, logs = f"{follows}singleton", Run(folder).job / "logs"
     name = _job_name(folder, step)
@@ -141,7 +141,7 @@ def _submit_step(
     for index, (job_id, job) in enumerate(zip(ids, step.jobs, strict=True)):
         if step.cluster.executor == "local":
             dependency = _local_order(step, before, ids, index)
-        entry = record.Job(job_id, job.stage, step.cluster.executor, str(logs), dependency)
+        entry = record.SubmittedJob(job_id, job.stage, step.cluster.executor, str(logs), dependency)
         record.add_job(Path(job.run), entry)
         found.append((Path(job.run), entry))
     return found
@@ -173,7 +173,7 @@ def _steps(
     return (Step(name, cluster, tuple(StageJob(name, str(run)) for run in configs), after),)
 
 
-def _check(plan: Plan, names: Sequence[str]) -> None:
+def _check(plan: Submission, names: Sequence[str]) -> None:
     first = next(iter(plan.configs.values()))
     if "shard" in names and any(
         (config.shard, config.data.dataset) != (first.shard, first.data.dataset)
@@ -210,7 +210,7 @@ def _check_ranks(cluster: Cluster, config: Config) -> None:
         )
 
 
-def _prepare(plan: Plan) -> Path:
+def _prepare(plan: Submission) -> Path:
     """Write what the jobs will read; return the folder of the code that they run."""
     cluster = dump(plan.cluster)
     configs = {plan.folder: next(iter(plan.configs.values())), **plan.configs}

@@ -12,6 +12,8 @@ from synthetic_videos import noise_frames, write_clip
 
 from configs.load import ConfigError
 from launch.errors import exit_code, explain
+from pipeline.batches import BadDataError
+from tin.training.trainer import Stopped
 
 HEAVY = ("torch", "nvidia.dali", "pandas", "submitit", "numpy", "av")
 VERBS = (
@@ -113,16 +115,12 @@ def test_config_prints_what_load_reads_back(tmp_path):
     assert tin("config", str(tmp_path / "again.yaml")).stdout == first
 
 
-def _error(name: str) -> Exception:
-    return type(name, (RuntimeError,), {})("said")
-
-
 @pytest.mark.parametrize(
     ("error", "code"),
     [
         (ConfigError("x"), 2),
-        (_error("BadDataError"), 3),
-        (_error("Stopped"), 75),
+        (BadDataError("x"), 3),
+        (Stopped("x"), 75),
         (RuntimeError("x"), 1),
     ],
 )

@@ -30,7 +30,7 @@ from preprocess.convert import ShardResult, merge, shard
 from preprocess.shards import open_split, read_info
 from preprocess.tars import ShardError, read_shard
 from preprocess.verify import verify
-from preprocess.workers import run_jobs
+from preprocess.workers import run_tasks
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -288,25 +288,25 @@ def test_a_crash_of_the_decoder_is_told_with_its_place():
         told.append((error.job, error.note, error.reason))
         return 20
 
-    assert sorted(run_jobs(_crash, range(5), 2, crashed)) == [0, 1, 3, 4, 20]
+    assert sorted(run_tasks(_crash, range(5), 2, crashed)) == [0, 1, 3, 4, 20]
     assert told == [(2, "video 2", "the decoder crashed (SIGSEGV)")]
 
 
 def test_a_killed_worker_stops_the_command():
     with pytest.raises(RuntimeError, match="ended with SIGKILL .* run the same command again"):
-        list(run_jobs(lambda job, note: os.kill(os.getpid(), signal.SIGKILL), range(3), 2))
+        list(run_tasks(lambda job, note: os.kill(os.getpid(), signal.SIGKILL), range(3), 2))
 
 
 def test_what_a_job_raises_is_raised():
     with pytest.raises(ZeroDivisionError):
-        list(run_jobs(lambda job, note: 1 // job, [1, 0], 1))
+        list(run_tasks(lambda job, note: 1 // job, [1, 0], 1))
 
 
 def test_workers_end_with_their_parent(tmp_path):
     code = (
-        "import time, os, sys; from preprocess.workers import run_jobs\n"
+        "import time, os, sys; from preprocess.workers import run_tasks\n"
         "def job(n, note): open(f'{sys.argv[1]}/{os.getpid()}', 'w').close(); time.sleep(60)\n"
-        "list(run_jobs(job, range(3), 3))"
+        "list(run_tasks(job, range(3), 3))"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
     while len(list(tmp_path.iterdir())) < 3:

@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 
+from configs.errors import TinError
 from tin.evaluation import metrics
 from tin.evaluation.opposites import opposites, pair_accuracy
 
@@ -19,8 +20,10 @@ SCORES, PREDICTIONS, RESULT = "scores.npz", "predictions.csv", "result.json"
 ARRAYS = ("keys", "labels", "scores", "classes")
 
 
-class ScoresError(ValueError):
+class ScoresError(TinError, ValueError):
     """A folder of scores that cannot be used; says which and why."""
+
+    is_final = True
 
 
 @dataclass(frozen=True)

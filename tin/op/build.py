@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 
+from configs.errors import TinError
 from configs.load import cache_path
 from tin.op.cuda_toolkit import Toolkit, architectures, capabilities, find_toolkit, gencode
 
@@ -35,7 +36,7 @@ NVCC_FLAGS = ["-std=c++17", "-O3", "-lineinfo", "-Xcompiler", "-fPIC", "--thread
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # of torch 2.11
 
 
-class BuildError(RuntimeError):
+class BuildError(TinError):
     """There is no compiled operator, or it cannot be compiled; says what to do."""
 
 

@@ -14,11 +14,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from configs.errors import TinError
+
 log = logging.getLogger(__name__)
 RENDEZVOUS = timedelta(minutes=3)
 
 
-class RendezvousError(RuntimeError):
+class RendezvousError(TinError):
     """The ranks of a run did not find each other."""
 
 

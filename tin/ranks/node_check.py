@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from configs.errors import TinError
 from tin.ranks.distributed import World
 
 log = logging.getLogger(__name__)
@@ -20,8 +21,10 @@ ALL_REDUCE_BYTES = 4 * 2**20
 SLOW = 4.0  # times the median of all ranks
 
 
-class NodeError(RuntimeError):
+class NodeError(TinError):
     """This node cannot do its part; the message names it and says why."""
+
+    blames_node = True
 
 
 def check_node(world: World, folder: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from configs.errors import TinError
 from preprocess.tars import sync_folder
 from tin.runs.folder import Run
 
@@ -17,8 +18,10 @@ KEPT = 2  # the last ones; best.pt comes on top
 NAME = re.compile(r"step-(\d{8})-a(\d{2,})\.pt")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(TinError, ValueError):
     """A checkpoint that cannot be used here; says which and why."""
+
+    is_final = True
 
 
 def save(run: Run, state: dict[str, Any], name: str | None = None) -> Path:

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from configs.errors import TinError
 from configs.load import (
     ConfigError,
     changes,
@@ -37,8 +38,10 @@ COMPARED = "versions commit hardware auto".split()  # of an environment: a resul
 PACKAGES = "tin-video torch numpy nvidia-dali-cuda130 nvidia-dali-cuda120 av simplejpeg".split()
 
 
-class FencedError(RuntimeError):
+class FencedError(TinError):
     """A newer attempt works on this run; this one must not write any more."""
+
+    is_final = True
 
 
 class Run:

@@ -26,7 +26,7 @@ from tin.training.running_sums import Tally
 log = logging.getLogger(__name__)
 
 
-class State:
+class TrainingState:
     """Model, optimizer and position of a training run on one rank, from its newest checkpoint."""
 
     def __init__(self, config: Config, run: Run, world: World, info: DatasetInfo, num_steps: int):

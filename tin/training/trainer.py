@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from configs.errors import STOPPED, TinError
 from configs.load import ConfigError, dataset_path, dump
 from configs.schema import Config
 from pipeline.loader import BadDataError, Batch, ClipLoader
@@ -23,13 +24,15 @@ from tin.training.augment import augment
 from tin.training.optim import learning_rate, loss, set_learning_rate
 from tin.training.recorder import Recorder
 from tin.training.running_sums import Interval
-from tin.training.state import State
+from tin.training.state import TrainingState
 
 log = logging.getLogger(__name__)
 
 
-class Stopped(RuntimeError):
+class Stopped(TinError):
     """A signal stopped the run; a checkpoint is written and the run can be continued."""
+
+    exit_code = STOPPED
 
 
 def train(config: Config, path: Path) -> None:
@@ -62,7 +65,7 @@ class Trainer:
         self.tested = self._open(config.data.test_split, training=False)
         self._check()
         num_steps = self.loader.num_steps // config.train.accumulate
-        self.state = State(config, run, world, self.loader.info, num_steps)
+        self.state = TrainingState(config, run, world, self.loader.info, num_steps)
         self._start_attempt()
         self.agreement = Agreement(world)
         self.watchdog = Watchdog(run.job, run.attempt, world.rank, config.run.hang_minutes)

@@ -1,0 +1,176 @@
+"""Atomic writes: a file or a folder appears under its name complete and flushed, or not at all."""
+
+import contextlib
+import errno
+import io
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from configs.errors import TinError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+BUFFER_BYTES = 1 << 20
+SUFFIX = ".tmp"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class WriteError(TinError, OSError):
+    """A file that could not be written; nothing of it appears under its name."""
+
+
+@contextlib.contextmanager
+def atomic_file(
+    path: Path, *, check: Callable[[], None] | None = None, advice: str = ""
+) -> Iterator[BinaryIO]:
+    """Open a binary file that takes the place of `path` when the block ends without an error.
+
+    The bytes go to a temporary file beside `path`, whose random name is created exclusively, so
+    that nobody can guess it or redirect it through a link. They are flushed to the disk before the
+    rename, and the folder is flushed after it.
+
+    Args:
+        path: the file to write; its folder must exist.
+        check: called just before the rename; what it raises keeps the old file. A run's fence
+            against older attempts belongs here.
+        advice: a sentence for the error message that says what is still intact or what to run.
+
+    Raises:
+        WriteError: the disk is full or not writable; names the file, the reason and what to do.
+    """
+    temporary = temporary_path(path)
+    try:
+        with _explained(path, advice):
+            raw = _File(temporary, path, advice)
+        with io.BufferedWriter(raw, BUFFER_BYTES) as file:
+            yield file
+            with _explained(path, advice):
+                file.flush()
+                os.fsync(file.fileno())
+        if check:
+            check()
+        with _explained(path, advice):
+            temporary.replace(path)
+            sync_folder(path.parent)
+    except OSError as error:
+        if error.errno is None:  # numpy writes an array without telling why it failed
+            raise _write_error(path, error, advice) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(
+    path: Path, data: bytes, *, check: Callable[[], None] | None = None, advice: str = ""
+) -> None:
+    """Write a file atomically; see `atomic_file`."""
+    with atomic_file(path, check=check, advice=advice) as file:
+        file.write(data)
+
+
+def write_text(
+    path: Path, text: str, *, check: Callable[[], None] | None = None, advice: str = ""
+) -> None:
+    """Write a UTF-8 file atomically, line ends as they are; see `atomic_file`."""
+    write_bytes(path, text.encode(), check=check, advice=advice)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder that takes the place of `path` when the block ends without an error.
+
+    All files in it are flushed before the rename; `path` must not exist yet.
+
+    Raises:
+        WriteError: the disk is full or not writable.
+    """
+    temporary = temporary_path(path)
+    try:
+        with _explained(path, ""):
+            temporary.mkdir()
+        yield temporary
+        with _explained(path, ""):
+            for parent, _, names in os.walk(temporary):
+                for name in names:
+                    _sync(Path(parent, name))
+                sync_folder(Path(parent))
+            temporary.rename(path)
+            sync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def temporary_path(path: Path) -> Path:
+    """Return a name beside `path` that is hidden, random, and recognized by `remove_leftovers`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{SUFFIX}")
+
+
+def remove_leftovers(folder: Path, name: str = "*", before: float | None = None) -> None:
+    """Remove temporary files that killed writers left in `folder`.
+
+    Args:
+        folder: folder of the files; folders below it are left alone.
+        name: pattern of the files' final names.
+        before: only those last changed before this time (seconds since the epoch, as the file
+            system reports it); None removes all, which is safe only where no one else writes.
+    """
+    for leftover in folder.glob(f".{name}{SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):
+            if before is None or leftover.stat().st_mtime < before:
+                leftover.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk, so that a rename survives a power failure."""
+    _sync(folder)
+
+
+class _File(io.FileIO):
+    """A new file that is opened exclusively, without following a link, and explains its errors."""
+
+    def __init__(self, temporary: Path, path: Path, advice: str):
+        super().__init__(temporary, "x")
+        self._path = path
+        self._advice = advice
+
+    def write(self, data: "ReadableBuffer") -> int:
+        with _explained(self._path, self._advice):
+            return super().write(data)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _explained(path: Path, advice: str) -> Iterator[None]:
+    """Turn an OSError into a WriteError that names the file and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise _write_error(path, error, advice) from error
+
+
+def _write_error(path: Path, error: OSError, advice: str) -> WriteError:
+    if error.errno in FULL:
+        todo = "Free some disk space, then run the same command again."
+    elif error.errno in FORBIDDEN:
+        todo = "Choose a folder that you may write to."
+    elif error.errno == errno.ENOENT:
+        todo = "Its folder does not exist; create it first."
+    else:
+        todo = "Check the file system, then run the same command again."
+    text = f"cannot write {path}: {error.strerror or error}. {f'{advice} ' if advice else ''}{todo}"
+    found = WriteError(text)
+    found.errno = error.errno
+    return found
