@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from configs.load import ConfigError, parse, read_yaml, with_settings
-from configs.schema import Settings
+from configs.settings import Settings
 
 CLUSTERS = Path(__file__).parent / "clusters"
 Stage = Literal["shard", "train", "test", "report"]

@@ -1,4 +1,4 @@
-"""The base of this project's exceptions, which carry the exit code of the command they end."""
+"""The base of this project's exceptions, and the exit codes of its commands."""
 
 from typing import ClassVar
 
@@ -6,16 +6,16 @@ FAILED = 1
 USAGE = 2
 BAD_DATA = 3
 STOPPED = 75
-"""A signal stopped the command after it wrote a checkpoint; the same command continues it."""
+"""A signal stopped the command after a checkpoint was written; the same command resumes it."""
 INTERRUPTED = 130
-"""Ctrl-C, as shells report it."""
+"""Ctrl-C stopped the command: the code that shells use."""
 
 
 class TinError(Exception):
-    """An error that a user can act on: the message says where, what was found and what to do."""
+    """An error that a user can act on. Its message says where, what was found and what to do."""
 
     exit_code: ClassVar[int] = FAILED
-    """Exit code of a command or a job that this error ends."""
+    """Exit code of the command or job that fails with this error."""
     is_final: ClassVar[bool] = False
     """Whether the same job would fail in the same way again, so that a requeue cannot help."""
     blames_node: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""Atomic writes: a file or a folder appears under its name complete and flushed, or not at all."""
+"""Atomic writes: a file or a folder appears complete and flushed to disk, or does not appear."""
 
 import contextlib
 import errno
@@ -22,7 +22,7 @@ FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class WriteError(TinError, OSError):
-    """A file that could not be written; nothing of it appears under its name."""
+    """A file that could not be written. No part of it appears under its name."""
 
 
 @contextlib.contextmanager
@@ -37,8 +37,8 @@ def atomic_file(
 
     Args:
         path: the file to write; its folder must exist.
-        check: called just before the rename; what it raises keeps the old file. A run's fence
-            against older attempts belongs here.
+        check: called just before the rename, for example to detect a newer attempt of a run. If
+            it raises an error, the old file stays.
         advice: a sentence for the error message that says what is still intact or what to run.
 
     Raises:
@@ -59,7 +59,7 @@ def atomic_file(
             temporary.replace(path)
             sync_folder(path.parent)
     except OSError as error:
-        if error.errno is None:  # numpy writes an array without telling why it failed
+        if error.errno is None:  # numpy does not say why it failed to write an array
             raise _write_error(path, error, advice) from error
         raise
     finally:
@@ -77,7 +77,7 @@ def write_bytes(
 def write_text(
     path: Path, text: str, *, check: Callable[[], None] | None = None, advice: str = ""
 ) -> None:
-    """Write a UTF-8 file atomically, line ends as they are; see `atomic_file`."""
+    """Write a UTF-8 file atomically, without changing line ends; see `atomic_file`."""
     write_bytes(path, text.encode(), check=check, advice=advice)
 
 
@@ -117,8 +117,9 @@ def remove_leftovers(folder: Path, name: str = "*", before: float | None = None)
     Args:
         folder: folder of the files; folders below it are left alone.
         name: pattern of the files' final names.
-        before: only those last changed before this time (seconds since the epoch, as the file
-            system reports it); None removes all, which is safe only where no one else writes.
+        before: remove only files that were last changed before this time, in seconds since the
+            epoch, by the file system's clock. None removes all, which is safe only if nobody
+            else writes to the folder.
     """
     for leftover in folder.glob(f".{name}{SUFFIX}"):
         with contextlib.suppress(FileNotFoundError):

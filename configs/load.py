@@ -1,4 +1,4 @@
-"""Reads and writes settings: recipes, `section.key=value`, a run's config.yaml, site.yaml."""
+"""Read and write settings: recipes, `section.key=value`, a run's config.yaml, and site.yaml."""
 
 import difflib
 import json
@@ -12,11 +12,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from configs.errors import USAGE, TinError
-from configs.schema import Config, Settings
+from configs.schema import Config
+from configs.settings import Settings
 
 RECIPES = Path(__file__).parent / "recipes"
 STAGED = "TIN_STAGED"
-"""Variable that names a copy of the dataset on this node's disk; a job sets it for itself."""
+"""Environment variable with the path of a dataset's copy on this node's disk; jobs set it."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -28,35 +29,36 @@ class ConfigError(TinError, ValueError):
 
 
 class Site(Settings):
-    """What differs from site to site: where things lie. Never part of a result."""
+    """Paths that differ from site to site. They never change a result."""
 
     datasets: dict[str, str] = {}
-    """Folders of datasets by name."""
+    """Folder of each dataset, by the name that recipes use."""
     runs: str = ""
-    """Folder that relative run folders start from; empty is the current folder."""
+    """Folder in which relative run folders start; empty is the current folder."""
     cache: str = ""
-    """Folder of fetched weights and compiled operators; empty is ~/.cache/tin."""
+    """Folder of downloaded weights and compiled operators; empty is ~/.cache/tin."""
     local: str = ""
-    """Node-local disk for staged shards."""
+    """Folder on the node's own disk for staged shards."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which also reads 1e-3 as a number and refuses a key given twice."""
+    """YAML's safe loader, which also reads 1e-3 as a number and rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [key.value for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key} stands here twice", node.start_mark
+                    None, None, f"duplicate key {key}", node.start_mark
                 )
         return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML's safe writer, which quotes the text 1e-3 because `_Loader` takes it for a number."""
+    """YAML's safe dumper, which quotes the text 1e-3 because `_Loader` reads it as a number."""
 
 
+# PyYAML reads 1e-3 as text, because it expects a dot and a signed exponent: 1.0e-3.
 for _kind in (_Loader, _Dumper):
     _kind.add_implicit_resolver(
         "tag:yaml.org,2002:float",
@@ -66,10 +68,14 @@ for _kind in (_Loader, _Dumper):
 
 
 def load(recipe: str | Path | None, settings: Sequence[str] = ()) -> Config:
-    """Return the recipe (a file, or a name in configs/recipes) with `settings` applied last.
+    """Return a recipe with `settings` applied last.
+
+    Args:
+        recipe: path of a YAML file, or the name of one in configs/recipes; None for the defaults.
+        settings: texts of the form `section.key=value`.
 
     Raises:
-        ConfigError: file, key, what was found and what was expected.
+        ConfigError: a setting is wrong; names file, key, what was found and what was expected.
     """
     if recipe is None:
         return parse(Config, with_settings({}, settings), "settings")
@@ -80,7 +86,11 @@ def load(recipe: str | Path | None, settings: Sequence[str] = ()) -> Config:
 
 
 def recipe_path(recipe: str | Path) -> Path:
-    """Return the file of a recipe: the path itself, or a name of configs/recipes."""
+    """Return the file of a recipe, which is given by its path or by a name in configs/recipes.
+
+    Raises:
+        ConfigError: there is no such recipe; suggests the nearest name.
+    """
     path = Path(recipe)
     if path.suffix == ".yaml" and path.exists():
         return path
@@ -88,28 +98,39 @@ def recipe_path(recipe: str | Path) -> Path:
     if path.name == str(recipe) and named.exists():
         return named
     names = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+    hint = _nearest(str(recipe), names) or "."
     raise ConfigError(
-        f"no recipe {recipe}{_nearest(str(recipe), names)}; there are {', '.join(names)}"
+        f"unknown recipe {recipe}{hint} Give the path of an existing .yaml file, or one of"
+        f" {', '.join(names)}"
     )
 
 
 def parse(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
-    """Check `values` against `model`, strictly.
+    """Return `values` as a `model`, strictly checked.
+
+    Args:
+        model: class of the settings.
+        values: the settings, nested by section.
+        where: file name or other origin of the values, for messages.
 
     Raises:
-        ConfigError: each wrong setting in a line of its own.
+        ConfigError: lists each wrong setting on its own line.
     """
     try:
         return model.model_validate_json(json.dumps(values))
     except ValidationError as error:
         lines = [f"{where}: {line}" for line in _explain(model, error)]
         raise ConfigError("\n".join(lines)) from None
-    except TypeError as error:  # a YAML date, say: JSON has none
+    except TypeError as error:  # for example a YAML date, which JSON does not have
         raise ConfigError(f"{where}: {error}; put it in quotes") from None
 
 
 def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """Return `values` with each `section.key=value` put in; values are read as YAML."""
+    """Return `values` changed by each `section.key=value`, whose values are read as YAML.
+
+    Raises:
+        ConfigError: a setting does not have this form, or its value is not valid YAML.
+    """
     result = {
         key: dict(value) if isinstance(value, dict) else value for key, value in values.items()
     }
@@ -118,20 +139,24 @@ def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[st
         if not found or not all(name.split(".")):
             raise ConfigError(f"setting {setting!r} is not of the form section.key=value")
         *sections, key = name.split(".")
-        place = result
+        inner = result
         for section in sections:
-            place = place.setdefault(section, {})
-            if not isinstance(place, dict):
+            inner = inner.setdefault(section, {})
+            if not isinstance(inner, dict):
                 raise ConfigError(f"setting {setting!r}: {section} is a value, not a section")
         try:
-            place[key] = yaml.load(text, Loader=_Loader)
+            inner[key] = yaml.load(text, Loader=_Loader)
         except yaml.YAMLError as error:
             raise ConfigError(f"setting {setting!r}: {_one_line(error)}") from None
     return result
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds; an empty file is an empty mapping."""
+    """Return the mapping in a YAML file; an empty file is an empty mapping.
+
+    Raises:
+        ConfigError: the file cannot be read, or contains something else.
+    """
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except yaml.YAMLError as error:
@@ -141,29 +166,30 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path.name}: a mapping is expected, found {type(values).__name__}")
+        raise ConfigError(f"{path.name}: expected a mapping, found {type(values).__name__}")
     return values
 
 
 def dump(settings: BaseModel) -> str:
-    """Return all settings as YAML that `load` reads back to the same settings."""
+    """Return all settings as YAML, which `load` reads back as the same settings."""
     return to_yaml(settings.model_dump(mode="json"))
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:
-    """Return YAML that `read_yaml` reads back to the same values, keys in their order."""
+    """Return values as YAML, which `read_yaml` reads back unchanged and in the same order."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Return `section.key: old -> new` for what differs, section `run` left out."""
+    """Return `section.key: old -> new` for each setting that differs, except section `run`."""
     found = changes(old.model_dump(), new.model_dump())
     return [line for line in found if not line.startswith("run.")]
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return `section.key: old -> new` for what differs between two nested mappings."""
-    before, after = dict(_leaves(old)), dict(_leaves(new))
+    """Return `section.key: old -> new` for each value that differs between nested mappings."""
+    before = dict(_leaves(old))
+    after = dict(_leaves(new))
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in {**before, **after}
@@ -172,7 +198,14 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def load_site() -> Site:
-    """Return site.yaml (its path in TIN_SITE, else ~/.config/tin/site.yaml), empty if absent."""
+    """Return the settings of the site, or the defaults if there is no file.
+
+    The file is the one that the environment variable TIN_SITE names, otherwise
+    ~/.config/tin/site.yaml.
+
+    Raises:
+        ConfigError: the file has errors, or the one that TIN_SITE names cannot be read.
+    """
     named = os.environ.get("TIN_SITE")
     path = Path(named) if named else Path.home() / ".config" / "tin" / "site.yaml"
     if not named and not path.exists():
@@ -181,35 +214,42 @@ def load_site() -> Site:
 
 
 def dataset_path(name: str) -> Path:
-    """Return the folder of a dataset given by its name in site.yaml or by its path.
+    """Return the folder of a dataset, or its staged copy on this node's disk.
+
+    Args:
+        name: name of the dataset in site.yaml, or path of its folder.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: the folder does not exist or contains no dataset.
     """
     if not name:
-        raise ConfigError("no dataset is named: set data.dataset=FOLDER, or a name in site.yaml")
+        raise ConfigError(
+            "data.dataset is empty; set it to the folder of a dataset or to a name in site.yaml"
+        )
     path = Path(load_site().datasets.get(name, name)).expanduser()
     if not (path / "dataset.yaml").exists():
         raise ConfigError(
-            f"data.dataset {name}: {path.absolute()} holds no dataset.yaml; make it with"
-            " `tin shard`, or name its folder in site.yaml"
+            f"data.dataset {name}: {path.absolute()} contains no dataset.yaml; create the dataset"
+            " with `tin shard`, or map its name to a folder in site.yaml"
         )
+    # A job may have staged another dataset than this one: compare before using its copy.
     copy = Path(os.environ.get(STAGED) or path)
     same = (copy / "dataset.yaml").read_bytes() == (path / "dataset.yaml").read_bytes()
     return copy if same else path
 
 
 def run_path(run: str | Path) -> Path:
-    """Return a run's folder; a relative one starts at `runs` of site.yaml."""
+    """Return the path of a run folder; a relative one starts in the folder `runs` of site.yaml."""
     return Path(load_site().runs).expanduser() / Path(run).expanduser()
 
 
 def cache_path() -> Path:
-    """Return the folder of fetched weights and compiled operators."""
+    """Return the folder of downloaded weights and compiled operators."""
     return Path(load_site().cache or "~/.cache/tin").expanduser()
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the value of each entry of a nested mapping."""
     for key, value in values.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
@@ -218,6 +258,7 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _explain(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
+    """Yield a line for each wrong setting: its name, what was found, what was expected."""
     for problem in error.errors(include_url=False):
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":

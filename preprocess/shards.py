@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from configs.load import ConfigError, parse, read_yaml, to_yaml
-from configs.schema import Settings
+from configs.settings import Settings
 from preprocess.tars import ShardError, VideoRecord, read_shard, replacing
 
 FORMAT = 1

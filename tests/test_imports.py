@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "": ["configs", "preprocess", "pipeline", "tin", "launch"],
+    "configs": ["errors settings", "files train_schema", "schema", "load", "cluster"],
     "preprocess": [
         "tars",
         "decode workers shards",

@@ -1,4 +1,4 @@
-"""The wheel: complete, and usable from any folder."""
+"""The wheel is complete, and an installed package works from any folder."""
 
 import os
 import subprocess
@@ -12,14 +12,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pip(*words: object) -> None:
+    """Run pip, and raise an error if it fails."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run([*command, *map(str, words)], check=True, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """Build the wheel from a copy of what git knows or does not ignore."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    """Build the wheel from a copy of all files that git does not ignore."""
+    source = tmp_path_factory.mktemp("source")
+    out = tmp_path_factory.mktemp("wheel")
     command = ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     for name in filter(None, listed.split("\0")):
@@ -30,7 +32,7 @@ def wheel(tmp_path_factory) -> Path:
     return next(out.glob("tin_video-*.whl"))
 
 
-def test_the_wheel_holds_sources_recipes_and_licenses(wheel):
+def test_the_wheel_contains_sources_recipes_and_licenses(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder, pattern in (("cuda", "*.*"), ("configs", "*/*.yaml"), ("tin", "*/*.py")):
         files = [path.relative_to(ROOT) for path in (ROOT / folder).glob(pattern)]
@@ -42,7 +44,8 @@ def test_the_wheel_holds_sources_recipes_and_licenses(wheel):
 
 
 def test_a_normal_install_works_from_any_folder(wheel, tmp_path):
-    target, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    target = tmp_path / "site"
+    elsewhere = tmp_path / "elsewhere"
     pip("install", wheel, "--no-deps", "--no-index", "--target", target)
     elsewhere.mkdir()
     where = "import configs, cuda; print(configs.__file__); print(list(cuda.__path__))"

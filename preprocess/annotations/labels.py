@@ -1,45 +1,47 @@
-"""A video as annotations describe it, and the labels CSV."""
+"""The description of a video in annotations, and the labels CSV."""
 
 import csv
 import difflib
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from configs.load import ConfigError
 
 COLUMNS = ("path", "labels", "split", "key", "group", "reverse")
+REQUIRED_COLUMNS = COLUMNS[:3]
+MAX_DEFAULT_KEY = 80  # characters, of the 90 that a key may have: leaves room for `-reversed`
 
 
 class AnnotationError(ConfigError):
-    """Annotations that cannot be used; says which file and line, and what was expected."""
+    """Annotations that cannot be used; says in which file and line, and what was expected."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video that is to be stored, as the annotations describe it."""
+    """A video to be stored, as the annotations describe it."""
 
     path: str
-    """Where it lies, from the source folder on, with `/`."""
+    """Path relative to the source folder, with `/` between folders."""
     labels: tuple[str, ...]
-    """Names of classes; may be empty."""
+    """Names of its classes; may be empty."""
     split: str
-    """Name of its split; empty while it is not yet decided."""
+    """Name of its split; empty if it is not decided yet."""
     key: str
-    """Its name in the dataset, unique in the split."""
+    """Name in the dataset, unique within the split."""
     group: str = ""
-    """Videos of one class and group stay in one split; empty is a group of its own file."""
+    """Videos of the same class and group stay in one split. Empty: the video is its own group."""
     reverse: bool = False
     """Store the frames from last to first."""
 
 
 def read_labels(path: Path) -> list[Video]:
-    """Return the rows of a labels CSV: path,labels,split[,key][,group][,reverse].
+    """Return the videos of a labels CSV: path,labels,split[,key][,group][,reverse].
 
     Raises:
-        AnnotationError: the line, what was found, what was expected.
+        AnnotationError: the file cannot be read, or a line has errors; says what was expected.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -51,50 +53,83 @@ def read_labels(path: Path) -> list[Video]:
 
 
 def default_key(path: str) -> str:
-    """Return a key made of a path: other characters become `_`, a long one ends in its hash."""
+    """Return a key made from a path: `_` replaces other characters, a hash shortens a long path."""
     stem = str(PurePosixPath(path).with_suffix(""))
     key = re.sub(r"[^A-Za-z0-9_-]", "_", stem)
-    if len(key) <= 80:  # leaves room for `-reversed`
+    if len(key) <= MAX_DEFAULT_KEY:
         return key
-    return f"{key[-70:]}-{hashlib.sha256(path.encode(errors='surrogateescape')).hexdigest()[:9]}"
+    digest = hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()
+    return f"{key[-70:]}-{digest[:9]}"
 
 
 def checked_path(where: str, text: str) -> str:
-    """Return a normal path; it may follow links that stand in the source folder, but no `..`."""
+    """Return a normalized path relative to the source folder.
+
+    The path may follow links inside the source folder, but it must not contain `..`.
+
+    Args:
+        where: file and line of the path, for messages.
+        text: the path as it was read.
+
+    Raises:
+        AnnotationError: the path is empty or leaves the source folder.
+    """
     path = PurePosixPath(text.strip())
     if path.is_absolute() or ".." in path.parts:
-        raise AnnotationError(f"{where}: path {text!r} leaves the source folder")
+        raise AnnotationError(
+            f"{where}: path {text!r} leads out of the source folder; write it relative to that"
+            " folder and without `..`"
+        )
     if not path.parts or "\0" in text:
-        raise AnnotationError(f"{where}: path {text!r} names no video")
+        raise AnnotationError(f"{where}: expected the path of a video, found {text!r}")
     return str(path)
 
 
 def _check_columns(path: Path, found: Sequence[str]) -> None:
+    """Raise an error for a column of a labels CSV that is unknown or missing."""
     for name in found:
         if name not in COLUMNS:
             close = difflib.get_close_matches(name, COLUMNS, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = f"; did you mean {close[0]}?" if close else "."
             raise AnnotationError(
-                f"{path.name}: unknown column {name!r}{hint} There are {', '.join(COLUMNS)}"
+                f"{path.name}: unknown column {name!r}{hint} The columns are {', '.join(COLUMNS)}"
             )
-    missing = [name for name in COLUMNS[:3] if name not in found]
+    missing = [name for name in REQUIRED_COLUMNS if name not in found]
     if missing:
         raise AnnotationError(
-            f"{path.name}: column {missing[0]} is missing, the first line must name"
+            f"{path.name}: column {missing[0]} is missing; the first line must be"
             " path,labels,split[,key][,group][,reverse]"
         )
 
 
-def _read_row(where: str, row: dict[str, str | None]) -> Video:
-    if "" in row or None in row.values():
+def _read_row(where: str, row: Mapping[str, str | None]) -> Video:
+    """Return the video of a row of csv.DictReader; `where` is its file and line."""
+    # DictReader puts surplus fields under the empty name, and None for missing ones.
+    fields = {name: value for name, value in row.items() if value is not None}
+    if "" in row or len(fields) < len(row):
         raise AnnotationError(f"{where}: the line has more or fewer fields than the first line")
-    path = checked_path(where, row["path"])
-    split, reverse = row["split"].strip(), row.get("reverse", "").strip().lower()
+    path = checked_path(where, fields["path"])
+    split = fields["split"].strip()
     if split and not re.fullmatch("[A-Za-z0-9_-]+", split):
-        raise AnnotationError(f"{where}: split {split!r} may have only A-Z a-z 0-9 _ and -")
+        raise AnnotationError(
+            f"{where}: split {split!r} contains other characters than A-Z a-z 0-9 _ and -"
+        )
+    reverse = fields.get("reverse", "").strip().lower()
     if reverse not in ("", "true", "false"):
-        raise AnnotationError(f"{where}: reverse {reverse!r} must be true, false or empty")
-    labels = [label.strip() for label in row["labels"].split(";") if label.strip()]
-    key = row.get("key", "").strip() or default_key(path) + "-reversed" * (reverse == "true")
-    group = row.get("group", "").strip()
-    return Video(path, tuple(dict.fromkeys(labels)), split, key, group, reverse == "true")
+        raise AnnotationError(
+            f"{where}: reverse is {reverse!r}, expected true, false or an empty field"
+        )
+    labels = [label.strip() for label in fields["labels"].split(";") if label.strip()]
+    key = fields.get("key", "").strip()
+    if not key:
+        key = default_key(path)
+        if reverse == "true":
+            key += "-reversed"
+    return Video(
+        path=path,
+        labels=tuple(dict.fromkeys(labels)),
+        split=split,
+        key=key,
+        group=fields.get("group", "").strip(),
+        reverse=reverse == "true",
+    )

@@ -3,35 +3,44 @@
 import re
 from collections.abc import Sequence
 
-from preprocess.annotations.read import AnnotationError
+from preprocess.annotations.labels import AnnotationError
 
-OPPOSITES = {"left": "right", "clockwise": "counterclockwise"}
-OPPOSITES |= {right: left for left, right in OPPOSITES.items()}
+MIRRORED_WORDS = {
+    "left": "right",
+    "right": "left",
+    "clockwise": "counterclockwise",
+    "counterclockwise": "clockwise",
+}
+"""Words that trade places when a video is flipped horizontally."""
 
 
 def left_right(classes: Sequence[str]) -> tuple[int, ...]:
     """Return for each class the index of its mirror image, derived from the names.
 
-    `left` and `right` trade places in a name, and so do `clockwise` and `counterclockwise` (also
-    `counter-clockwise`, `anticlockwise`). A name whose mirror image is no class stays itself.
+    In a name, `left` and `right` trade places, and so do `clockwise` and `counterclockwise` (also
+    spelled `counter-clockwise` or `anticlockwise`). A class whose mirror image is not a class of
+    the dataset is its own mirror image.
 
     Raises:
-        AnnotationError: two classes have one mirror image.
+        AnnotationError: two classes have the same mirror image.
     """
-    plain = {_plain(name): index for index, name in enumerate(classes)}
-    swap = re.compile("|".join(sorted(OPPOSITES, key=len, reverse=True)))
+    indices = {_normalized(name): index for index, name in enumerate(classes)}
+    # The longest words come first: `counterclockwise` contains `clockwise`.
+    words = re.compile("|".join(sorted(MIRRORED_WORDS, key=len, reverse=True)))
     mirror = []
     for index, name in enumerate(classes):
-        mirrored = swap.sub(lambda match: OPPOSITES[match[0]], _plain(name))
-        mirror.append(plain.get(mirrored, index))
+        mirrored = words.sub(lambda match: MIRRORED_WORDS[match[0]], _normalized(name))
+        mirror.append(indices.get(mirrored, index))
+    # The mirror image of the mirror image must be the class itself.
     for index, name in enumerate(classes):
         if mirror[mirror[index]] != index:
             raise AnnotationError(
-                f"class {name!r} has mirror image {classes[mirror[index]]!r}, which is that of"
-                f" {classes[mirror[mirror[index]]]!r} too; rename one of them"
+                f"classes {name!r} and {classes[mirror[mirror[index]]]!r} have the same mirror"
+                f" image, {classes[mirror[index]]!r}; rename one of them"
             )
     return tuple(mirror)
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
+    """Return a name in lower case, with one spelling of `counterclockwise`."""
     return re.sub(r"(counter|anti)[\s_-]?clockwise", "counterclockwise", name.lower())

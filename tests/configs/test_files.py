@@ -1,4 +1,4 @@
-"""Atomic writes: complete or absent, never through a link, with errors that say what to do."""
+"""Atomic writes: files are complete or absent, links are not followed, errors say what to do."""
 
 import errno
 import os
@@ -30,7 +30,7 @@ def test_a_file_appears_when_the_block_ends(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_an_error_keeps_the_old_file_and_leaves_nothing(tmp_path: Path):
+def test_an_error_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path: Path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(RuntimeError, match="stop"), atomic_file(path) as file:
@@ -40,7 +40,7 @@ def test_an_error_keeps_the_old_file_and_leaves_nothing(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_check_comes_before_the_rename(tmp_path: Path):
+def test_the_check_runs_before_the_rename(tmp_path: Path):
     path = tmp_path / "a.txt"
     path.write_text("old")
 
@@ -138,7 +138,7 @@ def test_a_file_is_flushed_before_its_rename_and_its_folder_after(tmp_path: Path
     assert f"<{tmp_path}>" in calls[2]
 
 
-def test_a_folder_appears_whole(tmp_path: Path):
+def test_a_folder_appears_when_it_is_complete(tmp_path: Path):
     path = tmp_path / "code"
     with pytest.raises(RuntimeError, match="stop"), atomic_folder(path) as folder:
         (folder / "a").write_text("x")

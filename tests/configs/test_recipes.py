@@ -1,4 +1,4 @@
-"""Every recipe: its model is built, trains two steps and is tested one, on small images."""
+"""Every recipe: its model is built, trained for two steps and tested on small images."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory) -> dict[bool, Path]:
-    """A dataset of one label a video, and one of several."""
+    """Return a dataset with one label per video, and one with several, by `multi_label`."""
     folder = tmp_path_factory.mktemp("data")
     both = (("left", "still"), ("right",))
     return {
@@ -42,7 +42,7 @@ def world():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_trains_two_steps_and_tests_one(name, datasets, world):
+def test_a_recipe_trains_two_steps_and_is_tested(name, datasets, world):
     config = load(name, SMALL)
     folder = datasets[config.train.loss == "bce"]
     model = build_model(config, len(CLASSES))
@@ -53,7 +53,8 @@ def test_a_recipe_trains_two_steps_and_tests_one(name, datasets, world):
     steps = loader.epoch(0)
     for step in range(2):
         batch = next(steps)
-        T, L = config.clip.num_segments, config.clip.frames_per_segment
+        T = config.clip.num_segments
+        L = config.clip.frames_per_segment
         assert batch.x.shape == (2, T, 3 * L, 32, 32)
         x, targets = augment(batch.x, batch.labels, batch.clips, config, 0, len(CLASSES), step)
         value = loss(model(x), targets, config)
@@ -71,20 +72,20 @@ def test_a_recipe_trains_two_steps_and_tests_one(name, datasets, world):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_names_its_source_and_what_it_stands_for(name):
+def test_a_recipe_names_its_source_and_fits_its_name(name):
     config = load(name)
     assert config.source
     assert config.data.dataset
-    assert config.train.batch == config.optim.lr_batch  # or the rate would not be the source's
+    assert config.train.batch == config.optim.lr_batch  # else lr is not the source's
     several = config.train.loss == "bce"
     assert config.shard.multi_label == several
     if config.published is not None:
         assert config.published_metric == ("map_sample" if several else "top1")
-    arch, num_segments = config.model.arch, config.clip.num_segments
     if name.startswith(("tin_", "tsm_", "tsn_")):
         kind, depth, frames, *_ = name.split("_")
         assert {"tin": "interlace", "tsm": "shift", "tsn": "none"}[kind] == config.model.temporal
-        assert (arch, num_segments) == (f"resnet{depth[1:]}", int(frames[:-1]))
+        assert config.model.arch == f"resnet{depth[1:]}"
+        assert config.clip.num_segments == int(frames[:-1])
         assert name.split("_")[3] == config.data.dataset
 
 
@@ -96,7 +97,7 @@ def test_the_dense_recipes_span_64_frames():
             assert (config.test.clips, config.test.crops, config.test.crop) == (10, 3, 256)
 
 
-def test_only_flips_that_swap_the_labels_are_made_where_left_and_right_are_classes():
+def test_flips_swap_the_labels_if_left_and_right_are_classes():
     for name in NAMES:
         config = load(name)
         if config.data.dataset in ("sthv1", "sthv2", "jester"):
@@ -118,7 +119,7 @@ def test_the_page_names_recipes_settings_and_all_defects():
     assert rows == [*map(str, range(1, 17)), "16b", *map(str, range(17, 31))]
 
 
-def test_a_recipe_with_a_published_number_stands_on_the_page():
+def test_the_page_lists_the_published_number_of_each_recipe():
     text = PAGE.read_text()
     for name in NAMES:
         published = load(name).published

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-OPPOSITES = (
+OPPOSITE_WORDS = (
     ("left", "right"),
     ("up", "down"),
     ("in", "out"),
@@ -25,7 +25,7 @@ def opposites(classes: Sequence[str]) -> list[tuple[int, int]]:
     """Return the pairs of class indices whose names differ in opposite words only."""
     index = {name: i for i, name in enumerate(classes)}
     pairs = set()
-    for word, opposite in OPPOSITES:
+    for word, opposite in OPPOSITE_WORDS:
         swap = {word: opposite, opposite: word}
         for name, i in index.items():
             j = index.get(_swapped(name, swap), i)

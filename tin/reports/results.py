@@ -28,7 +28,7 @@ from tin.runs.folder import Run
 
 log = logging.getLogger(__name__)
 
-METRICS = ("top1", "top5", "mean_class", "map_class", "map_sample")
+TEST_METRICS = ("top1", "top5", "mean_class", "map_class", "map_sample")
 COLUMNS = (
     "run recipe dataset temporal arch num_segments views crop pretrained seed epochs global_batch"
     " params gflops top1 top5 mean_class map_class map_sample best_epoch published delta"
@@ -124,7 +124,7 @@ def _rows_of(run: Run, row: dict[str, Any]) -> list[dict[str, Any]]:
     if not tests:
         params, gflops = _size(config)
         return [_compared(config, {**row, "params": params, "gflops": gflops})]
-    nothing = dict.fromkeys(METRICS)  # the metrics of a test are never those of the training
+    nothing = dict.fromkeys(TEST_METRICS)  # the metrics of a test are never those of the training
     return [_compared(config, {**row, **nothing, **_tested(folder)}) for folder in tests]
 
 
@@ -174,7 +174,7 @@ def _best(measured: pd.DataFrame) -> dict[str, Any]:
     for name in ("top1", "map_class"):
         if name in measured and measured[name].notna().any():
             best = measured.loc[measured[name].idxmax()]
-            known = {metric: best[metric] for metric in METRICS if metric in measured}
+            known = {metric: best[metric] for metric in TEST_METRICS if metric in measured}
             return {**known, "best_epoch": int(best["epoch"]) + 1}
     return {}
 
@@ -222,7 +222,7 @@ def _tested(folder: Path) -> dict[str, Any]:
     measures = result.get("metrics")
     found = {
         name: _number(measures.get(name) if isinstance(measures, dict) else None)
-        for name in METRICS
+        for name in TEST_METRICS
     }
     sizes = {name: _number(result.get(name)) for name in ("params", "gflops")}
     dataset = {"dataset": str(result["dataset"])} if result.get("dataset") else {}

@@ -27,7 +27,7 @@ from configs.schema import Config
 
 log = logging.getLogger(__name__)
 
-METRICS = (
+METRICS_COLUMNS = (
     "epoch split step loss top1 top5 map_class map_sample lr seconds clips_per_s data_wait"
 ).split()
 STEPS = (

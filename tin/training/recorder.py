@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from tin.runs.folder import METRICS, STEPS, Run
+from tin.runs.folder import METRICS_COLUMNS, STEPS, Run
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class Recorder:
     def __init__(self, run: Run, *, epochs: int, num_steps: int, tensorboard: bool, since: int):
         """Start after `since` optimizer steps; rows that came later are cut away."""
         self._run, self._epochs, self._writer = run, epochs, None
-        run.cut("metrics.csv", METRICS, since)
+        run.cut("metrics.csv", METRICS_COLUMNS, since)
         run.cut("steps.csv", STEPS, since + 1)
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -68,7 +68,7 @@ class Recorder:
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Record an epoch of one split, one row of metrics.csv."""
-        self._run.append("metrics.csv", METRICS, row)
+        self._run.append("metrics.csv", METRICS_COLUMNS, row)
         names = [name for name in ("top1", "top5", "map_class", "map_sample") if name in row]
         self._scalars(row, row["split"], ("loss", *names))
         found = ", ".join(f"{_spoken(name)} {100 * row[name]:.1f} %" for name in names)

@@ -1,4 +1,4 @@
-"""Annotations of public datasets, in the true form of their files; only videos are made up."""
+"""Annotation files of public datasets: true to the real ones in form, with invented videos."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,9 @@ from synthetic_dataset import jpeg
 from synthetic_videos import gray_frames, shard_config, write_clip
 
 from configs.schema import ShardSettings
-from preprocess.annotations.read import AnnotationError, Annotations, read_annotations
+from preprocess.annotations.labels import AnnotationError
+from preprocess.annotations.mirror import left_right
+from preprocess.annotations.read import Annotations, read_annotations
 from preprocess.convert import ShardResult, shard
 from preprocess.shards import open_split, read_info
 
@@ -22,6 +24,7 @@ def write(folder: Path, **files: str) -> Path:
 
 
 def read(folder: Path, form: str, **settings) -> Annotations:
+    """Read the annotation files in a folder, which is also the source unless one is given."""
     source = settings.pop("source", folder)
     return read_annotations(
         ShardSettings(source=str(source), annotations=str(folder), format=form, **settings)
@@ -34,6 +37,7 @@ def rows(found: Annotations) -> list[tuple]:
 
 
 def sthv1(folder: Path, name: str = "something-something-v1") -> Path:
+    """Write the annotation files of Something-Something v1."""
     return write(
         folder,
         **{
@@ -48,7 +52,7 @@ def sthv1(folder: Path, name: str = "something-something-v1") -> Path:
 
 def test_something_something_v1(tmp_path):
     found = read(sthv1(tmp_path / "csv"), "sthv1")
-    assert found.classes == (  # as TIN's and TSM's scripts number them
+    assert found.classes == (  # in the order of TIN's and TSM's scripts
         "Approaching something with your camera",
         "Holding something",
         "Turning something upside down",
@@ -78,7 +82,7 @@ def test_something_something_v1_is_sharded_from_its_folders_of_frames(tmp_path):
     assert sorted(test.keys()) == ["105723", "68762"] and len(test.labels) == 0
 
 
-def test_jester_swaps_left_and_right_in_the_mirror(tmp_path):
+def test_mirror_images_of_jester_swap_left_and_right(tmp_path):
     write(
         tmp_path,
         **{
@@ -92,12 +96,11 @@ def test_jester_swaps_left_and_right_in_the_mirror(tmp_path):
     found = read(tmp_path, "jester")
     assert found.classes == ("Drumming Fingers", "Swiping Left", "Swiping Right")
     assert [video.split for video in found.videos] == ["train", "train", "train", "val", "test"]
-    from preprocess.annotations.mirror import left_right
-
     assert left_right(found.classes) == (0, 2, 1)
 
 
 def sthv2(folder: Path) -> Path:
+    """Write the annotation files of Something-Something v2."""
     template = "Holding [something] next to [something]"
     return write(
         folder,
@@ -140,7 +143,7 @@ def test_something_something_v2_is_sharded_from_webm(tmp_path):
     )
     assert shard(config, tmp_path / "sthv2") == ShardResult(4, 0)
     labels = open_split(tmp_path / "sthv2", "val").labels
-    assert labels.tolist() == [0]  # by number, not by the alphabet
+    assert labels.tolist() == [0]  # the number in labels.json, not alphabetical
 
 
 KINETICS = {
@@ -182,10 +185,10 @@ def test_kinetics_in_class_folders_or_flat(tmp_path):
     assert len(one_file.videos) == 3
 
 
-def test_missing_videos_of_kinetics_are_counted_and_no_failure(tmp_path):
+def test_missing_videos_of_kinetics_are_counted_but_are_not_failures(tmp_path):
     write_clip(tmp_path / "v" / "-3B32lodo2M_000059_000069.mp4", gray_frames(3))
     write_clip(tmp_path / "v" / "_dbcJuKJQNs_000040_000050.mp4", gray_frames(3))
-    (tmp_path / "v" / "--nQbRBEz2s_000104_000114.mp4").touch()  # there, but damaged
+    (tmp_path / "v" / "--nQbRBEz2s_000104_000114.mp4").touch()  # exists, but is damaged
     folder = write(tmp_path / "csv", **KINETICS)
     config = shard_config(
         tmp_path / "v", "shard.format=kinetics", f"shard.annotations={folder}", "run.threads=1"
@@ -198,14 +201,14 @@ def test_missing_videos_of_kinetics_are_counted_and_no_failure(tmp_path):
     assert ShardResult(100, 0, num_missing=90).too_many_bad is False
 
 
-def test_a_path_out_of_the_source_folder_is_refused(tmp_path):
+def test_a_path_out_of_the_source_folder_is_an_error(tmp_path):
     text = "label,youtube_id,time_start,time_end,split\nrun,../x,1,2,train\nrun,y,1,2,train\n"
     (tmp_path / "y_000001_000002.mp4").touch()
-    with pytest.raises(AnnotationError, match=r"a\.csv:2: path .* leaves the source folder"):
+    with pytest.raises(AnnotationError, match=r"a\.csv:2: path .* leads out of the source folder"):
         read(write(tmp_path, **{"a.csv": text}), "kinetics")
 
 
-def test_ucf101_has_three_divisions(tmp_path):
+def test_ucf101_has_three_train_and_test_lists(tmp_path):
     write(
         tmp_path,
         **{
@@ -218,7 +221,8 @@ def test_ucf101_has_three_divisions(tmp_path):
         },
     )
     found = read(tmp_path, "ucf101")
-    assert found.classes == ("ApplyEyeMakeup", "Hammering", "HammerThrow")  # not by the alphabet
+    # in the order of classInd.txt, which is not alphabetical
+    assert found.classes == ("ApplyEyeMakeup", "Hammering", "HammerThrow")
     assert [(split, key) for split, _, _, key in rows(found)] == [
         ("train", "v_ApplyEyeMakeup_g08_c01"),
         ("train", "v_HammerThrow_g08_c02"),
@@ -233,7 +237,7 @@ def test_ucf101_has_three_divisions(tmp_path):
         read(tmp_path, "ucf101", fold=3)
 
 
-def test_hmdb51_has_a_file_for_each_class_and_division(tmp_path):
+def test_hmdb51_has_a_file_for_each_class_and_fold(tmp_path):
     wheel = "(Rad)Schlag_die_Bank!_cartwheel_f_cm_np1_le_med_0.avi"
     write(
         tmp_path,
@@ -309,7 +313,7 @@ def test_lists_of_tin_with_frames_and_videos(tmp_path):
         ("train", "something/v1/img/100218", ("wave",)),
         ("train", "clips/a b.avi", ("run",)),
         ("val", "something/v1/img/7", ("hit",)),
-        ("test", "something/v1/img/8", ()),  # 0 throughout is how the scripts write `unknown`
+        ("test", "something/v1/img/8", ()),  # the scripts write 0 for an unknown label
         ("test", "something/v1/img/9", ()),
     ]
 
@@ -327,47 +331,47 @@ def test_lists_of_tin_with_several_labels_and_no_names(tmp_path):
 @pytest.mark.parametrize(
     ("form", "files", "message"),
     [
-        ("sthv3", {}, "'sthv3' is unknown; there are direction, hmdb51, jester, kinetics"),
-        ("sthv1", {}, r"one file \*train\.csv is expected, found none"),
-        ("sthv2", {"labels.json": "[]"}, r"labels\.json: found a list, expected dict"),
-        ("sthv2", {"labels.json": '{"a": "0", "b": "2"}'}, "numbered from 0 on"),
+        ("sthv3", {}, "'sthv3' is unknown; the formats are direction, hmdb51, jester, kinetics"),
+        ("sthv1", {}, r"expected exactly one file \*train\.csv, found none"),
+        ("sthv2", {"labels.json": "[]"}, r"labels\.json: expected a dict, found a list"),
+        ("sthv2", {"labels.json": '{"a": "0", "b": "2"}'}, "numbered from 0 on without gaps"),
         ("sthv2", {"labels.json": "{"}, r"labels\.json: .*line 1"),
-        ("kinetics", {}, "has no csv files of Kinetics"),
+        ("kinetics", {}, "contains no CSV files of Kinetics"),
         ("kinetics", {"a.csv": "label,time_start\n"}, r"a\.csv: column split is missing"),
         (
             "kinetics",
             {"a.csv": "label,youtube_id,time_start,time_end,split\nrun,x,a,b,train\n"},
-            r"a\.csv:2: found \['run', 'x', 'a', 'b', 'train'\], expected label,youtube_id",
+            r"a\.csv:2: expected label,youtube_id,.*, found \['run', 'x', 'a', 'b', 'train'\]",
         ),
         (
             "kinetics",
             {"a.csv": "label,youtube_id,time_start,time_end,split\nrun,x,1,2,train\n"},
-            r"has none of the 1 videos of .*, such as x_000001_000002\.mp4",
+            r"contains none of the 1 videos of .*, for example x_000001_000002\.mp4",
         ),
-        ("hmdb51", {}, r"has no files \*_test_split1\.txt"),
-        ("hmdb51", {"run_test_split1.txt": "a.avi 3\n"}, r"split1\.txt:1: flag '3' is none of 0"),
+        ("hmdb51", {}, r"contains no files \*_test_split1\.txt"),
+        ("hmdb51", {"run_test_split1.txt": "a.avi 3\n"}, r"split1\.txt:1: flag is '3', expected"),
         (
             "mmit",
             {"moments_categories.txt": "a,0\n", "trainingSet.csv": "a.mp4,1\n"},
-            r"trainingSet\.csv:1: class '1' is none of 0 to 0",
+            r"trainingSet\.csv:1: class number is '1', expected 0 to 0",
         ),
-        ("lists", {}, r"has no list \*train\*\.txt"),
-        ("lists", {"train.txt": "a b 1\n"}, r"train\.txt:1: found 'a b 1', expected path frames"),
-        ("lists", {"train.txt": "/etc/passwd 3 1\n"}, r"train\.txt:1: path .* leaves the source"),
+        ("lists", {}, r"contains no list \*train\*\.txt"),
+        ("lists", {"train.txt": "a b 1\n"}, r"train\.txt:1: expected path frames .* 'a b 1'"),
+        ("lists", {"train.txt": "/etc/passwd 3 1\n"}, r"train\.txt:1: path .* leads out of"),
         ("lists", {"a_train.txt": "", "b_train.txt": ""}, r"found a_train\.txt, b_train\.txt"),
         (
             "ucf101",
             {"classInd.txt": "1 A\n", "trainlist01.txt": "B/v.avi 1\n", "testlist01.txt": ""},
-            r"B/v\.avi: label 'B' of split train is no class: the list of classes lacks it",
+            r"B/v\.avi: label 'B' of split train is not in the list of classes",
         ),
     ],
 )
-def test_what_cannot_be_used_is_refused_with_its_place(tmp_path, form, files, message):
+def test_an_error_names_the_file_and_the_line(tmp_path, form, files, message):
     with pytest.raises(AnnotationError, match=message):
         read(write(tmp_path, **files), form)
 
 
-def test_annotations_may_lie_beside_the_videos(tmp_path):
+def test_annotations_may_be_in_the_source_folder(tmp_path):
     folder = str(sthv1(tmp_path / "csv"))
     assert len(read_annotations(ShardSettings(source=folder, format="sthv1")).videos) == 5
     with pytest.raises(AnnotationError, match=r"shard\.annotations .*none does not exist"):

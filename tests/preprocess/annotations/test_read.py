@@ -1,29 +1,28 @@
-"""Annotations: read as they are written, refused with file and line."""
+"""Annotations: what is read, and errors that name file and line."""
 
 import pytest
 from synthetic_videos import write_labels
 
 from configs.schema import ShardSettings
+from preprocess.annotations.labels import AnnotationError, Video, default_key, read_labels
 from preprocess.annotations.mirror import left_right
 from preprocess.annotations.read import (
-    AnnotationError,
-    Video,
-    default_key,
+    Annotations,
     forwards_and_backwards,
     hold_out,
     read_annotations,
-    read_labels,
 )
 
 
-def read(tmp_path, text: str, **settings):
+def read(tmp_path, text: str, **settings) -> Annotations:
+    """Read the text of a labels CSV."""
     (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
     labels = str(tmp_path / "labels.csv")
     return read_annotations(ShardSettings(source=str(tmp_path), labels=labels, **settings))
 
 
 def videos(groups: str, label: str = "a") -> list[Video]:
-    """One video of a label for each letter, which is its group."""
+    """Return a video for each letter; the letter is its group."""
     return [
         Video(f"{label}{i}.mp4", (label,), "", f"{label}{i}", group)
         for i, group in enumerate(groups)
@@ -46,7 +45,7 @@ def test_a_labels_csv(tmp_path):
     )
 
 
-def test_several_labels_or_none(tmp_path):
+def test_a_video_may_have_several_labels_or_none_if_the_setting_allows_it(tmp_path):
     text = "path,labels,split\n1.mp4,b;a;b,train\n2.mp4,,train\n"
     found = read(tmp_path, text, multi_label=True)
     assert [video.labels for video in found.videos] == [("b", "a"), ()]
@@ -54,7 +53,7 @@ def test_several_labels_or_none(tmp_path):
         read(tmp_path, text)
 
 
-def test_a_split_may_have_no_labels_at_all(tmp_path):
+def test_a_whole_split_may_have_no_labels(tmp_path):
     found = read(tmp_path, "path,labels,split\n1.mp4,a,train\n2.mp4,,test\n3.mp4,,test\n")
     assert [video.labels for video in found.videos] == [("a",), (), ()]
 
@@ -62,49 +61,49 @@ def test_a_split_may_have_no_labels_at_all(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,labels\n", "column split is missing, the first line must name path,labels,split"),
-        ("path,labels,split,gruop\n", "unknown column 'gruop'; did you mean group?"),
+        ("path,labels\n", "column split is missing; the first line must be path,labels,split"),
+        ("path,labels,split,gruop\n", r"unknown column 'gruop'; did you mean group\? The"),
         ("", "column path is missing"),
-        ("path,labels,split\n", "the annotations name no video"),
+        ("path,labels,split\n", "the annotations contain no videos"),
         ("path,labels,split\n1.mp4,a,train\n2.mp4,a\n", r"labels\.csv:3: .*more or fewer fields"),
         ("path,labels,split\n1.mp4,a,train,x\n", r"labels\.csv:2: .*more or fewer fields"),
-        ("path,labels,split\n../1.mp4,a,train\n", r"csv:2: path '../1\.mp4' leaves the source"),
-        ("path,labels,split\na/../../b,a,train\n", r"csv:2: path .* leaves the source folder"),
-        ("path,labels,split\n/etc/passwd,a,train\n", r"csv:2: path '/etc/passwd' leaves"),
-        ("path,labels,split\n.,a,train\n", r"csv:2: path '\.' names no video"),
-        ("path,labels,split\n1.mp4,a,my/split\n", r"csv:2: split 'my/split' may have only"),
-        ("path,labels,split,reverse\n1.mp4,a,train,yes\n", "reverse 'yes' must be true, false"),
-        ("path,labels,split,key\n1.mp4,a,train,a.b\n", r"1\.mp4: key 'a\.b' may have 1 to 90"),
+        ("path,labels,split\n../1.mp4,a,train\n", r"csv:2: path '../1\.mp4' leads out of"),
+        ("path,labels,split\na/../../b,a,train\n", r"csv:2: path .* leads out of the source"),
+        ("path,labels,split\n/etc/passwd,a,train\n", r"csv:2: path '/etc/passwd' leads out"),
+        ("path,labels,split\n.,a,train\n", r"csv:2: expected the path of a video, found '\.'"),
+        ("path,labels,split\n1.mp4,a,my/split\n", r"csv:2: split 'my/split' contains other"),
+        ("path,labels,split,reverse\n1.mp4,a,train,yes\n", "reverse is 'yes', expected true"),
+        ("path,labels,split,key\n1.mp4,a,train,a.b\n", r"1\.mp4: key 'a\.b' must have 1 to 90"),
         (
             "path,labels,split,key\n1.mp4,a,train,k\n2.mp4,a,train,k\n",
-            r"split train: 1\.mp4 and 2\.mp4 have one key, k; give each its own in column key",
+            r"split train: 1\.mp4 and 2\.mp4 have the same key, k; give each its own in column key",
         ),
         (
             "path,labels,split\n1.mp4,a,train\n2.mp4,b,val\n",
-            r"2\.mp4: label 'b' of split val is no class: no video of split train has it",
+            r"2\.mp4: label 'b' of split val is not in the labels of split train",
         ),
         (
             "path,labels,split\n1.mp4,a,train\n2.mp4,,train\n",
-            r"2\.mp4 has no label, but other videos of split train do",
+            r"2\.mp4 has no label, but other videos of split train have one",
         ),
     ],
 )
-def test_what_cannot_be_used_is_refused_with_its_line(tmp_path, text, message):
+def test_an_error_names_the_line_or_the_video(tmp_path, text, message):
     with pytest.raises(AnnotationError, match=message):
         read(tmp_path, text)
 
 
-def test_text_that_is_not_utf8_and_a_missing_file(tmp_path):
+def test_errors_name_a_file_that_is_not_utf8_and_a_missing_one(tmp_path):
     (tmp_path / "labels.csv").write_bytes(b"path,labels,split\n\xff.mp4,a,train\n")
     with pytest.raises(AnnotationError, match=r"labels\.csv: .*utf-8"):
         read_labels(tmp_path / "labels.csv")
     with pytest.raises(AnnotationError, match=r"none\.csv: .*No such file"):
         read_labels(tmp_path / "none.csv")
-    with pytest.raises(AnnotationError, match="is no folder of videos"):
+    with pytest.raises(AnnotationError, match="none' is not a folder"):
         read_annotations(ShardSettings(source=str(tmp_path / "none")))
 
 
-def test_one_key_may_stand_in_two_splits(tmp_path):
+def test_two_splits_may_have_the_same_key(tmp_path):
     text = "path,labels,split,key\n1.mp4,a,train,k\n2.mp4,a,val,k\n"
     assert len(read(tmp_path, text).videos) == 2
 
@@ -136,12 +135,13 @@ def test_a_folder_per_split_and_class(tmp_path):
     ]
 
 
-def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(AnnotationError, match=r"no videos in folders of classes: CLASS/VIDEO\.mp4"):
+def test_an_empty_source_folder_is_an_error(tmp_path):
+    message = r"no videos in folders of classes \(CLASS/VIDEO\.mp4\)"
+    with pytest.raises(AnnotationError, match=message):
         read_annotations(ShardSettings(source=str(tmp_path)))
 
 
-def test_groups_are_not_torn_apart_and_each_class_is_held_out():
+def test_groups_stay_together_and_each_class_has_held_out_videos():
     found = hold_out(videos("aabbccdd") + videos("xxyy", "b"), ShardSettings(held_out=0.25, seed=3))
     for label, groups, held in (("a", "abcd", 1), ("b", "xy", 1)):
         splits = {
@@ -158,19 +158,19 @@ def test_a_class_of_one_group_stays_in_train():
     assert sorted(video.split for video in found if video.labels == ("b",)) == ["train", "val"]
 
 
-def test_an_empty_group_is_a_group_of_its_own_file():
+def test_a_video_without_a_group_is_its_own_group():
     ungrouped = [Video(f"{i}.mp4", ("a",), "", str(i)) for i in range(10)]
     found = hold_out(ungrouped, ShardSettings(held_out=0.3))
     assert sum(video.split == "val" for video in found) == 3
 
 
-def test_nothing_is_held_out_unless_asked_and_given_splits_stay():
+def test_nothing_is_held_out_by_default_and_given_splits_stay():
     assert {video.split for video in hold_out(videos("abcd"), ShardSettings())} == {"train"}
     given = [Video("a.mp4", ("a",), "test", "a"), *videos("abcd", "b")]
     assert hold_out(given, ShardSettings(held_out=0.5))[0].split == "test"
 
 
-def test_groups_of_videos_with_several_labels_hold_together_over_labels():
+def test_groups_stay_together_across_labels_if_videos_have_several():
     many = [
         Video(f"{i}.mp4", labels, "", str(i), "ab"[i % 2])
         for i, labels in enumerate([("x",), ("y",), ("x", "y"), ()] * 3)
@@ -179,7 +179,7 @@ def test_groups_of_videos_with_several_labels_hold_together_over_labels():
     assert len({(video.group, video.split) for video in found}) == 2
 
 
-def test_forwards_and_backwards_keeps_both_directions_in_one_split(tmp_path):
+def test_both_directions_of_a_video_are_in_the_same_split(tmp_path):
     rows = [{"path": f"{i}.mp4", "labels": "abc"[i % 3], "split": ""} for i in range(12)]
     write_labels(tmp_path / "labels.csv", rows)
     settings = ShardSettings(
@@ -199,20 +199,20 @@ def test_forwards_and_backwards_keeps_both_directions_in_one_split(tmp_path):
     assert [video.reverse for video in twice] == [True, False]
 
 
-def test_an_unknown_format_is_refused(tmp_path):
+def test_an_unknown_format_is_an_error(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b.mp4").touch()
     with pytest.raises(AnnotationError, match=r"shard\.format 'sthv9' is unknown"):
         read_annotations(ShardSettings(source=str(tmp_path), format="sthv9"))
 
 
-def test_default_keys_are_legal_and_distinct():
+def test_default_keys_are_valid_and_distinct():
     assert default_key("a/b c.d.mp4") == "a_b_c_d"
     long = [default_key(f"{'x' * 200}/{i}.mp4") for i in range(2)]
     assert long[0] != long[1] and all(len(key) == 80 for key in long)
 
 
-def test_left_and_right_trade_places():
+def test_left_and_right_trade_places_in_class_names():
     names = (
         "Swiping Left",
         "Swiping Right",
@@ -228,6 +228,7 @@ def test_left_and_right_trade_places():
     assert left_right(names) == (1, 0, 3, 2, 5, 4, 7, 6, 8, 9)
 
 
-def test_two_classes_with_one_mirror_image_are_refused():
-    with pytest.raises(AnnotationError, match="rename one of them"):
+def test_two_classes_with_the_same_mirror_image_are_an_error():
+    message = "classes 'left' and 'Left' have the same mirror image, 'right'; rename one of them"
+    with pytest.raises(AnnotationError, match=message):
         left_right(("left", "Left", "right"))
