@@ -35,7 +35,7 @@ FLOORS = {
     "launch": [
         "errors record",
         "slurm_query local",
-        "status check",
+        "status live_jobs check",
         "jobs",
         "submission",
         "output",
