@@ -1,1 +1,1 @@
-"""The command line, and stages as jobs on a cluster."""
+"""The command line, and the stages of a run as jobs on a cluster."""

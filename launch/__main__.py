@@ -1,4 +1,4 @@
-"""Makes `python -m launch` the same as `tin`."""
+"""`python -m launch` runs the same commands as `tin`."""
 
 from launch.cli import main
 

@@ -1,39 +1,46 @@
-"""How commands and jobs speak: one line and an exit code for an error, a log for the rest."""
+"""Errors and logs of commands and jobs: one line and an exit code for an error."""
 
 import logging
 import os
 
 from configs.errors import FAILED, TinError
 
-ASK = 74  # of launch.jobs.requeue, where no command of Slurm is: the batch script shall requeue
+ASK = 74
+"""Exit code of `launch.jobs.requeue` where it finds no Slurm commands, as in a container: it asks
+the batch script to requeue the job."""
 
 
 def exit_code(error: Exception) -> int:
-    """Return the exit code that stands for an error: its own, or 1 for a foreign one."""
+    """Return the exit code that an error carries; 1 if it is not an error of this project."""
     return error.exit_code if isinstance(error, TinError) else FAILED
 
 
 def explain(error: Exception) -> str:
-    """Return what an error says, with its kind where the text alone would not be clear."""
+    """Return the text of an error, after the name of its type if the text alone is unclear.
+
+    For example, the text of a KeyError is nothing but the missing key.
+    """
     text = str(error).strip()
-    if text and (isinstance(error, (ValueError, OSError)) or type(error).__module__ != "builtins"):
+    is_clear = isinstance(error, (ValueError, OSError)) or type(error).__module__ != "builtins"
+    if text and is_clear:
         return text
-    return f"{type(error).__name__}: {text or 'no more is known'}"
+    return f"{type(error).__name__}: {text or 'no details'}"
 
 
 def set_up_libraries() -> None:
-    """Set what OpenMP and torch read once, when they are first imported."""
-    # threads that spin while they wait take the CPU from DALI's
+    """Set the environment variables that OpenMP and torch read when they are first imported."""
+    # OpenMP threads that spin while they wait would take CPU time from DALI's threads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # else DDP warns at each start of find_unused_parameters, which our resuming needs
+    # DDP warns about find_unused_parameters at each start, but a bit-equal resume needs it.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def set_up_logging(rank: int) -> None:
-    """Log to stderr: rank 0 what happens, the others only what is wrong."""
+    """Log to stderr: events on rank 0, and only warnings and errors on the other ranks."""
+    name = f"rank {rank} " if rank else ""
     logging.basicConfig(
         level=logging.WARNING if rank else logging.INFO,
-        format=f"%(asctime)s {f'rank {rank} ' if rank else ''}%(message)s",
+        format=f"%(asctime)s {name}%(message)s",
         datefmt="%H:%M:%S",
         force=True,
     )

@@ -1,62 +1,120 @@
-"""Jobs of this machine: submitit's local executor has neither ranks, an order nor a queue."""
+"""Jobs on this machine: the ranks, ordering and queueing that submitit's local executor lacks."""
 
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from launch.record import ends, jobs
+import psutil
 
-REQUEUE = 144  # the local executor starts a job again that leaves with this
+from configs.errors import TinError
+from launch.record import Note, SubmittedJob, ends, jobs
+
+REQUEUE = 144
+"""Exit code that makes submitit's local executor start the job again."""
+TIME_LIMIT_SIGNAL = signal.SIGUSR2.name
+"""The signal that submitit's local executor sends shortly before the time limit."""
+FIRST_PORT = 20000
+NUM_PORTS = 12000
+"""Ports of rank 0. They end below 32768, where Linux begins to hand out ports to clients."""
+RECORD_TIMEOUT_S = 60.0
+
+
+class JobOrderError(TinError):
+    """A local job cannot start, because of its record or of a job that it depends on."""
 
 
 def name_ranks() -> None:
-    """Give this rank the names that torchrun would give it."""
-    env = os.environ
-    rank, ranks = env["SUBMITIT_LOCAL_GLOBALID"], env["SUBMITIT_LOCAL_NTASKS"]
-    port = 20000 + int(env["SUBMITIT_LOCAL_JOB_ID"]) % 12000
-    env.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=ranks, LOCAL_WORLD_SIZE=ranks)
-    env.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    """Set the environment variables of this rank that torchrun would set.
+
+    submitit's `TorchDistributedEnvironment` is not used: its address is the host name, which a
+    laptop may not resolve, and its port may be one that Linux has given to a client.
+    """
+    from submitit import JobEnvironment  # not needed by `tin status`
+
+    job = JobEnvironment()
+    rank = str(job.global_rank)
+    num_ranks = str(job.num_tasks)
+    port = FIRST_PORT + int(job.job_id) % NUM_PORTS
+    os.environ.update(
+        RANK=rank,
+        LOCAL_RANK=rank,
+        WORLD_SIZE=num_ranks,
+        LOCAL_WORLD_SIZE=num_ranks,
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
 
 
-def wait_turn(run: Path, job_id: str) -> None:
-    """Wait until the jobs before this one have ended.
+def wait_turn(run_dir: Path, job_id: str) -> None:
+    """Wait until the jobs that a local job depends on have ended.
 
     Raises:
-        RuntimeError: one of them that had to end well did not.
+        JobOrderError: a job that had to succeed did not, or this job was never recorded.
     """
-    end = time.monotonic() + 60
-    while not (mine := [job for job in jobs(run) if job.id == job_id]):
-        if time.monotonic() > end:
-            raise RuntimeError(f"{run}: job {job_id} was not recorded; submit it again")
-        time.sleep(0.1)
-    for word in filter(None, mine[0].after.split(",")):
-        kind, *others = word.split(":")
-        for other in others:
-            while is_alive(other):
-                time.sleep(0.5)
-            found = [*ends(run), *ends(Path(mine[0].logs).parent.parent)]
-            if kind == "afterok" and not any(e.id == other and e.kind == "done" for e in found):
-                raise RuntimeError(f"job {other} did not end well, so {mine[0].stage} is left out")
+    job = _recorded(run_dir, job_id)
+    for condition, other in _dependencies(job.after):
+        while is_alive(other):
+            time.sleep(0.5)
+        # The other job belongs to this run, or to the sweep that this run is a part of.
+        submission_dir = Path(job.logs).parent.parent
+        known = [*ends(run_dir), *ends(submission_dir)]
+        succeeded = any(end.id == other and end.kind == "done" for end in known)
+        if condition == "afterok" and not succeeded:
+            raise JobOrderError(f"job {other} did not succeed, so stage {job.stage} is skipped")
 
 
-def is_out_of_time(text: str) -> bool:
-    """Return whether a local job was stopped by its time limit and shall start again."""
-    return os.environ["SUBMITIT_EXECUTOR"] == "local" and "USR2" in text
+def is_out_of_time(note: Note) -> bool:
+    """Return whether a local job was stopped by its time limit and must start again."""
+    return os.environ["SUBMITIT_EXECUTOR"] == "local" and note.signal == TIME_LIMIT_SIGNAL
 
 
 def is_alive(job_id: str) -> bool:
-    """Return whether the process of a local job still runs."""
+    """Return whether the process of a local job is running."""
     try:
-        command = Path(f"/proc/{int(job_id)}/cmdline").read_bytes()
-    except (OSError, ValueError):
+        command = psutil.Process(int(job_id)).cmdline()
+    except (psutil.Error, ValueError):
         return False
-    return b"submitit" in command
+    return any("submitit" in argument for argument in command)
 
 
 def stop(job_id: str) -> None:
-    """Tell a local job to save and to leave."""
-    words = Path(f"/proc/{job_id}/cmdline").read_bytes().split(b"\0")
-    children = Path(f"/proc/{job_id}/task/{job_id}/children").read_text().split()
-    for process in children if words[1] == b"-c" else [job_id]:  # a shell hands nothing on
-        os.kill(int(process), signal.SIGTERM)
+    """Send SIGTERM to a local job; training saves a checkpoint and exits. An ended job is ignored.
+
+    Raises:
+        JobOrderError: the job belongs to another user.
+    """
+    try:
+        job = psutil.Process(int(job_id))
+        # With lines of `setup`, the process is a shell, which does not forward signals to its
+        # child, the controller of submitit.
+        is_shell = job.cmdline()[1:2] == ["-c"]
+        for process in job.children() if is_shell else [job]:
+            process.send_signal(signal.SIGTERM)
+    except psutil.NoSuchProcess:
+        return
+    except psutil.AccessDenied:
+        raise JobOrderError(f"cannot stop job {job_id}: it belongs to another user") from None
+
+
+def _recorded(run_dir: Path, job_id: str) -> SubmittedJob:
+    """Return the record of a job, which `tin submit` writes just after it has started the job."""
+    deadline = time.monotonic() + RECORD_TIMEOUT_S
+    while time.monotonic() < deadline:
+        for job in jobs(run_dir):
+            if job.id == job_id:
+                return job
+        time.sleep(0.1)
+    raise JobOrderError(
+        f"{run_dir}: `tin submit` did not record job {job_id} within {RECORD_TIMEOUT_S:.0f} s;"
+        " submit the stage again"
+    )
+
+
+def _dependencies(after: str) -> Iterator[tuple[str, str]]:
+    """Yield the condition and the job of each dependency of `afterok:12:13,afterany:14`."""
+    for dependency in filter(None, after.split(",")):
+        condition, *others = dependency.split(":")
+        for other in others:
+            yield condition, other

@@ -1,5 +1,6 @@
-"""What `tin submit` prints: the jobs that it submitted, or all that it would submit."""
+"""Tables and texts that commands print about submissions, runs and this machine."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,72 +10,98 @@ from rich.markup import escape
 from rich.table import Table
 
 from configs.load import dump
+from launch.check import Row
 from launch.record import SubmittedJob
-from launch.status import RunStatus
+from launch.status import RunState, RunStatus
 from launch.submission.estimate import estimate
 from launch.submission.plan import Submission, dry_run
 
-WIDTH = 200  # of a table that goes to a file
-COLORS = {"done": "green", "running": "cyan", "pending": "yellow", "waiting": "yellow"}
+COLORS: dict[RunState, str] = {
+    "done": "green",
+    "running": "cyan",
+    "pending": "yellow",
+    "waiting": "yellow",
+}
+OTHER_COLOR = "red"
 
 
-def print_jobs(plan: Submission, jobs: Sequence[tuple[Path, SubmittedJob]]) -> None:
-    """Print the jobs that were submitted, and what to type next."""
+def print_jobs(submission: Submission, jobs: Sequence[tuple[Path, SubmittedJob]]) -> None:
+    """Print the submitted jobs, each with its run, and which commands to type next."""
     table = _table("run", "stage", "job", "waits for")
-    for run, job in jobs:
+    for run_dir, job in jobs:
         after = job.after.replace("singleton", "").strip(",")
-        table.add_row(run.name, job.stage, job.id, after)
+        table.add_row(escape(run_dir.name), job.stage, job.id, after)
     _print(table)
-    typer.echo(f"logs: {jobs[0][1].logs}" if jobs else "")
-    typer.echo(f"next: tin status {plan.folder}; tin logs -f {jobs[0][0]}")
+    first_run_dir, first_job = jobs[0]
+    typer.echo(f"logs: {first_job.logs}")
+    typer.echo(f"next: tin status {submission.folder}; tin logs -f {first_run_dir}")
 
 
 def print_statuses(statuses: Sequence[RunStatus], problem: str) -> None:
-    """Print where runs stand, and below why they wait or failed."""
-    table = _table("run", "stage", "state", "nodes", "step", "epoch", "clips/s", "data wait")
-    for name in ("saved", "restarts"):
-        table.add_column(name)
-    for column in table.columns[4:]:
-        column.justify = "right"
-    for state in statuses:
-        color = COLORS.get(state.state, "red")
-        cells = [state.step, state.epoch, state.clips_per_s, state.data_wait, state.saved]
-        name = f"[{color}]{state.state}[/]"
-        table.add_row(state.run.name, state.stage, name, state.nodes, *cells, str(state.restarts))
+    """Print a table of runs and, below it, why they are queued or have failed.
+
+    Args:
+        statuses: one for each run.
+        problem: why Slurm did not answer; empty if it did.
+    """
+    table = _table("run", "stage", "state", "nodes")
+    for name in ("step", "epoch", "clips/s", "data wait", "saved", "restarts"):
+        table.add_column(name, justify="right", no_wrap=True, overflow="ellipsis")
+    for status in statuses:
+        color = COLORS.get(status.state, OTHER_COLOR)
+        table.add_row(
+            escape(status.run_dir.name),
+            status.stage,
+            f"[{color}]{status.state}[/]",
+            escape(status.nodes),
+            status.step,
+            status.epoch,
+            status.clips_per_s,
+            status.data_wait,
+            status.saved,
+            str(status.restarts),
+        )
     _print(table)
-    for state in statuses:
-        if state.why:
-            typer.echo(f"{state.run.name}: {state.why}")
+    for status in statuses:
+        if status.why:
+            typer.echo(f"{status.run_dir.name}: {status.why}")
     if problem:
-        typer.echo(f"Slurm does not answer, this is what the files say ({problem})", err=True)
+        typer.echo(
+            f"Slurm does not answer ({problem}); the table shows what the run folders tell",
+            err=True,
+        )
 
 
-def print_dry_run(plan: Submission) -> None:
+def print_dry_run(submission: Submission) -> None:
     """Print each batch script, the settings and an estimate; submit nothing."""
-    for step, text, answer in dry_run(plan):
+    for step, script, answer in dry_run(submission):
         many = f", an array of {len(step.jobs)}" if len(step.jobs) > 1 else ""
-        ahead = f", {step.cluster.chain} times ahead" if step.cluster.chain else ""
-        typer.echo(f"# ---- {step.stage}{many}{ahead}")
-        typer.echo(f"{text}\n# {answer}\n" if text else f"# {answer}\n")
-    for run, config in plan.configs.items():
-        typer.echo(f"# ---- settings of {run}\n{dump(config)}")
-    for step in plan.steps:
-        config = next(iter(plan.configs.values()))
+        chain = f", {step.cluster.chain} jobs one after the other" if step.cluster.chain else ""
+        typer.echo(f"# ---- {step.stage}{many}{chain}")
+        if script:
+            typer.echo(script)
+        typer.echo(f"# {answer}\n")
+    for run_dir, config in submission.configs.items():
+        typer.echo(f"# ---- settings of {run_dir}\n{dump(config)}")
+    for step in submission.steps:
         if step.stage == "train":
-            found = estimate(config, step.cluster)
-            lines = found.lines(config) if found else ["none: the dataset does not exist yet"]
-            typer.echo("# ---- estimate (launch/estimate.py says what it assumes)")
+            first_config = next(iter(submission.configs.values()))
+            found = estimate(first_config, step.cluster)
+            lines = ["none: the dataset does not exist yet"]
+            if found:
+                lines = found.lines(first_config)
+            typer.echo("# ---- estimate (launch/submission/estimate.py states its assumptions)")
             typer.echo("\n".join(f"# {line}" for line in lines))
 
 
-def print_check(rows: Iterable[tuple[str, str, str]]) -> None:
+def print_check(rows: Iterable[Row]) -> None:
     """Print what `tin check` found."""
     console = Console()
-    for name, found, advice in rows:
-        line = f"[bold]{name:14}[/] {escape(found)}"
+    for row in rows:
+        line = f"[bold]{row.name:14}[/] {escape(row.found)}"
         console.print(line, highlight=False, soft_wrap=True)
-        if advice:
-            line = f"{'':14} [yellow]{escape(advice)}[/]"
+        if row.advice:
+            line = f"{'':14} [yellow]{escape(row.advice)}[/]"
             console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -86,7 +113,8 @@ def _table(*names: str) -> Table:
 
 
 def _print(table: Table) -> None:
+    """Print a table: cut to the width of a terminal, whole into a pipe or a file."""
     console = Console()
     if not console.is_terminal:
-        console.width = WIDTH
+        console.width = sys.maxsize  # the table takes only as much as its cells need
     console.print(table)

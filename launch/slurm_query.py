@@ -1,50 +1,57 @@
-"""What Slurm knows of jobs: squeue for those that wait or run, sacct for those that have ended."""
+"""What Slurm knows about jobs: squeue lists queued and running ones, sacct those that ended."""
 
 import getpass
 import json
 import subprocess
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from configs.errors import TinError
-from launch import record
+from configs.files import write_text
+from launch.record import jobs
 from tin.runs.folder import Run
 
 COLUMNS = "JobID,State,ExitCode,NodeList,ElapsedRaw,AllocTRES"
-AT_ONCE = 500  # jobs that sacct is asked for
+JOBS_PER_QUERY = 500
+TIMEOUT_S = 30
 
 
 class SlurmError(TinError):
-    """Slurm does not answer."""
+    """A command of Slurm is missing, failed, or did not answer in time."""
 
 
 @dataclass(frozen=True)
 class Queued:
-    """A job that waits or runs."""
+    """A job that is queued or running."""
 
     state: str
+    """State as squeue prints it: PENDING, RUNNING and so on."""
     reason: str
+    """Why the job is still queued, as squeue prints it."""
     nodes: str
 
 
 @dataclass(frozen=True)
 class Ended:
-    """One execution of a job, running ones included."""
+    """One execution of a job, which may still be running."""
 
     id: str
     state: str
+    """State as sacct prints it: COMPLETED, NODE_FAIL, `CANCELLED by 1000` and so on."""
     exit_code: str
+    """Exit code and signal, `1:0` or `0:9`."""
     nodes: str
     elapsed_s: int
     gpus: int
 
 
 def queued(ids: Iterable[str]) -> dict[str, Queued]:
-    """Return those of the jobs that wait or run.
+    """Return those of the jobs that are queued or running.
 
     Raises:
-        SlurmError: squeue fails or is absent.
+        SlurmError: squeue is missing or fails.
     """
     wanted = set(ids)
     if not wanted:
@@ -55,14 +62,15 @@ def queued(ids: Iterable[str]) -> dict[str, Queued]:
 
 
 def executions(ids: Iterable[str]) -> list[Ended]:
-    """Return all executions of jobs, requeued ones too, in their order.
+    """Return all executions of jobs in their order, including those that were requeued.
 
     Raises:
-        SlurmError: sacct fails or is absent, or the cluster keeps no accounts.
+        SlurmError: sacct is missing or fails, or the cluster keeps no accounts.
     """
-    wanted, found = sorted(set(ids)), []
-    for first in range(0, len(wanted), AT_ONCE):
-        listed = ",".join(wanted[first : first + AT_ONCE])
+    wanted = sorted(set(ids))
+    found = []
+    for first in range(0, len(wanted), JOBS_PER_QUERY):
+        listed = ",".join(wanted[first : first + JOBS_PER_QUERY])
         options = ["-D", "-X", "-n", "-P", "-S", "2000-01-01", "-j", listed, "-o", COLUMNS]
         for line in ask("sacct", *options).splitlines():
             job_id, state, code, nodes, elapsed, resources = line.split("|")
@@ -71,31 +79,35 @@ def executions(ids: Iterable[str]) -> list[Ended]:
 
 
 def account(paths: Iterable[Path]) -> None:
-    """Write `job/executions.json` of the runs at or below paths: what Slurm says each job took.
+    """Write `job/executions.json` of the runs at or below paths: the resources that jobs used.
 
-    `tin.reports.results` sums the GPU-hours from it, those of lost and requeued executions
-    included.
+    `tin.reports.results` computes GPU-hours from it; lost and requeued executions count too. If
+    Slurm does not answer, the file keeps its earlier content.
     """
-    runs = [file.parent.parent for path in paths for file in path.glob("**/job/jobs.jsonl")]
-    ids = {job.id: run for run in runs for job in record.jobs(run) if job.executor == "slurm"}
-    found: dict[Path, list[dict]] = {}
+    run_dirs = [file.parent.parent for path in paths for file in path.glob("**/job/jobs.jsonl")]
+    run_of_job = {
+        job.id: run_dir for run_dir in run_dirs for job in jobs(run_dir) if job.executor == "slurm"
+    }
+    rows: defaultdict[Path, list[dict[str, str | int]]] = defaultdict(list)
     try:
-        for execution in executions(ids):
-            found.setdefault(ids[execution.id], []).append(asdict(execution))
+        for execution in executions(run_of_job):
+            rows[run_of_job[execution.id]].append(asdict(execution))
     except SlurmError:
-        return  # what was counted before still stands
-    for run, rows in found.items():
-        (Run(run).job / "executions.json").write_text(json.dumps({"executions": rows}, indent=1))
+        return
+    for run_dir, found in rows.items():
+        write_text(
+            Run(run_dir).job / "executions.json", json.dumps({"executions": found}, indent=1)
+        )
 
 
 def ask(*command: str) -> str:
     """Return what a command of Slurm prints.
 
     Raises:
-        SlurmError: it fails, is absent, or takes longer than 30 s.
+        SlurmError: the command is missing, fails, or takes longer than 30 s.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmError(f"{command[0]}: {error}") from None
     if done.returncode:
@@ -104,5 +116,6 @@ def ask(*command: str) -> str:
 
 
 def _gpus(resources: str) -> int:
+    """Return the number of GPUs in sacct's list of resources, `cpu=8,gres/gpu=2,mem=16G`."""
     counts = [part.partition("=")[2] for part in resources.split(",") if "gres/gpu=" in part]
     return int(counts[0]) if counts else 0

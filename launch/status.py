@@ -1,43 +1,84 @@
-"""`tin status`, `logs` and `cancel`: from run folders and from Slurm, as far as it answers."""
+"""The status of runs, from their folders and from Slurm if it answers."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 from configs.load import ConfigError, run_path
-from launch import local, record
+from launch.local import is_alive
+from launch.record import SubmittedJob, ends, jobs, last_row
 from launch.slurm_query import Ended, Queued, SlurmError, executions, queued
 from tin.runs.folder import Run
 
-STALE_S = 180.0  # a run without a job that has written nothing for longer does not run
-WHY = {  # what Slurm's words mean for a user
-    "NODE_FAIL": "a node was lost",
+RunState = Literal[
+    # from the run's folder: never started, writing, or one of `launch.record.Outcome`
+    "waiting",
+    "running",
+    "done",
+    "stopped",
+    "failed",
+    "lost",
+    "gave up",
+    "cancelled",
+    # the run has jobs, but neither its folder nor Slurm knows how they ended
+    "unknown",
+    # from Slurm, apart from running, stopped, failed and cancelled
+    "boot_fail",
+    "completed",
+    "completing",
+    "configuring",
+    "deadline",
+    "launch_failed",
+    "node_fail",
+    "out_of_memory",
+    "pending",
+    "preempted",
+    "reconfig_fail",
+    "requeue_fed",
+    "requeue_hold",
+    "requeued",
+    "resizing",
+    "revoked",
+    "signaling",
+    "special_exit",
+    "stage_out",
+    "suspended",
+    "timeout",
+]
+STATES: tuple[RunState, ...] = get_args(RunState)
+STALE_S = 180.0
+"""A run without a known job is taken for stopped if it has written nothing for this long."""
+WHY = {
+    "NODE_FAIL": "a node failed",
     "OUT_OF_MEMORY": "out of memory: raise mem_gb",
-    "TIMEOUT": "ended by its time limit before it could save: raise signal_s, then submit again",
-    "BeginTime": "back in the queue, starts soon",
-    "Dependency": "waits for the job before it",
-    "Priority": "waits for its turn",
-    "Resources": "waits for free nodes",
-    "BadConstraints": "no node fits: cancel it, change the cluster file, submit again",
+    "TIMEOUT": "the time limit came before a checkpoint: raise signal_s, then submit again",
+    "None": "",
+    "BeginTime": "requeued, starts soon",
+    "Dependency": "queued until the job before it ends",
+    "Priority": "queued behind jobs of higher priority",
+    "Resources": "queued until nodes are free",
+    "BadConstraints": "no node fits: cancel the job, change the cluster file, submit again",
     "DependencyNeverSatisfied": "the stage before it failed",
-    "JobArrayTaskLimit": "waits for other tasks of its array",
+    "JobArrayTaskLimit": "queued until other tasks of its array end",
 }
-CODES = {
-    "0:53": "its log folder cannot be written on the node: do all nodes share it?",
-    "9:0": "killed: mostly for more memory than mem_gb",
+"""What states of sacct and reasons of squeue mean for a user."""
+WHY_EXIT = {
+    "0:53": "its log folder cannot be written on the node: check that all nodes share the folder",
+    "9:0": "killed, most often because it used more memory than mem_gb",
 }
+"""What exit codes of sacct mean for a user."""
+NOT_FAILED = ("COMPLETED", "RUNNING", "PENDING")
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Where a run stands."""
+    """The status of a run, with numbers as text for a table; empty text where unknown."""
 
-    run: Path
+    run_dir: Path
     stage: str = ""
-    state: str = "waiting"
+    state: RunState = "waiting"
     nodes: str = ""
     step: str = ""
     epoch: str = ""
@@ -47,6 +88,19 @@ class RunStatus:
     """Age of the newest checkpoint."""
     restarts: int = 0
     why: str = ""
+    """Why the run is queued or has failed."""
+
+
+@dataclass(frozen=True)
+class _Slurm:
+    """What Slurm answered about jobs, by their numbers."""
+
+    queued: dict[str, Queued] = field(default_factory=dict)
+    """Queued and running jobs."""
+    ended: dict[str, Ended] = field(default_factory=dict)
+    """The last execution of each other job."""
+    problem: str = ""
+    """Why Slurm did not answer; empty if it did."""
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[Path]:
@@ -59,173 +113,135 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
     for path in map(run_path, paths):
         inside = sorted(folder for folder in path.glob("*") if _is_run(folder))
         if not inside and not _is_run(path):
-            raise ConfigError(f"{path} holds no run")
+            raise ConfigError(f"{path}: no run found here; expected a run or a folder of runs")
         found += inside or [path]
     return found
 
 
-def statuses(runs: Sequence[Path]) -> tuple[list[RunStatus], str]:
-    """Return where runs stand, and what Slurm says if it does not answer (else empty)."""
-    jobs = {run: record.jobs(run) for run in runs}
-    ids = [job.id for known in jobs.values() for job in known if job.executor == "slurm"]
-    problem, waiting, ended = "", {}, {}
-    try:
-        waiting = queued(ids)
-        ended = {one.id: one for one in executions(set(ids) - set(waiting))}
-    except SlurmError as error:
-        problem = str(error)
+def statuses(run_dirs: Sequence[Path]) -> tuple[list[RunStatus], str]:
+    """Return the status of each run, and why Slurm did not answer (empty if it did)."""
+    jobs_of_run = {run_dir: jobs(run_dir) for run_dir in run_dirs}
+    slurm = _ask_slurm([job for known in jobs_of_run.values() for job in known])
     found = []
-    for run in runs:
-        state = _from_files(run)
-        if jobs[run]:
-            state = _from_jobs(state, jobs[run], waiting, ended, bool(problem))
-        found.append(state)
-    return found, problem
-
-
-def active(run: Path) -> dict[str, str]:
-    """Return the jobs of a run that wait or work, each with its state.
-
-    Raises:
-        SlurmError: the run has Slurm jobs, and Slurm does not answer.
-    """
-    known = record.jobs(run)
-    waiting = queued(job.id for job in known if job.executor == "slurm")
-    found = {
-        job_id: f"{job.state.lower()}{f' on {job.nodes}' * bool(job.nodes)}"
-        for job_id, job in waiting.items()
-    }
-    here = [job.id for job in known if job.executor == "local" and local.is_alive(job.id)]
-    return found | dict.fromkeys(here, "running here")
-
-
-def cancel(run: Path) -> list[str]:
-    """Cancel the jobs of a run and return them; training saves a checkpoint first.
-
-    Raises:
-        SlurmError: Slurm does not answer, or refuses.
-    """
-    jobs, before = active(run), record.ends(run)
-    stages = {job.id: job.stage for job in record.jobs(run)}
-    for job_id, state in jobs.items():
-        if state == "running here":
-            local.stop(job_id)
-            continue
-        done = subprocess.run(["scancel", job_id], capture_output=True, text=True)
-        if done.returncode:
-            raise SlurmError(done.stderr.strip())
-        restart = sum(end.id == job_id for end in before)
-        step = record.progress(run)
-        record.add_end(run, record.End(job_id, restart, stages[job_id], "cancelled", step))
-    return [f"{job_id} ({stages[job_id]})" for job_id in jobs]
-
-
-def log_files(run: Path) -> list[tuple[str, Path]]:
-    """Return a title and the log of rank 0 of each job, in the order of their submission."""
-    return [(f"{job.stage}, job {job.id}", job.log_files()) for job in record.jobs(run)]
-
-
-def print_log(run: Path, follow: bool) -> None:
-    """Write the logs of a run to stdout; with `follow` go on until its jobs have ended.
-
-    Raises:
-        ConfigError: the run has no jobs.
-    """
-    if not record.jobs(run):
-        raise ConfigError(f"{run} has no jobs: `tin submit` makes them")
-    shown: dict[Path, int] = {}
-    while True:
-        alive = follow and _is_active(run)
-        for title, file in log_files(run):
-            if not file.exists() or file.stat().st_size <= shown.get(file, 0):
-                continue
-            with file.open(errors="replace") as stream:
-                stream.seek(shown.get(file, 0))
-                text = stream.read()
-                shown_before, shown[file] = file in shown, stream.tell()
-            sys.stdout.write(text if shown_before else f"---- {title}: {file}\n{text}")
-            sys.stdout.flush()
-        if not alive:
-            return
-        time.sleep(1.0)
-
-
-def _is_active(run: Path) -> bool:
-    try:
-        return bool(active(run))
-    except SlurmError:
-        return True  # nobody knows: Ctrl-C ends it
+    for run_dir in run_dirs:
+        status = _from_folder(run_dir)
+        if jobs_of_run[run_dir]:
+            status = _with_jobs(status, jobs_of_run[run_dir], slurm)
+        found.append(status)
+    return found, slurm.problem
 
 
 def _is_run(folder: Path) -> bool:
     return (folder / "config.yaml").exists() or (folder / "job" / "jobs.jsonl").exists()
 
 
-def _from_files(run: Path) -> RunStatus:
-    """Return what the files of a run tell by themselves."""
-    folder = Run(run)
-    row = record.last_row(run / "steps.csv")
-    saved = max((file.stat().st_mtime for file in folder.checkpoints.glob("*.pt")), default=0.0)
-    written = float(row.get("time") or 0)
-    attempts = folder.attempts()
-    state = "waiting" if not attempts else "stopped"
-    if attempts and time.time() - max(written, saved) < STALE_S:
-        state = "running"
-    done = folder.done()
-    ends = record.ends(run)
+def _ask_slurm(known: Sequence[SubmittedJob]) -> _Slurm:
+    """Ask squeue about all Slurm jobs at once, and sacct about those that squeue does not list."""
+    ids = {job.id for job in known if job.executor == "slurm"}
+    in_queue: dict[str, Queued] = {}
+    try:
+        in_queue = queued(ids)
+        ended = {execution.id: execution for execution in executions(ids - set(in_queue))}
+    except SlurmError as error:
+        return _Slurm(queued=in_queue, problem=str(error))
+    return _Slurm(queued=in_queue, ended=ended)
+
+
+def _from_folder(run_dir: Path) -> RunStatus:
+    """Return the status of a run as its files alone tell it."""
+    run = Run(run_dir)
+    row = last_row(run_dir / "steps.csv")
+    now = time.time()
+
+    # A run that has written a row or a checkpoint recently is running.
+    attempts = run.attempts()
+    saved = max((file.stat().st_mtime for file in run.checkpoints.glob("*.pt")), default=0.0)
+    written = max(saved, float(row.get("time") or 0))
+    state: RunState = "waiting"
+    if attempts:
+        state = "running" if now - written < STALE_S else "stopped"
+
+    # The last complete stage and the last failure, if any.
+    done = run.done()
+    stage = "train"
+    if done:
+        stage = max(done, key=lambda name: done[name])
+        state = "done"
+    known = ends(run_dir)
+    has_failed = bool(known) and known[-1].kind not in ("done", "stopped")
     return RunStatus(
-        run,
-        stage=max(done, key=done.get) if done else "train",
-        state="done" if done else state,
+        run_dir,
+        stage=stage,
+        state=state,
         step=row.get("step", ""),
         epoch=str(int(row["epoch"]) + 1) if row.get("epoch") else "",
         clips_per_s=f"{float(row['clips_per_s']):.1f}" if row.get("clips_per_s") else "",
         data_wait=f"{100 * float(row['data_wait']):.1f} %" if row.get("data_wait") else "",
-        saved=_age(time.time() - saved) if saved else "",
+        saved=_age(now - saved) if saved else "",
         restarts=max(len(attempts) - 1, 0),
-        why=ends[-1].text if ends and ends[-1].kind not in ("done", "stopped") else "",
+        why=known[-1].text if has_failed else "",
     )
 
 
-def _from_jobs(
-    state: RunStatus,
-    jobs: Sequence[record.SubmittedJob],
-    waiting: dict[str, Queued],
-    ended: dict[str, Ended],
-    unknown: bool,
-) -> RunStatus:
-    """Return the state with what is known of the jobs: of the running one, else of the next."""
-    running = [job for job in jobs if job.id in waiting and waiting[job.id].state == "RUNNING"]
-    pending = [job for job in jobs if job.id in waiting]
-    alive = [job for job in jobs if job.executor == "local" and local.is_alive(job.id)]
-    if running or pending:
-        job = (running or pending)[0]
-        found = waiting[job.id]
-        why = "" if running else WHY.get(found.reason, found.reason)
-        why = f"{why}; before: {state.why}" if why and state.why and not running else why
-        return replace(
-            state,
-            stage=job.stage,
-            state=found.state.lower(),
-            nodes=found.nodes,
-            why=why or state.why,
-        )
-    if alive:
-        return replace(state, stage=alive[0].stage, state="running", nodes="this machine")
-    latest = {job.stage: job for job in jobs}  # a stage may have been submitted again
-    ends = [end for end in record.ends(state.run) if end.id == latest[end.stage].id]
-    bad = [job for job in latest.values() if _failed(ended.get(job.id))]
-    if (ends and ends[-1].kind in ("gave up", "cancelled")) or not bad:
-        kind = ends[-1].kind if ends else "unknown" if unknown else state.state
-        stage = ends[-1].stage if ends else jobs[-1].stage
-        return replace(state, stage=stage, state=kind, why="" if kind == "done" else state.why)
-    found = ended[bad[0].id]
-    why = CODES.get(found.exit_code) or WHY.get(found.state.split()[0], state.why)
-    return replace(state, stage=bad[0].stage, state=found.state.lower(), nodes=found.nodes, why=why)
+def _with_jobs(status: RunStatus, known: Sequence[SubmittedJob], slurm: _Slurm) -> RunStatus:
+    """Add what is known about a run's jobs: the running one, else the next, else the last."""
+    in_queue = [job for job in known if job.id in slurm.queued]
+    if in_queue:
+        running = [job for job in in_queue if slurm.queued[job.id].state == "RUNNING"]
+        job = (running or in_queue)[0]
+        return _with_queued_job(status, job, slurm.queued[job.id])
+    for job in known:
+        if job.executor == "local" and is_alive(job.id):
+            return replace(status, stage=job.stage, state="running", nodes="this machine")
+    return _with_ended_jobs(status, known, slurm)
 
 
-def _failed(ended: Ended | None) -> bool:
-    return ended is not None and ended.state.split()[0] not in ("COMPLETED", "RUNNING", "PENDING")
+def _with_queued_job(status: RunStatus, job: SubmittedJob, found: Queued) -> RunStatus:
+    """Add a job that is queued or running, and why it is still queued."""
+    state = _run_state(found.state)
+    why = status.why
+    if state != "running":
+        reason = WHY.get(found.reason, found.reason)
+        why = "; before: ".join(filter(None, [reason, status.why]))
+    return replace(status, stage=job.stage, state=state, nodes=found.nodes, why=why)
+
+
+def _with_ended_jobs(status: RunStatus, known: Sequence[SubmittedJob], slurm: _Slurm) -> RunStatus:
+    """Add how the jobs of a run ended, from its records or, if a job left none, from Slurm."""
+    latest = {job.stage: job for job in known}  # a stage may have been submitted again
+    ids = [job.id for job in latest.values()]
+    recorded = [end for end in ends(status.run_dir) if end.id in ids]
+    failed = [job for job in latest.values() if _has_failed(slurm.ended.get(job.id))]
+    is_final = bool(recorded) and recorded[-1].kind in ("gave up", "cancelled")
+    if failed and not is_final:
+        return _with_failed_job(status, failed[0], slurm.ended[failed[0].id])
+    if recorded:
+        end = recorded[-1]
+        why = "" if end.kind == "done" else status.why
+        return replace(status, stage=end.stage, state=end.kind, why=why)
+    state = "unknown" if slurm.problem else status.state
+    why = "" if state == "done" else status.why
+    return replace(status, stage=known[-1].stage, state=state, why=why)
+
+
+def _with_failed_job(status: RunStatus, job: SubmittedJob, found: Ended) -> RunStatus:
+    """Add a job that failed, as sacct reports it."""
+    state = _run_state(found.state)
+    name, *details = found.state.split()
+    why = WHY_EXIT.get(found.exit_code) or WHY.get(name, status.why)
+    if details or state == "unknown":  # `CANCELLED by 1000` names the user
+        why = "; ".join(filter(None, [found.state.lower(), why]))
+    return replace(status, stage=job.stage, state=state, nodes=found.nodes, why=why)
+
+
+def _has_failed(execution: Ended | None) -> bool:
+    return execution is not None and execution.state.split()[0] not in NOT_FAILED
+
+
+def _run_state(slurm_state: str) -> RunState:
+    """Return a state of Slurm, such as `CANCELLED by 1000`, as a state of a run."""
+    name = slurm_state.split()[0].lower()
+    return next((state for state in STATES if state == name), "unknown")
 
 
 def _age(seconds: float) -> str:

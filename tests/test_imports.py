@@ -36,7 +36,7 @@ FLOORS = {
     "launch": [
         "errors record",
         "slurm_query local",
-        "status check",
+        "status live_jobs check",
         "jobs",
         "submission",
         "output",
@@ -45,7 +45,7 @@ FLOORS = {
     ],
     "launch.jobs": ["srun_log give_up staging", "stages", "job requeue"],
     "launch.submission": ["sweep snapshot estimate executor", "plan"],
-    "launch.commands": ["data training results tools cluster"],
+    "launch.commands": ["arguments", "data training results tools cluster"],
 }
 """The rooms of each package from the lowest floor to the highest; a line is one floor.
 

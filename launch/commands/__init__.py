@@ -1,1 +1,1 @@
-"""The verbs of the command line, grouped by what they act on."""
+"""The commands of `tin`, in one module for each group."""

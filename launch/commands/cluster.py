@@ -1,31 +1,35 @@
-"""Verbs of the cluster: submit, status, logs and cancel."""
+"""The commands of the cluster: submit, status, logs and cancel."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs, or folders of runs.")]
+from launch.commands.arguments import Recipe, RunDir, RunDirOption, RunDirs
 
 
 def add_to(app: typer.Typer) -> None:
     """Register these commands."""
-    for verb in (submit, status, logs, cancel):
-        app.command()(verb)
+    for command in (submit, status, logs, cancel):
+        app.command()(command)
 
 
 def submit(
     stages: Annotated[
         str, typer.Argument(metavar="STAGE[,STAGE]", help="shard, train, test or report.")
     ],
-    recipe: Annotated[str, typer.Argument(help="A recipe file or the name of one.")],
-    run: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run.")],
+    recipe: Recipe,
+    run_dir: RunDirOption,
     cluster: Annotated[
-        str, typer.Option(metavar="C", help="local, debug, or a cluster file or its name.")
+        str,
+        typer.Option(
+            metavar="C", help="local, debug, another name in configs/clusters, or a cluster file."
+        ),
     ],
     settings: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[section.key=value ...]", help="Lists make a sweep."),
+        typer.Argument(
+            metavar="[section.key=value ...]", help="Settings; a list of values makes a sweep."
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be submitted; submit nothing.")
@@ -33,42 +37,47 @@ def submit(
 ) -> None:
     """Run stages as jobs, one after the other.
 
-    A list of values (optim.lr=0.01,0.02 train.seed=0,1,2) is a sweep: one array, and each
-    combination has a run folder of its own below --run.
+    A list of values (optim.lr=0.01,0.02 train.seed=0,1,2) makes a sweep: one array of jobs, in
+    which each combination has its own run folder below --run.
     """
     from launch.output import print_dry_run, print_jobs
     from launch.submission.plan import make_submission
-    from launch.submission.plan import submit as submit_plan
+    from launch.submission.plan import submit as submit_jobs
 
-    plan = make_submission(stages, recipe, run, cluster, settings or [])
+    submission = make_submission(stages, recipe, run_dir, cluster, settings or [])
     if dry_run:
-        print_dry_run(plan)
+        print_dry_run(submission)
     else:
-        print_jobs(plan, submit_plan(plan))
+        print_jobs(submission, submit_jobs(submission))
 
 
-def status(runs: Runs) -> None:
-    """Print where runs stand: state, nodes, step, speed, restarts, why they wait."""
+def status(run_dirs: RunDirs) -> None:
+    """Print the status of runs: state, nodes, step, speed, restarts, and why they are queued."""
     from launch.output import print_statuses
     from launch.status import find_runs, statuses
 
-    print_statuses(*statuses(find_runs(runs)))
+    found, problem = statuses(find_runs(run_dirs))
+    print_statuses(found, problem)
 
 
 def logs(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Wait for more.")] = False,
+    run_dir: RunDir,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="Print new lines until the jobs end.")
+    ] = False,
 ) -> None:
-    """Print what rank 0 of each job of a run logged, every attempt."""
+    """Print the logs of rank 0 of a run's jobs, with all attempts."""
     from configs.load import run_path
-    from launch.status import print_log
+    from launch.live_jobs import print_logs
 
-    print_log(run_path(run), follow)
+    print_logs(run_path(run_dir), follow)
 
 
-def cancel(runs: Runs) -> None:
-    """Cancel the jobs of runs. A run that was cancelled can be continued."""
-    from launch.status import cancel, find_runs
+def cancel(run_dirs: RunDirs) -> None:
+    """Cancel the jobs of runs. A canceled run can be resumed."""
+    from launch.live_jobs import cancel as cancel_jobs
+    from launch.status import find_runs
 
-    for run in find_runs(runs):
-        typer.echo(f"{run}: {', '.join(cancel(run)) or 'no job waits or runs'}")
+    for run_dir in find_runs(run_dirs):
+        cancelled = cancel_jobs(run_dir)
+        typer.echo(f"{run_dir}: {', '.join(cancelled) or 'no queued or running job'}")

@@ -1,52 +1,52 @@
-"""Verbs of results: test, predict, report and fuse."""
+"""The commands of results: test, predict, report and fuse."""
 
 import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-BAR = 30  # characters of a score of 1
+from configs.errors import FAILED
+from launch.commands.arguments import RunDir, Settings
 
-Settings = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[section.key=value ...]", help="Settings that come last."),
-]
-Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.")]
+if TYPE_CHECKING:
+    from tin.evaluation.predict import Prediction
+
+BAR_LENGTH = 30
+"""Characters of the bar for a score of 1."""
+
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the files to.")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Register these commands."""
-    for verb in (test, predict, report, fuse):
-        app.command()(verb)
+    for command in (test, predict, report, fuse):
+        app.command()(command)
 
 
 def test(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    run_dir: RunDir,
     settings: Settings = None,
     views: Annotated[
-        str, typer.Option(metavar="CLIPSxCROPS", help="Views of a video, 2x3 say.")
+        str, typer.Option(metavar="CLIPSxCROPS", help="Views of each video, for example 2x3.")
     ] = "",
-    crop: Annotated[int, typer.Option(metavar="PIXELS", help="Side of the test crop.")] = 0,
+    crop: Annotated[
+        int, typer.Option(metavar="PIXELS", help="Side of the crops; by default the recipe's.")
+    ] = 0,
 ) -> None:
-    """Measure a trained model: scores, predictions and result in RUN/tests."""
-    from configs.load import ConfigError, run_path
+    """Measure a trained model; write its scores, predictions and metrics to RUN/tests."""
+    from configs.load import run_path
     from tin.evaluation.evaluate import test as test_run
     from tin.evaluation.scores import load_result
     from tin.ranks.distributed import start
     from tin.runs.folder import Run
 
-    given = list(settings or [])
-    if views:
-        clips, found, crops = views.partition("x")
-        if not (found and clips.isdigit() and crops.isdigit()):
-            raise ConfigError(f"--views {views}: expected CLIPSxCROPS, 2x3 say")
-        given += [f"test.clips={clips}", f"test.crops={crops}"]
+    given = [*(settings or []), *_view_settings(views)]
     if crop:
         given.append(f"test.crop={crop}")
-    folder = run_path(run)
+    folder = run_path(run_dir)
     with start(Run(folder).config().run.device) as world:
         out = test_run(folder, given, world)
     if world.is_main:
@@ -55,14 +55,15 @@ def test(
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="A run or a checkpoint.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run or a checkpoint.")],
     videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Video files.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     strip: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Save the frames that were used.")
+        Path | None,
+        typer.Option(metavar="PNG", help="Write an image of the frames that were used."),
     ] = None,
 ) -> None:
-    """Name the five likeliest classes of videos."""
+    """Print the five most likely classes of each video."""
     from configs.load import run_path
     from tin.evaluation.predict import predict as predict_videos
     from tin.evaluation.predict import save_strip
@@ -71,19 +72,19 @@ def predict(
     for prediction in predict_videos(model if model.exists() else run_path(model), videos):
         predictions.append(prediction)
         if not as_json:
-            typer.echo(f"{prediction.video}{prediction.problem and ': ' + prediction.problem}")
-            for name, score in prediction.classes:
-                typer.echo(f"  {100 * score:5.1f} % {round(BAR * score) * '█':{BAR}} {name}")
+            _print_prediction(prediction)
     if as_json:
         typer.echo(json.dumps([prediction.record() for prediction in predictions], indent=1))
     if strip:
         save_strip(predictions, strip)
-    raise typer.Exit(int(any(prediction.problem for prediction in predictions)))
+    if any(prediction.problem for prediction in predictions):
+        raise typer.Exit(FAILED)
 
 
 def report(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="RUN_OR_FOLDER...", help="Runs, or folders of runs.")
+        list[Path],
+        typer.Argument(metavar="RUN_OR_FOLDER...", help="A run or a folder of runs, or several."),
     ],
     out: Out = Path(),
 ) -> None:
@@ -97,6 +98,7 @@ def report(
     account(folders)
     frame = load_runs(folders)
     table, shared = readable(frame)
+    # A terminal limits the width of the table; a pipe or a file does not.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     typer.echo(plain(table, width))
     if shared:
@@ -106,21 +108,24 @@ def report(
 
 def fuse(
     tests: Annotated[
-        list[Path], typer.Argument(metavar="TEST...", help="Folders below RUN/tests.")
+        list[Path], typer.Argument(metavar="TEST...", help="Folders of tests, as in RUN/tests.")
     ],
     out: Out,
     weights: Annotated[
-        str, typer.Option(metavar="W,W...", help="One a test; without any, all alike.")
+        str,
+        typer.Option(metavar="W,W...", help="A weight for each test; by default all are equal."),
     ] = "",
     fit: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="TEST", help="Fit the weights on this test of another split; once a test."
+            metavar="TEST",
+            help="Choose the weights on these tests of another split; one for each TEST, in the"
+            " same order.",
         ),
     ] = None,
     submission: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Also write the classes of each video: .csv, .json."),
+        typer.Option(metavar="FILE", help="Also write the classes of each video (.csv or .json)."),
     ] = None,
 ) -> None:
     """Combine the scores of several models."""
@@ -131,7 +136,9 @@ def fuse(
     try:
         given = [float(weight) for weight in weights.split(",")] if weights else None
     except ValueError:
-        raise ConfigError(f"--weights {weights}: expected numbers, 2,1 say") from None
+        raise ConfigError(
+            f"--weights {weights}: expected numbers separated by commas, for example 2,1"
+        ) from None
     result = fuse_tests(tests, out, given, fit or None)
     typer.echo("weights " + ", ".join(f"{weight:.4f}" for weight in result["weights"]))
     _print_metrics(result["metrics"])
@@ -140,9 +147,28 @@ def fuse(
     typer.echo(out)
 
 
+def _view_settings(views: str) -> list[str]:
+    """Return the settings of `--views 2x3`; none for an empty text."""
+    from configs.load import ConfigError
+
+    if not views:
+        return []
+    clips, _, crops = views.partition("x")
+    if not (clips.isdigit() and crops.isdigit()):
+        raise ConfigError(f"--views {views}: expected CLIPSxCROPS, for example 2x3")
+    return [f"test.clips={clips}", f"test.crops={crops}"]
+
+
+def _print_prediction(prediction: "Prediction") -> None:
+    """Print the classes of a video with a bar for each score, or why it could not be read."""
+    problem = f": {prediction.problem}" if prediction.problem else ""
+    typer.echo(f"{prediction.video}{problem}")
+    for name, score in prediction.classes:
+        bar = "█" * round(BAR_LENGTH * score)
+        typer.echo(f"  {100 * score:5.1f} % {bar:{BAR_LENGTH}} {name}")
+
+
 def _print_metrics(metrics: dict[str, float | None]) -> None:
     for name, value in metrics.items():
-        if value is None:
-            typer.echo(f"{name:10} unknown: no video has a label")
-        else:
-            typer.echo(f"{name:10} {value:.4f}")
+        text = "unknown: no video has a label" if value is None else f"{value:.4f}"
+        typer.echo(f"{name:10} {text}")

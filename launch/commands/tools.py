@@ -1,21 +1,23 @@
-"""The verbs weights, op, bench and check."""
+"""The commands weights, op, bench and check."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from configs.errors import FAILED
+from launch.commands.arguments import Dataset, Settings
+
 if TYPE_CHECKING:
     from tin.bench.timing import Report
 
-Dataset = Annotated[Path, typer.Argument(help="Folder of a dataset.")]
-Settings = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value ...]")]
 Json = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write all numbers here as JSON, too.")
+    Path | None, typer.Option(metavar="FILE", help="Also write all numbers to a JSON file.")
 ]
+Seconds = Annotated[float, typer.Option(help="Seconds for each line of the table.")]
 
-weights = typer.Typer(no_args_is_help=True, help="Weights of other projects.")
-op = typer.Typer(no_args_is_help=True, help="The compiled interlace operator.")
+weights = typer.Typer(no_args_is_help=True, help="Fetch, import or export weights.")
+op = typer.Typer(no_args_is_help=True, help="Compile or check the interlace operator.")
 bench = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
 
 
@@ -29,12 +31,12 @@ def add_to(app: typer.Typer) -> None:
 
 @weights.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="resnet50, say.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A network, for example resnet50.")],
     source: Annotated[
         str, typer.Option(metavar="URL", help="Folder of the file: http, https or file.")
     ] = "https://download.pytorch.org/models",
 ) -> None:
-    """Fetch ImageNet weights into the cache, on a machine with a network."""
+    """Download ImageNet weights into the cache, on a machine with a network."""
     from tin.models.imagenet import fetch as fetch_weights
 
     typer.echo(fetch_weights(name, source))
@@ -42,37 +44,43 @@ def fetch(
 
 @weights.command(name="import")
 def import_weights(
-    file: Annotated[Path, typer.Argument(help="A checkpoint of any zoo.")],
-    run: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Make a run of it, to test and predict.")
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The checkpoint.")],
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", metavar="DIR", help="Make this run of the checkpoint, for test and predict."
+        ),
     ] = None,
-    settings: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value ...]")] = None,
+    settings: Settings = None,
 ) -> None:
-    """Account for every tensor of a checkpoint of another project; make a run of it."""
+    """Import a checkpoint of another project; list what becomes of each of its tensors."""
     from tin.runs.foreign import import_run
 
-    report = import_run(file, run, settings or ())
+    report = import_run(file, run_dir, settings or ())
     for line in report.lines():
         typer.echo(line)
     typer.echo(report)
-    raise typer.Exit(1 if report.failed else 0)
+    if report.failed:
+        raise typer.Exit(FAILED)
 
 
 @weights.command(name="export")
 def export_weights(
-    run: Annotated[Path, typer.Argument(help="A run, or a checkpoint of one.")],
-    out: Annotated[Path, typer.Argument(help="The file to write.")],
+    run_dir: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run, or one of its checkpoints.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write.")],
 ) -> None:
-    """Write a checkpoint that the original's code reads."""
+    """Write a checkpoint that the authors' original code reads."""
     from tin.runs.foreign import export_run
 
-    export_run(run, out)
+    export_run(run_dir, out)
     typer.echo(out)
 
 
 @op.command()
 def build() -> None:
-    """Compile the operator, once; TORCH_CUDA_ARCH_LIST names other GPUs than those here."""
+    """Compile the operator once; TORCH_CUDA_ARCH_LIST selects GPUs that this machine lacks."""
     from tin.op.build import build as build_op
 
     typer.echo(build_op())
@@ -80,7 +88,7 @@ def build() -> None:
 
 @op.command(name="check")
 def check_op() -> None:
-    """Compare the compiled operator with its definition."""
+    """Compare the compiled operator with its definition in PyTorch."""
     from tin.op.selftest import check as check_built
 
     typer.echo(check_built())
@@ -89,54 +97,54 @@ def check_op() -> None:
 @bench.command(name="op")
 def bench_op(
     json: Json = None,
-    seconds: Annotated[float, typer.Option(help="For each line of the table.")] = 0.5,
+    seconds: Seconds = 0.5,
     clips: Annotated[
-        list[int] | None, typer.Option(metavar="N", help="A batch size; else 1, 4 and 16.")
+        list[int] | None, typer.Option(metavar="N", help="A batch size; by default 1, 4 and 16.")
     ] = None,
 ) -> None:
-    """Time the operator against a copy of its bytes and against other ways to do the same."""
-    from tin.bench.cases import bench_op
+    """Time the operator, a copy of its bytes, and other ways to compute the same."""
+    from tin.bench import cases
 
-    _show(bench_op(seconds, clips or (1, 4, 16)), json)
+    _show(cases.bench_op(seconds, clips or (1, 4, 16)), json)
 
 
 @bench.command(name="data")
 def bench_data(dataset: Dataset, settings: Settings = None, json: Json = None) -> None:
     """Time the loader alone."""
-    from tin.bench.cases import bench_data
+    from tin.bench import cases
 
-    _show(bench_data(dataset, settings=settings or ()), json)
+    _show(cases.bench_data(dataset, settings=settings or ()), json)
 
 
 @bench.command(name="model")
 def bench_model(
     json: Json = None,
-    seconds: Annotated[float, typer.Option(help="For each line of the table.")] = 10.0,
-    compiled: Annotated[bool, typer.Option(help="Time torch.compile, too.")] = True,
+    seconds: Seconds = 10.0,
+    compiled: Annotated[bool, typer.Option(help="Also time torch.compile.")] = True,
 ) -> None:
-    """Count parameters and operations, time latency and training, for each temporal module."""
-    from tin.bench.cases import bench_model
+    """Count parameters and operations, and time inference and training of each temporal module."""
+    from tin.bench import cases
 
-    _show(bench_model(seconds, compiled), json)
+    _show(cases.bench_model(seconds, compiled), json)
 
 
 @bench.command(name="train")
 def bench_train(dataset: Dataset, settings: Settings = None, json: Json = None) -> None:
     """Time training with its loader, for each temporal module."""
-    from tin.bench.cases import bench_train
+    from tin.bench import cases
 
-    _show(bench_train(dataset, settings or ()), json)
+    _show(cases.bench_train(dataset, settings or ()), json)
+
+
+def check() -> None:
+    """Print what this machine offers: driver, DALI, CPUs, memory, file systems and network."""
+    from launch.check import look
+    from launch.output import print_check
+
+    print_check(look())
 
 
 def _show(report: "Report", path: Path | None) -> None:
     typer.echo(report)
     if path:
         report.save(path)
-
-
-def check() -> None:
-    """Look at this machine: driver, DALI, CPUs, memory, file systems, network."""
-    from launch.check import look
-    from launch.output import print_check
-
-    print_check(look())

@@ -1,15 +1,10 @@
-"""The verbs train and config."""
+"""The commands train and config."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Settings = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[section.key=value ...]", help="Settings that come last."),
-]
-RunOption = Annotated[Path, typer.Option("--run", metavar="DIR", help="Folder of the run.")]
+from launch.commands.arguments import Recipe, RunDirOption, Settings
 
 
 def add_to(app: typer.Typer) -> None:
@@ -19,29 +14,30 @@ def add_to(app: typer.Typer) -> None:
 
 
 def train(
-    run: RunOption,
-    words: Annotated[
+    run_dir: RunDirOption,
+    arguments: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[RECIPE] [section.key=value ...]",
-            help="A recipe file or the name of one; none continues the run.",
+            help="A recipe file, or a name in configs/recipes, and settings to override. Without"
+            " a recipe, the run is resumed.",
         ),
     ] = None,
 ) -> None:
-    """Train a model from shards; in an existing run folder, continue it."""
+    """Train a model from shards, or resume the training of an existing run."""
     from configs.load import run_path
     from tin.runs.folder import resolve
     from tin.training.trainer import train as train_run
 
-    folder, words = run_path(run), list(words or [])
-    recipe = words.pop(0) if words and "=" not in words[0] else None
-    train_run(resolve(recipe, folder, words), folder)
+    folder = run_path(run_dir)
+    settings = list(arguments or [])
+    recipe = None
+    if settings and "=" not in settings[0]:
+        recipe = settings.pop(0)
+    train_run(resolve(recipe, folder, settings), folder)
 
 
-def config(
-    recipe: Annotated[str, typer.Argument(help="A recipe file or the name of one.")],
-    settings: Settings = None,
-) -> None:
+def config(recipe: Recipe, settings: Settings = None) -> None:
     """Print all settings of a recipe."""
     from configs.load import dump, load
 

@@ -14,7 +14,7 @@ from launch.jobs.give_up import limited
 from launch.jobs.srun_log import lost_nodes, start_before
 from launch.jobs.stages import RUN_STAGE, submitted_config
 from launch.local import REQUEUE, is_out_of_time, name_ranks, wait_turn
-from launch.record import End, Note, add_end, ends, jobs, place, progress, write_note
+from launch.record import End, Note, NoteKind, add_end, ends, jobs, place, progress, write_note
 
 log = logging.getLogger(__name__)
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
@@ -67,13 +67,14 @@ def _guarded(run: Path, stage: str) -> int:
         RUN_STAGE[stage.partition(":")[0]](run, stage)
     except Exception as error:
         code = exit_code(error)
-        note = Note(_kind(error), explain(error), rank)
+        name = error.signal if isinstance(error, TinError) else ""
+        note = Note(_kind(error), explain(error), rank, signal=name)
         write_note(run, job_id, restart, note)
         if note.kind == "stopped":
             log.info("%s", note.text)
         else:
             log.error("%s: %s", note.kind, note.text, exc_info=True)
-        return REQUEUE if code == STOPPED and is_out_of_time(note.text) else code
+        return REQUEUE if code == STOPPED and is_out_of_time(note) else code
     if rank == 0:
         add_end(run, End(job_id, restart, stage, "done", progress(run)))
     return 0
@@ -98,7 +99,8 @@ def _leave(
 ) -> Callable[[int, FrameType | None], None]:
     def leave(number: int, _: FrameType | None) -> None:
         name = signal.Signals(number).name
-        write_note(run, job_id, restart, Note("stopped", f"{name}, with no step under way", rank))
+        text = f"{name}, with no step under way"
+        write_note(run, job_id, restart, Note("stopped", text, rank, signal=name))
         os._exit(STOPPED)
 
     return leave
@@ -108,7 +110,7 @@ def _note_loss(run: Path, stage: str, job_id: str, restart: int) -> None:
     """Remember an execution that Slurm put back into the queue and that could say nothing."""
     if not restart or any((end.id, end.restart) == (job_id, restart - 1) for end in ends(run)):
         return
-    log_files = [job.log_files() for job in jobs(run) if job.id == job_id]
+    log_files = [job.log_file() for job in jobs(run) if job.id == job_id]
     nodes = lost_nodes(start_before(log_files[0])) if log_files else []
     text = (
         f"{', '.join(nodes)} was lost" if nodes else "preempted without a warning, or a lost node"
@@ -120,7 +122,7 @@ def _note_loss(run: Path, stage: str, job_id: str, restart: int) -> None:
         raise GaveUpError(verdict.text)
 
 
-def _kind(error: Exception) -> str:
+def _kind(error: Exception) -> NoteKind:
     if exit_code(error) == STOPPED:
         return "stopped"
     if isinstance(error, TinError):

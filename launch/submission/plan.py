@@ -10,8 +10,8 @@ from configs.load import ConfigError, dataset_path, differences, dump, load, run
 from configs.schema import Config
 from launch import record
 from launch.jobs.job import StageJob
+from launch.live_jobs import active, cancel
 from launch.slurm_query import SlurmError
-from launch.status import active, cancel
 from launch.submission.executor import make_executor, script, submit_jobs, test_only
 from launch.submission.snapshot import snapshot
 from launch.submission.sweep import expand

@@ -11,7 +11,7 @@ import pytest
 from cluster_actions import STEP, Run, accounted, ask, ended, queue, tin, wait
 
 from launch import record
-from launch.status import cancel
+from launch.live_jobs import cancel
 
 pytestmark = pytest.mark.cluster
 ALONE = ("cluster.nodes=1",)
@@ -55,7 +55,7 @@ def chain_of_three(work: Path, box: Path) -> Run:
     run = Run(work, "chain_of_three")
     run.submit("train", *ALONE, "cluster.restart=chain:3")
     for job in record.jobs(run.path)[:2]:
-        log = job.log_files()
+        log = job.log_file()
         wait("steps", lambda log=log: log.exists() and len(STEP.findall(log.read_text())) > 2)
         ask("scancel", "--signal=USR2", job.id)  # as Slurm does before the time limit
         wait("its end", lambda job=job: job.id not in queue())

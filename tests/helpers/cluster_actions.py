@@ -98,7 +98,7 @@ class Run:
     def log(self) -> str:
         """What rank 0 logged, over all attempts."""
         jobs = [job for job in record.jobs(self.path) if job.stage == "train"]
-        files = [job.log_files() for job in jobs]
+        files = [job.log_file() for job in jobs]
         return "".join(file.read_text() for file in files if file.exists())
 
     def wait_step(self, step: int) -> None:

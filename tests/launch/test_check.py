@@ -1,5 +1,6 @@
-"""What `tin check` says of a machine, and what a dry run estimates."""
+"""What `tin check` finds on a machine, and what a dry run estimates."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -7,12 +8,12 @@ import synthetic_dataset
 
 from configs.cluster import load_cluster
 from configs.load import load
-from launch.check import install_line, look
+from launch.check import Gpu, install_line, look
 from launch.submission.estimate import estimate
 
 
-def gpu(driver: str, capability: str) -> list[str]:
-    return ["NVIDIA X", driver, "81559", capability]
+def gpu(driver: str, capability: str) -> Gpu:
+    return Gpu("NVIDIA X", driver, "81559", capability)
 
 
 @pytest.mark.parametrize(
@@ -26,27 +27,36 @@ def gpu(driver: str, capability: str) -> list[str]:
         ([gpu("470.1", "8.0")], "none: driver 470 is older than 525; update it"),
     ],
 )
-def test_the_install_line_follows_driver_and_gpu(gpus: list[list[str]], extra: str):
+def test_the_install_line_follows_the_driver_and_the_gpu(gpus: list[Gpu], extra: str):
     assert extra in install_line(gpus)
 
 
-def test_every_row_of_the_check_says_something():
+def test_the_check_finds_something_for_every_row():
     rows = list(look())
-    names = [name for name, _, _ in rows]
+    names = [row.name for row in rows]
     assert {"python", "torch", "CPUs", "memory", "Slurm", "network", "install"} <= set(names)
-    assert all(found for _, found, _ in rows)
+    assert all(row.found for row in rows)
+
+
+def test_the_check_knows_the_file_system_of_shared_memory():
+    rows = {row.name: row.found for row in look()}
+    # df names the file system of a path by its own means
+    df = ["df", "--output=fstype", "/dev/shm"]
+    kind = subprocess.run(df, capture_output=True, text=True, check=True).stdout.split()[-1]
+    assert rows["shared memory"].startswith(f"/dev/shm: {kind}, ")
 
 
 def test_an_estimate_counts_steps_reads_and_bytes(tmp_path: Path):
     synthetic_dataset.write_dataset(tmp_path / "data", [3] * 20)
     config = load(None, [f"data.dataset={tmp_path / 'data'}", "train.batch=8", "train.epochs=3"])
     found = estimate(config, load_cluster("gpu"))
+    assert found is not None
     assert (found.clips, found.steps) == (20, 2)
     sizes = [path.stat().st_size for path in (tmp_path / "data").glob("*.tar")]
-    assert 0 < found.mb_per_clip < 8 * sum(sizes) / 60 / 1e6  # 8 frames of 60; headers apart
+    assert 0 < found.mb_per_clip < 8 * sum(sizes) / 60 / 1e6  # 8 of 60 frames, without tar headers
     assert found.reads_per_s == pytest.approx(8 * 250 * 8)  # 8 frames, 250 clips/s, 8 ranks
     assert "6 in all" in found.lines(config)[0]
 
 
-def test_no_estimate_without_a_dataset():
+def test_there_is_no_estimate_without_a_dataset():
     assert estimate(load(None, ["data.dataset=/nowhere"]), load_cluster("gpu")) is None

@@ -1,4 +1,4 @@
-"""The verbs test, predict, report and fuse, as they are typed."""
+"""The commands test, predict, report and fuse, as a user types them."""
 
 import json
 
@@ -14,8 +14,9 @@ app = typer.Typer()
 add_to(app)
 
 
-def _tin(*words: object, code: int = 0) -> str:
-    found = CliRunner().invoke(app, [str(word) for word in words])
+def _tin(*arguments: object, code: int = 0) -> str:
+    """Run a command and return what it prints; it must exit with `code`."""
+    found = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert found.exit_code == code, found.output + repr(found.exception)
     return found.stdout
 
@@ -43,18 +44,18 @@ def test_fuse_prints_weights_and_metrics_and_writes_a_submission(tests, tmp_path
 def test_fuse_fits_weights_on_other_tests(tests, tmp_path):
     fit = ("--fit", tests[0], "--fit", tests[1])
     text = _tin("fuse", *tests, "--out", tmp_path / "both", *fit)
-    # chosen: .8 .4 and .4 .8, alike
+    # the scores of the right class are .8 .4 and .4 .8, so that neither test is better
     assert text.startswith("weights 0.5000, 0.5000")
 
 
-def test_weights_that_are_no_numbers_are_refused(tests, tmp_path):
+def test_weights_that_are_not_numbers_are_rejected(tests, tmp_path):
     found = CliRunner().invoke(
         app, ["fuse", *map(str, tests), "--out", str(tmp_path), "--weights", "x"]
     )
-    assert "expected numbers" in str(found.exception)
+    assert "expected numbers separated by commas" in str(found.exception)
 
 
-def test_report_prints_the_table_and_the_page(tmp_path):
+def test_report_prints_the_table_and_the_path_of_the_page(tmp_path):
     text = _tin("report", tmp_path / "nowhere", "--out", tmp_path / "out")
     assert text.splitlines() == [
         "run      state",
@@ -65,6 +66,6 @@ def test_report_prints_the_table_and_the_page(tmp_path):
     assert (tmp_path / "out" / "results.html").exists()
 
 
-def test_views_that_are_none_are_refused(tmp_path):
+def test_views_of_the_wrong_form_are_rejected(tmp_path):
     found = CliRunner().invoke(app, ["test", str(tmp_path), "--views", "2"])
-    assert "expected CLIPSxCROPS" in str(found.exception)
+    assert "expected CLIPSxCROPS, for example 2x3" in str(found.exception)

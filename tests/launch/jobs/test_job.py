@@ -75,7 +75,7 @@ def test_stages_follow_one_another_on_this_machine(recipe: Path, tmp_path: Path)
     told = tin("logs", run)
     assert "epoch 0 step 2" in told
     assert "find_unused_parameters" not in told  # DDP's warning, at two ranks
-    assert "no job waits or runs" in tin("cancel", run)
+    assert "no queued or running job" in tin("cancel", run)
 
 
 def test_a_failed_stage_leaves_out_the_next(recipe: Path, tmp_path: Path):
@@ -86,7 +86,7 @@ def test_a_failed_stage_leaves_out_the_next(recipe: Path, tmp_path: Path):
     train, test = (job.id for job in record.jobs(run))
     assert "nowhere" in said[train]  # and it was the snapshot that ran:
     assert "job/code-01/launch/job.py" in (run / "job" / "logs" / f"{train}_0_log.err").read_text()
-    assert f"job {train} did not end well, so test is left out" in said[test]
+    assert f"job {train} did not succeed, so stage test is skipped" in said[test]
 
 
 def test_a_signal_saves_and_the_run_goes_on(recipe: Path, tmp_path: Path):

@@ -1,0 +1,87 @@
+"""The queued and running jobs of a run: what is listed, cancelled and printed."""
+
+from pathlib import Path
+
+import pytest
+
+from configs.load import ConfigError
+from launch import live_jobs, local
+from launch.live_jobs import active, cancel, print_logs
+from launch.record import SubmittedJob, add_job, ends
+from launch.slurm_query import Queued, SlurmError
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """Return a run with one local job and two Slurm jobs, of which the second has ended."""
+    path = tmp_path / "run"
+    (path / "job" / "logs").mkdir(parents=True)
+    for job_id, stage, executor in (
+        ("11", "shard", "local"),
+        ("7", "train", "slurm"),
+        ("8", "test", "slurm"),
+    ):
+        add_job(path, SubmittedJob(job_id, stage, executor, str(path / "job" / "logs")))
+    return path
+
+
+@pytest.fixture
+def stopped(monkeypatch, tmp_path: Path) -> list[str]:
+    """Let job 11 and job 7 run, with an scancel that succeeds; return the stopped local jobs."""
+    calls: list[str] = []
+    monkeypatch.setattr(local, "is_alive", lambda job_id: job_id == "11")
+    monkeypatch.setattr(local, "stop", calls.append)
+    in_slurm = {"7": Queued("RUNNING", "None", "node[1-2]")}
+    monkeypatch.setattr(live_jobs, "queued", lambda ids: in_slurm if "7" in set(ids) else {})
+    scancel(tmp_path, "exit 0")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    return calls
+
+
+def scancel(tmp_path: Path, script: str) -> None:
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    (tmp_path / "bin" / "scancel").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "bin" / "scancel").chmod(0o755)
+
+
+def test_active_jobs_are_listed_with_their_states(run_dir: Path, stopped: list[str]):
+    assert active(run_dir) == {"11": "running here", "7": "running on node[1-2]"}
+
+
+def test_cancel_stops_local_jobs_and_records_slurm_jobs(run_dir: Path, stopped: list[str]):
+    assert cancel(run_dir) == ["11 (shard)", "7 (train)"]
+    assert stopped == ["11"]
+    assert [(end.id, end.stage, end.kind) for end in ends(run_dir)] == [("7", "train", "cancelled")]
+
+
+def test_a_job_that_slurm_does_not_cancel_is_an_error(
+    run_dir: Path, stopped: list[str], tmp_path: Path
+):
+    scancel(tmp_path, "echo Access denied >&2; exit 1")
+    with pytest.raises(SlurmError, match="scancel 7: Access denied"):
+        cancel(run_dir)
+    assert ends(run_dir) == []
+
+
+def test_logs_are_printed_with_a_title_and_followed_to_the_end(
+    run_dir: Path, stopped: list[str], monkeypatch, capsys
+):
+    log = run_dir / "job" / "logs" / "7_0_log.err"
+    log.write_text("first\n")
+    rounds = iter([True, True, False])
+
+    def sleep(_: float) -> None:
+        with log.open("a") as file:
+            file.write("more\n")
+
+    monkeypatch.setattr(live_jobs, "_may_be_active", lambda run_dir: next(rounds))
+    monkeypatch.setattr(live_jobs.time, "sleep", sleep)
+    print_logs(run_dir, follow=True)
+    assert capsys.readouterr().out == f"---- train, job 7: {log}\nfirst\nmore\nmore\n"
+    print_logs(run_dir, follow=False)
+    assert capsys.readouterr().out == f"---- train, job 7: {log}\nfirst\nmore\nmore\n"
+
+
+def test_logs_of_a_run_without_jobs_are_an_error(tmp_path: Path):
+    with pytest.raises(ConfigError, match="has no jobs"):
+        print_logs(tmp_path, follow=False)
