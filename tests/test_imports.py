@@ -10,10 +10,10 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "": ["configs", "preprocess", "pipeline", "tin", "launch"],
     "preprocess": [
-        "tars",
-        "decode workers shards",
-        "videos motions",
-        "frame_folders annotations",
+        "csv_files tars",
+        "decode quarantine shards workers",
+        "motions shard_rows videos",
+        "annotations frame_folders",
         "shard_plan",
         "convert verify",
     ],

@@ -66,7 +66,7 @@ def test_more_bad_videos_than_allowed_are_3_and_say_where_the_reasons_are(tmp_pa
     assert f"could not be used, {tmp_path}/d/quarantine.csv says why" in done.stderr
     again = tin("shard", str(tmp_path / "s"), str(tmp_path / "d"), "shard.short_side=9")
     assert again.returncode == 2
-    assert "begun with short_side 256, now it is 9" in again.stderr
+    assert "started with short_side 256, but now it is 9" in again.stderr
 
 
 def test_ctrl_c_while_sharding_says_that_the_same_command_goes_on(tmp_path):
