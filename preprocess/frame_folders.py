@@ -1,4 +1,4 @@
-"""Folders of JPEG frames: stored as they are, each decoded once to check."""
+"""Reads folders of JPEG frames, which are stored unchanged after each has been decoded once."""
 
 import io
 import re
@@ -13,6 +13,8 @@ from preprocess.decode import BadVideoError
 from preprocess.videos import EncodedVideo, check_share, stored_size, thinned
 
 SUFFIXES = frozenset((".jpg", ".jpeg"))
+ORIENTATION = 0x0112
+"""The EXIF tag that says how a frame is turned; 1 means upright."""
 
 
 def list_frames(folder: Path) -> list[Path]:
@@ -22,46 +24,74 @@ def list_frames(folder: Path) -> list[Path]:
 
 
 def encode_folder(folder: Path, settings: ShardSettings, reverse: bool = False) -> EncodedVideo:
-    """Return the frames of a folder; only what cannot be stored as it is gets encoded again.
+    """Return the frames of a folder; encode a frame again only if it cannot be stored unchanged.
 
-    That is CMYK, frames turned by EXIF, frames of another size than the first, and large ones.
+    Those are CMYK frames, frames that EXIF turns, frames of another size than the first, and
+    frames whose short side exceeds `settings.short_side`.
 
     Raises:
         BadVideoError: no frame can be decoded, fewer than 90 % of them, or `settings.fps` is set.
     """
     if settings.fps:
-        raise BadVideoError(f"a folder of frames has no times for shard.fps={settings.fps:g}")
-    files, problems, jpegs, size, source = list_frames(folder), [], [], None, None
+        raise BadVideoError(
+            f"a folder of frames has no timestamps, so shard.fps={settings.fps:g} cannot be applied"
+        )
+    files = list_frames(folder)
     if not files:
         raise BadVideoError("the folder has no .jpg frames")
+    problems: list[str] = []
+    jpegs: list[bytes] = []
+    source_size = None
+    size = None
     for file in files:
         data = file.read_bytes()
         try:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-            simplejpeg.decode_jpeg(data, fastdct=True, fastupsample=True)
-            size = size or stored_size(width, height, settings.short_side)
-            source = source or (width, height)
-            if (width, height) != size or _needs_pillow(data):
-                data, size = _encode_again(data, size, settings.quality), size
+            frame_size = _checked_size(data)
+            # The first frame that decodes determines the size of all frames.
+            source_size = source_size or frame_size
+            size = size or stored_size(*frame_size, settings.short_side)
+            if frame_size != size or _needs_pillow(data):
+                data = _encode_again(data, size, settings.quality)
         except (ValueError, OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             problems.append(f"{file.name}: {error}")
         else:
             jpegs.append(data)
     warning = check_share(len(jpegs), len(files), problems)
-    num_frames, jpegs = len(jpegs), thinned(jpegs, settings.frame_cap)
-    jpegs = jpegs[::-1] if reverse else jpegs
-    return EncodedVideo(jpegs, *size, *source, num_frames, 0.0, 0.0, warning)
+    assert size and source_size  # there is a frame, as checked
+    kept = thinned(jpegs, settings.frame_cap)
+    return EncodedVideo(
+        jpegs=kept[::-1] if reverse else kept,
+        width=size[0],
+        height=size[1],
+        source_width=source_size[0],
+        source_height=source_size[1],
+        source_frames=len(jpegs),
+        fps=0.0,
+        seconds=0.0,
+        warning=warning,
+    )
+
+
+def _checked_size(data: bytes) -> tuple[int, int]:
+    """Return width and height of a JPEG, which is decoded once to check that this is possible."""
+    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    simplejpeg.decode_jpeg(data, fastdct=True, fastupsample=True)
+    return width, height
 
 
 def _needs_pillow(data: bytes) -> bool:
-    """Tell CMYK and frames that EXIF turns: decoders differ in what they make of them."""
-    space = simplejpeg.decode_jpeg_header(data)[2]
-    if space in ("CMYK", "YCCK"):
+    """Return whether a JPEG is CMYK or turned by EXIF, which decoders treat differently."""
+    color_space = simplejpeg.decode_jpeg_header(data)[2]
+    if color_space in ("CMYK", "YCCK"):
         return True
-    return b"Exif\0" in data[:64] and Image.open(io.BytesIO(data)).getexif().get(0x0112, 1) != 1
+    # Open the image with Pillow only if its first bytes announce EXIF data, which is rare.
+    if b"Exif\0" not in data[:64]:
+        return False
+    return Image.open(io.BytesIO(data)).getexif().get(ORIENTATION, 1) != 1
 
 
 def _encode_again(data: bytes, size: tuple[int, int], quality: int) -> bytes:
+    """Return a frame as an upright RGB image of the given size."""
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
     return simplejpeg.encode_jpeg(pixels, quality=quality, colorsubsampling="420")

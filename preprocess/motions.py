@@ -1,21 +1,20 @@
-"""The demo's videos: a bright textured shape on dark textured ground, its motion is the class.
+"""Generates the demo's videos: a bright shape on dark ground, whose motion is the class.
 
-Videos come in pairs, a clip and its reverse, which have opposite classes and the same frames: what
-ignores the order of frames is right for at most one of the two.
+Videos come in pairs: a clip and its reverse. They have the same frames and opposite classes, so a
+model that ignores the order of frames is right for at most one of the two.
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 
-from preprocess.workers import num_cpus, run_tasks
+from preprocess.csv_files import write_csv
+from preprocess.workers import Note, num_cpus, run_tasks
 
 PAIRS = (
     ("left", "right"),
@@ -23,70 +22,81 @@ PAIRS = (
     ("shrink", "grow"),
     ("counter-clockwise", "clockwise"),
 )
-"""Classes by axis: each is the other played backwards."""
+"""The two classes of each axis; each is the other one played backwards."""
 REVERSED = {name: other for pair in PAIRS for name, other in (pair, pair[::-1])}
-NUM_FRAMES = (17, 23)  # never a multiple of 8: then the middles of 4, 8 or 16 parts of a clip and
-# of its reverse are the same frames (segments of an even cut round down)
+"""The opposite of each class."""
+NUM_FRAMES = (17, 23)
+"""Smallest and largest number of frames. The range has no multiple of 8, so the middle of each of
+4, 8 or 16 parts of a clip lies inside a frame and never between two. A clip and its reverse then
+have the same middle frames."""
 FPS = 12
 
 
 @dataclass(frozen=True)
 class Motion:
-    """Where the shape is in each frame, arrays of shape `(T,)`."""
+    """Where the shape is in each frame; each field has shape `(T,)`."""
 
     x: np.ndarray
     """Center, as a share of the width."""
     y: np.ndarray
+    """Center, as a share of the height."""
     radius: np.ndarray
-    """As a share of the width."""
+    """Radius, as a share of the width."""
     angle: np.ndarray
-    """Radians, clockwise."""
+    """Angle in radians, clockwise."""
 
 
 def make_motions(
     folder: str | Path, train: int, val: int, size: int = 64, seed: int = 0, motions: int = 1
 ) -> Path:
-    """Write mp4 files of `size` x `size` pixels and labels.csv; return the path of the latter.
+    """Write mp4 files of `size` x `size` pixels and labels.csv; return the path of labels.csv.
 
     Args:
-        folder: where they go; it becomes `shard.source`.
-        train: videos of split train.
-        val: videos of split val.
-        size: width and height in pixels, even.
-        seed: seed of everything random.
-        motions: motions of a shape at a time, on as many axes; each is a label.
+        folder: folder of the videos, which becomes `shard.source`.
+        train: number of videos of split train.
+        val: number of videos of split val.
+        size: width and height in pixels, an even number.
+        seed: seed of all random choices.
+        motions: on how many axes a shape moves at once; each motion is a label.
+
+    Raises:
+        ValueError: `size` or `motions` is out of range.
+        WriteError: labels.csv cannot be written.
     """
     if size < 16 or size % 2:
-        raise ValueError(f"size {size} is no even number of at least 16 pixels")
+        raise ValueError(f"size must be an even number of at least 16 pixels, not {size}")
     if not 1 <= motions <= len(PAIRS):
-        raise ValueError(f"a shape has 1 to {len(PAIRS)} motions at a time, not {motions}")
+        raise ValueError(f"motions must be a number from 1 to {len(PAIRS)}, not {motions}")
     folder = Path(folder)
     counts = {"train": train, "val": val}
     for split in counts:
         (folder / split).mkdir(parents=True, exist_ok=True)
     pairs = [(split, first) for split, count in counts.items() for first in range(0, count, 2)]
-    rows, work = [], partial(_write_pair, folder, counts, size, seed, motions)
-    for made in run_tasks(work, pairs, num_cpus()):
-        rows += made
+    write_pair = partial(_write_pair, folder, counts, size, seed, motions)
+    rows = [row for written in run_tasks(write_pair, pairs, num_cpus()) for row in written]
     path = folder / "labels.csv"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(
-            [("path", "labels", "split"), *sorted(rows)]
-        )
+    write_csv(path, [("path", "labels", "split"), *sorted(rows)])
     return path
 
 
 def draw_motion(classes: Sequence[str], rng: np.random.Generator) -> Motion:
-    """Return a random motion that belongs to all of `classes`, which are of different axes."""
+    """Return a random motion that belongs to all of `classes`, each of another axis."""
     num_frames = int(rng.integers(NUM_FRAMES[0], NUM_FRAMES[1] + 1))
-    radius = rng.uniform(0.2, 0.3)
+    # Draw where the shape is in the middle of the clip.
+    middle_radius = rng.uniform(0.2, 0.3)
     travel = rng.uniform(0.5, 0.7)
     center = rng.uniform(0.44, 0.56, 2)
-    x, y = np.full(num_frames, center[0]), np.full(num_frames, center[1])
-    radius, angle = np.full(num_frames, radius), np.full(num_frames, rng.uniform(0, 2 * np.pi))
+    middle_angle = rng.uniform(0, 2 * np.pi)
+    x = np.full(num_frames, center[0])
+    y = np.full(num_frames, center[1])
+    radius = np.full(num_frames, middle_radius)
+    angle = np.full(num_frames, middle_angle)
+    # Move it along the axis of each class. The second class of a pair moves in the positive
+    # direction, and the first class is the same motion backwards in time.
     for name in classes:
         axis = next(axis for axis, pair in enumerate(PAIRS) if name in pair)
-        time = np.linspace(-0.5, 0.5, num_frames) * (1 if name == PAIRS[axis][1] else -1)
+        direction = 1 if name == PAIRS[axis][1] else -1
+        time = np.linspace(-0.5, 0.5, num_frames) * direction
         if axis == 0:
             x = x + travel * time
         elif axis == 1:
@@ -99,39 +109,41 @@ def draw_motion(classes: Sequence[str], rng: np.random.Generator) -> Motion:
 
 
 def render(motion: Motion, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the frames of a motion, uint8 `(T, size, size, 3)`: all but the motion is random."""
+    """Return the frames of a motion, uint8 `(T, size, size, 3)`; colors and outline are random."""
+    # Centers of the pixels, `(size, size)`, as shares of the width.
     pixel = (np.arange(size, dtype=np.float32) + 0.5) / size
     grid_y, grid_x = np.meshgrid(pixel, pixel, indexing="ij")
+    # The ground drifts slowly, so that pixels of the ground change too.
     ground = _texture(rng, (0.1, 0.4), 0.1, 9)
     surface = _texture(rng, (0.6, 0.95), 0.25, 5)
-    x, y, radius, cos, sin, time = (
-        values.astype(np.float32)[:, None, None]
-        for values in (
-            motion.x,
-            motion.y,
-            motion.radius,
-            np.cos(motion.angle),
-            np.sin(motion.angle),
-            np.linspace(-0.05, 0.05, len(motion.x)),
-        )
-    )
+    time = _per_frame(np.linspace(-0.05, 0.05, len(motion.x)))
     drift_x, drift_y = rng.uniform(-1, 1, 2).astype(np.float32)
     frames = _sample(ground, grid_x + drift_x * time, grid_y + drift_y * time)
-    dx, dy = (grid_x - x) / radius, (grid_y - y) / radius
-    u, v = cos * dx + sin * dy, cos * dy - sin * dx  # the y axis points down: + is clockwise
+    # Coordinates (u, v) of each pixel in the shape, `(T, size, size)`: relative to its center, in
+    # radii, turned by its angle. The y axis points down, so a positive angle is clockwise.
+    radius = _per_frame(motion.radius)
+    cos = _per_frame(np.cos(motion.angle))
+    sin = _per_frame(np.sin(motion.angle))
+    dx = (grid_x - _per_frame(motion.x)) / radius
+    dy = (grid_y - _per_frame(motion.y)) / radius
+    u = cos * dx + sin * dy
+    v = cos * dy - sin * dx
+    # Draw the shape over the ground; the mask falls from 1 to 0 within a pixel of its outline.
     shape = _sample(surface, u / 3 + 0.5, v / 3 + 0.5)
     inside = _outline(rng, u, v) - np.hypot(u, v)
     mask = np.clip(inside * radius * size + 0.5, 0, 1)[..., None]
     frames = frames + mask * (shape - frames)
+    # Scale to 0 to 255 and add noise.
     frames *= 255
     frames += rng.integers(-6, 7, frames.shape, dtype=np.int8)
     return frames.clip(0, 255, out=frames).astype(np.uint8)
 
 
 def write_mp4(path: Path, frames: np.ndarray) -> None:
-    """Write frames `(T, H, W, 3)` as H.264; every frame stands for itself.
+    """Write frames `(T, H, W, 3)` as H.264, with every frame a key frame.
 
-    Frames that lean on others would lose quality with time, and tell their place in the clip.
+    Frames that are predicted from others would lose quality with time, which would tell a model
+    their position in the clip.
     """
     options = {"qp": "20", "preset": "ultrafast", "g": "1"}
     with av.open(str(path), "w") as container:
@@ -151,9 +163,9 @@ def _write_pair(
     seed: int,
     motions: int,
     pair: tuple[str, int],
-    note: Any,
+    note: Note,
 ) -> list[tuple[str, str, str]]:
-    """Write a clip and its reverse; return their rows of the labels CSV."""
+    """Write a clip and its reverse; return their rows of labels.csv."""
     split, first = pair
     rng = np.random.default_rng([seed, list(counts).index(split), first])
     mixes = _mixes(motions)
@@ -169,12 +181,17 @@ def _write_pair(
 
 
 def _mixes(motions: int) -> list[tuple[str, ...]]:
-    """Return all mixes of classes of so many axes, but of a mix and its reverse only one."""
+    """Return all mixes of classes of `motions` axes, but only one of each mix and its reverse."""
     return [
         (first[1], *rest)
         for first, *others in combinations(PAIRS, motions)
         for rest in product(*others)
     ]
+
+
+def _per_frame(values: np.ndarray) -> np.ndarray:
+    """Return float32 values `(T, 1, 1)`, which broadcast over the pixels of each frame."""
+    return values.astype(np.float32)[:, None, None]
 
 
 def _texture(
@@ -183,28 +200,33 @@ def _texture(
     """Return random values around a random color on a grid, `(cells, cells, 3)`."""
     color = rng.uniform(*brightness, 3)
     light = rng.uniform(-contrast, contrast, (cells, cells, 1))
-    return (color + light + 0.4 * rng.uniform(-contrast, contrast, (cells, cells, 3))).astype(
-        np.float32
-    )
+    tint = 0.4 * rng.uniform(-contrast, contrast, (cells, cells, 3))
+    return (color + light + tint).astype(np.float32)
 
 
 def _sample(texture: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the texture between its grid points, at positions from 0 to 1 and mirrored beyond."""
-    cells, values = len(texture), texture.reshape(-1, 3)
-    x, y = ((cells - 1) * (1 - np.abs(place % 2 - 1)) for place in (x, y))
-    left, top = (np.minimum(place.astype(np.int32), cells - 2) for place in (x, y))
-    right, down = (x - left)[..., None], (y - top)[..., None]
+    """Return the texture at positions from 0 to 1, linear between grid points, mirrored beyond."""
+    cells = len(texture)
+    values = texture.reshape(-1, 3)
+    # Positions in cells, and the grid point above and to the left of each.
+    x, y = ((cells - 1) * (1 - np.abs(position % 2 - 1)) for position in (x, y))
+    left, top = (np.minimum(position.astype(np.int32), cells - 2) for position in (x, y))
+    right_share = (x - left)[..., None]
+    lower_share = (y - top)[..., None]
+    # Interpolate along x in the row above and the row below, then along y between the two.
     corner = top * cells + left
-    upper = values.take(corner, 0) * (1 - right) + values.take(corner + 1, 0) * right
+    upper = values.take(corner, 0) * (1 - right_share) + values.take(corner + 1, 0) * right_share
     corner += cells
-    lower = values.take(corner, 0) * (1 - right) + values.take(corner + 1, 0) * right
-    return upper * (1 - down) + lower * down
+    lower = values.take(corner, 0) * (1 - right_share) + values.take(corner + 1, 0) * right_share
+    return upper * (1 - lower_share) + lower * lower_share
 
 
 def _outline(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Return how far the shape reaches in the direction of (u, v): two or three lobes.
+    """Return how far the shape reaches in the direction of (u, v); it has two or three lobes.
 
-    More would look the same after a small turn, and hide which way it went.
+    With more lobes, the shape would look the same after a small turn, which would hide its
+    direction.
     """
-    points, depth = rng.integers(2, 4), rng.uniform(0.25, 0.4)
-    return 1 + np.float32(depth) * np.cos(np.float32(points) * np.arctan2(v, u))
+    lobes = rng.integers(2, 4)
+    depth = rng.uniform(0.25, 0.4)
+    return 1 + np.float32(depth) * np.cos(np.float32(lobes) * np.arctan2(v, u))

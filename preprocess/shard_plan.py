@@ -1,31 +1,37 @@
-"""Which shard each video goes to: settled, and written down, before the first is encoded."""
+"""The plan of a dataset: which shard each video goes to, fixed before the first is encoded."""
 
 import hashlib
 import math
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+from configs.files import write_text
 from configs.load import ConfigError, to_yaml
 from configs.schema import ShardSettings
+from preprocess.annotations.labels import Video
 from preprocess.annotations.mirror import left_right
-from preprocess.annotations.read import Annotations, Video
+from preprocess.annotations.read import Annotations
 from preprocess.decode import BadVideoError, probe
 from preprocess.frame_folders import list_frames
 from preprocess.shards import FORMAT, ShardPlan, read_model, shard_name
-from preprocess.tars import ShardError, replacing
+from preprocess.tars import ShardError
 from preprocess.videos import stored_size
 
 NAME = "plan.yaml"
-SAMPLE = 128  # videos that are probed to guess the bytes of one
-BYTES_PER_PIXEL = 0.22  # of a JPEG of quality 90: 61 clips of UCF101, HMDB51 and Kinetics
-MIN_SHARDS = 64  # of a dataset that would fit into fewer: work for as many processes
+SAMPLE_SIZE = 128
+"""How many videos are probed to estimate the bytes of one."""
+BYTES_PER_PIXEL = 0.22
+"""Of a JPEG of quality 90: the mean over 61 clips of UCF101, HMDB51 and Kinetics."""
+MIN_SHARDS = 64
+"""A small dataset gets up to this many shards, so that as many processes have work."""
+MIN_VIDEOS = 4
+"""For the sake of `MIN_SHARDS`, shards do not get fewer videos than this."""
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """A shard that is to be written."""
+    """A shard to be written."""
 
     split: str
     shard: int
@@ -39,47 +45,52 @@ class ShardTask:
         return shard_name(self.split, self.shard)
 
 
-def begin(folder: Path, annotations: Annotations, settings: ShardSettings) -> ShardPlan:
-    """Return the plan of a dataset, the one in the folder where it has been begun.
+def load_or_create_plan(
+    folder: Path, annotations: Annotations, settings: ShardSettings
+) -> ShardPlan:
+    """Return the plan of a dataset; write it if the folder has none yet.
 
     Raises:
-        ConfigError: the folder was begun with other videos, settings or versions.
-        ShardError: its plan is broken, or of a newer format.
+        ConfigError: the dataset was started with other videos, settings or versions.
+        ShardError: the plan in the folder is damaged, or of a newer format.
+        WriteError: the disk is full or not writable.
     """
     path = folder / NAME
-    old = read_plan(folder) if path.exists() else None
-    plan = make_plan(annotations, settings, old.videos_per_shard if old else 0)
-    if old is None:
-        with replacing(path) as file:
-            file.write(to_yaml(plan.model_dump(mode="json")).encode())
+    if not path.exists():
+        plan = make_plan(annotations, settings)
+        write_text(path, to_yaml(plan.model_dump(mode="json")))
         return plan
-    before, after = old.model_dump(), plan.model_dump()
+    # Make the plan again with the number of videos per shard that was estimated at the start.
+    started = read_plan(folder)
+    plan = make_plan(annotations, settings, started.videos_per_shard)
+    before = started.model_dump()
+    after = plan.model_dump()
     changed = [name for name in before if before[name] != after[name]]
     if changed:
         name = changed[0]
         raise ConfigError(
-            f"{path}: this dataset was begun with {name} {_short(before[name])}, now it is"
-            f" {_short(after[name])}; use another folder, or delete this one"
+            f"{path}: this dataset was started with {name} {_short(before[name])}, but now it is"
+            f" {_short(after[name])}. Use another folder, or delete this one."
         )
-    return old
+    return started
 
 
 def read_plan(folder: Path) -> ShardPlan:
-    """Return the plan of a dataset that has been begun.
+    """Return the plan of a dataset that has been started.
 
     Raises:
-        ShardError: there is none, it is broken, or of a newer format.
+        ShardError: the file is missing, damaged, or of a newer format.
     """
     path = folder / NAME
     if not path.exists():
-        raise ShardError(f"{path} is absent: begin the dataset with `tin shard`")
+        raise ShardError(f"{path} is missing. Start the dataset with `tin shard`.")
     return read_model(ShardPlan, path)
 
 
 def make_plan(
-    annotations: Annotations, settings: ShardSettings, videos_per_shard: int
+    annotations: Annotations, settings: ShardSettings, videos_per_shard: int = 0
 ) -> ShardPlan:
-    """Return the plan of a new dataset; 0 videos per shard: as many as `shard_mb` holds."""
+    """Return the plan of a dataset; with 0 videos per shard, estimate how many fit `shard_mb`."""
     names = sorted({video.split for video in annotations.videos})
     return ShardPlan(
         format=FORMAT,
@@ -99,14 +110,15 @@ def make_plan(
 
 
 def list_tasks(annotations: Annotations, plan: ShardPlan) -> list[ShardTask]:
-    """Return all shards: of each split in a seeded order, `videos_per_shard` at a time."""
-    jobs, step = [], plan.videos_per_shard
+    """Return the tasks of all shards: each split in a seeded order, cut into equal shards."""
+    tasks = []
+    step = plan.videos_per_shard
     for split in plan.splits:
         videos = [video for video in annotations.videos if video.split == split]
-        videos.sort(key=lambda video: _place(video, plan.seed))
+        videos.sort(key=lambda video: _shuffle_key(video, plan.seed))
         for shard, first in enumerate(range(0, len(videos), step)):
-            jobs.append(ShardTask(split, shard, tuple(videos[first : first + step])))
-    return jobs
+            tasks.append(ShardTask(split, shard, tuple(videos[first : first + step])))
+    return tasks
 
 
 def num_shards(plan: ShardPlan, split: str) -> int:
@@ -115,15 +127,20 @@ def num_shards(plan: ShardPlan, split: str) -> int:
 
 
 def _videos_per_shard(annotations: Annotations, settings: ShardSettings) -> int:
-    """Guess it from a sample that is the same in every part."""
-    sample = sorted(annotations.videos, key=lambda video: _place(video, settings.seed))[:SAMPLE]
-    sizes = [size for size in (_guess_bytes(video, settings) for video in sample) if size]
+    """Return how many videos fit `shard_mb`, estimated from a sample that all parts agree on."""
+    # Estimate the bytes of a video from the first ones of the shuffled order.
+    order = sorted(annotations.videos, key=lambda video: _shuffle_key(video, settings.seed))
+    estimates = [_estimate_bytes(video, settings) for video in order[:SAMPLE_SIZE]]
+    known = [size for size in estimates if size]
     count = len(annotations.videos)
-    fits = settings.shard_mb * 1e6 * len(sizes) / sum(sizes) if sizes else count
-    return max(1, min(int(fits), max(4, math.ceil(count / MIN_SHARDS))))
+    fits = int(settings.shard_mb * 1e6 * len(known) / sum(known)) if known else count
+    # Make shards of a small dataset smaller than wanted, so that all processes have work.
+    limit = max(MIN_VIDEOS, math.ceil(count / MIN_SHARDS))
+    return max(1, min(fits, limit))
 
 
-def _guess_bytes(video: Video, settings: ShardSettings) -> float:
+def _estimate_bytes(video: Video, settings: ShardSettings) -> float:
+    """Return about how many bytes a video takes in a shard; 0 if it cannot be probed."""
     path = Path(settings.source).expanduser() / video.path
     if path.is_dir():
         return sum(file.stat().st_size for file in list_frames(path))
@@ -133,18 +150,15 @@ def _guess_bytes(video: Video, settings: ShardSettings) -> float:
         return 0.0
     frames = info.seconds * settings.fps or info.num_frames or info.seconds * info.fps
     frames = min(frames, settings.frame_cap or frames)
-    return (
-        frames
-        * math.prod(stored_size(info.width, info.height, settings.short_side))
-        * BYTES_PER_PIXEL
-    )
+    width, height = stored_size(info.width, info.height, settings.short_side)
+    return frames * (width * height) * BYTES_PER_PIXEL
 
 
-def _place(video: Video, seed: int) -> str:
-    """Return where a video stands in the seeded order: the same in every Python."""
+def _shuffle_key(video: Video, seed: int) -> str:
+    """Return what the seeded order is sorted by: a hash, the same in every version of Python."""
     return hashlib.sha256(f"{seed}/{video.split}/{video.key}".encode()).hexdigest()
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,25 +1,28 @@
-"""The dataset on disk: tar shards of JPEG frames with their tables. Both sides of the format.
+"""Reads and writes the dataset on disk: tar shards of JPEG frames, with their tables.
 
-A folder holds dataset.yaml, the shards (one `<key>.mjpeg` and one `<key>.json` a video), and per
-split videos.npy, frames.npy and labels.npy, which are memory-mapped, and a csv for people.
+A folder holds dataset.yaml, the shards (with a `<key>.mjpeg` and a `<key>.json` for each video),
+and the tables of each split: videos.npy, frames.npy and labels.npy, which are memory-mapped, and a
+CSV file for people.
 """
 
-import csv
 import hashlib
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from configs.files import atomic_file, write_text
 from configs.load import ConfigError, parse, read_yaml, to_yaml
 from configs.settings import Settings
-from preprocess.tars import ShardError, VideoRecord, read_shard, replacing
+from preprocess.csv_files import write_csv
+from preprocess.tars import ADVICE, ShardError
 
 FORMAT = 1
+"""The newest version of the layout that this code reads, and the one that it writes."""
 VIDEO_ROW = np.dtype(
     [
         ("first_frame", "<i8"),
@@ -32,50 +35,49 @@ VIDEO_ROW = np.dtype(
 )
 FRAME_ROW = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("crc32", "<u4")])
 LABEL = np.dtype("<i4")
-Model = TypeVar("Model", bound=Settings)
-COLUMNS = ("key", "labels", "frames", "width", "height", "fps", "shard", "seconds", "source")
-COLUMNS += ("warning",)
 TABLES = {"videos": VIDEO_ROW, "frames": FRAME_ROW, "labels": LABEL}
+"""Row types of the memory-mapped tables of a split, by name."""
+Model = TypeVar("Model", bound=Settings)
 
 
 class ShardPlan(Settings):
-    """What is known of a dataset before the first video is opened for good (plan.yaml)."""
+    """What is fixed before the first video of a dataset is encoded; stored in plan.yaml."""
 
     format: int
     """Version of this layout."""
     classes: tuple[str, ...]
     """Names of the classes, in the order of their indices."""
     splits: dict[str, int]
-    """Videos of each split: annotated in plan.yaml, stored in dataset.yaml."""
+    """Number of videos by split: annotated ones in plan.yaml, stored ones in dataset.yaml."""
     multi_label: bool
     """Whether a video may have several labels."""
     left_right: tuple[int, ...]
-    """For each class the index of its mirror image (itself where left and right are alike)."""
+    """For each class the index of its mirror image; its own if it has neither left nor right."""
     short_side: int
-    """Short side of the frames of larger videos, in pixels."""
+    """Short side that larger frames are scaled down to, in pixels."""
     quality: int
     """JPEG quality."""
     fps: float
-    """Frame rate that videos were resampled to; 0 is their own."""
+    """Frame rate that videos are resampled to; 0 keeps their own."""
     frame_cap: int
-    """Most frames of a video; 0 is no limit."""
+    """Maximum number of frames of a video; 0 means no limit."""
     videos_per_shard: int
-    """Positions of the shuffled order that a shard holds."""
+    """How many consecutive videos of the shuffled order a shard holds."""
     seed: int
     """Seed of the shuffle."""
     annotations: str
     """sha256 of the list of videos with their labels, splits and keys."""
     tool: dict[str, str]
-    """Versions of what made the frames."""
+    """Versions of the packages that make the frames."""
 
 
 class DatasetInfo(ShardPlan):
-    """What dataset.yaml says of a finished dataset."""
+    """The description of a finished dataset; stored in dataset.yaml."""
 
     tables: dict[str, str]
-    """sha256 of each table."""
+    """sha256 of each table, by file name."""
     digest: str
-    """sha256 of classes, labels and frames together: equal digests, equal data."""
+    """sha256 of classes, labels and frames together; datasets with equal digests are equal."""
     name: str = ""
     """Name of the folder; not stored."""
 
@@ -89,13 +91,13 @@ class Split:
     videos: np.ndarray
     """`(N,)` of `VIDEO_ROW`."""
     frames: np.ndarray
-    """`(frames of all videos,)` of `FRAME_ROW`; offsets are bytes of the shard file."""
+    """`(frames of all videos,)` of `FRAME_ROW`; offsets are in bytes of the shard file."""
     labels: np.ndarray
     """`(labels of all videos,)` class indices."""
 
     @property
     def num_videos(self) -> int:
-        """Number of videos."""
+        """The number of videos."""
         return len(self.videos)
 
     def labels_of(self, video: int) -> np.ndarray:
@@ -109,11 +111,36 @@ class Split:
         return self.folder / shard_name(self.name, shard)
 
     def keys(self) -> list[str]:
-        """Return the keys of the videos in order, read from the csv."""
+        """Return the keys of the videos in order, read from the CSV file."""
         import pandas as pd
 
         path = self.folder / f"{self.name}.csv"
         return pd.read_csv(path, usecols=["key"], dtype=str, keep_default_na=False)["key"].tolist()
+
+
+class CsvRow(NamedTuple):
+    """The row of a video in `<split>.csv`; the fields are its columns."""
+
+    key: str
+    labels: str
+    frames: int
+    width: int
+    height: int
+    fps: str
+    shard: int
+    seconds: str
+    source: str
+    warning: str
+
+
+@dataclass(frozen=True)
+class ShardRows:
+    """The rows of one shard; first frames and first labels are counted from its own start."""
+
+    videos: np.ndarray
+    frames: np.ndarray
+    labels: np.ndarray
+    csv_rows: list[CsvRow]
 
 
 def shard_name(split: str, shard: int) -> str:
@@ -122,23 +149,26 @@ def shard_name(split: str, shard: int) -> str:
 
 
 def read_info(folder: str | Path) -> DatasetInfo:
-    """Return what dataset.yaml says.
+    """Return the content of dataset.yaml.
 
     Raises:
-        ShardError: there is none, it is broken, or of a newer format.
+        ShardError: the file is missing, damaged, or of a newer format.
     """
     path = Path(folder) / "dataset.yaml"
     if not path.exists():
-        raise ShardError(f"{path} is absent: make the dataset with `tin shard`, `tin data merge`")
+        raise ShardError(
+            f"{path} is missing. Make the dataset with `tin shard`; if its shards are complete, run"
+            " `tin data merge`."
+        )
     info = read_model(DatasetInfo, path)
     return info.model_copy(update={"name": path.resolve().parent.name})
 
 
 def read_model(model: type[Model], path: Path) -> Model:
-    """Return a YAML file of the dataset, checked against its model.
+    """Return the content of a YAML file of a dataset, checked against its model.
 
     Raises:
-        ShardError: it is broken, or of a newer format.
+        ShardError: the file is damaged, or of a newer format.
     """
     try:
         values = read_yaml(path)
@@ -146,7 +176,7 @@ def read_model(model: type[Model], path: Path) -> Model:
         if isinstance(found, int) and found > FORMAT:
             raise ShardError(
                 f"{path}: format {found} is newer than {FORMAT}, the newest that this version"
-                " reads; update tin-video, or make the dataset again"
+                " reads. Update tin-video, or make the dataset again."
             )
         return parse(model, values, str(path))
     except ConfigError as error:
@@ -157,123 +187,68 @@ def open_split(folder: str | Path, split: str) -> Split:
     """Return the tables of a split, memory-mapped.
 
     Raises:
-        ConfigError: there is no such split.
-        ShardError: a table is absent, cut short or of another type.
+        ConfigError: the dataset does not have this split.
+        ShardError: a table is missing, truncated or of another type.
     """
-    folder, info = Path(folder), read_info(folder)
+    folder = Path(folder)
+    info = read_info(folder)
     if split not in info.splits:
         names = ", ".join(info.splits)
-        raise ConfigError(f"{folder} has no split {split!r}; there are {names}")
+        raise ConfigError(f"{folder} has no split {split!r}; its splits are {names}")
     tables = {name: _open_table(folder, split, name) for name in TABLES}
-    if len(tables["videos"]) != info.splits[split]:
+    num_videos = len(tables["videos"])
+    if num_videos != info.splits[split]:
         raise ShardError(
-            f"{folder / split}.videos.npy has {len(tables['videos'])} videos, dataset.yaml says"
-            f" {info.splits[split]}; run `tin data merge` again"
+            f"{folder / split}.videos.npy has {num_videos} videos, but dataset.yaml says"
+            f" {info.splits[split]}. Run `tin data merge` again."
         )
-    return Split(split, folder, **tables)
-
-
-def _open_table(folder: Path, split: str, name: str) -> np.ndarray:
-    path = folder / f"{split}.{name}.npy"
-    try:
-        table = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ShardError(f"{path}: {error}; run `tin data merge` again") from None
-    if table.dtype != TABLES[name] or table.ndim != 1:
-        raise ShardError(f"{path}: found {table.dtype}, expected {TABLES[name]}; merge again")
-    return table
-
-
-@dataclass(frozen=True)
-class ShardRows:
-    """The rows of one shard; first frames and first labels count from the shard's own."""
-
-    videos: np.ndarray
-    frames: np.ndarray
-    labels: np.ndarray
-    people: list[tuple]
-    """Rows of the csv."""
-
-
-def read_rows(folder: Path, split: str, shard: int, classes: Mapping[str, int]) -> ShardRows:
-    """Return the rows of a shard, made of nothing but its tar; `classes` gives indices by name.
-
-    Raises:
-        ShardError: the file is absent, cut short, or names another class.
-    """
-    path = folder / shard_name(split, shard)
-    videos, frames, labels, people = [], [], [], []
-    num_frames = num_labels = 0
-    for record, start in read_shard(path):
-        unknown = [name for name in record.labels if name not in classes]
-        if unknown:
-            raise ShardError(f"{path}: {record.key} has label {unknown[0]!r}, which is no class")
-        rows = np.empty(len(record.offsets), FRAME_ROW)
-        rows["shard"], rows["offset"] = (
-            shard,
-            np.array(record.offsets, np.uint64) + np.uint64(start),
-        )
-        rows["size"] = np.diff([*record.offsets, record.size])
-        rows["crc32"] = record.crcs
-        size = (record.width, record.height)
-        videos.append((num_frames, len(rows), record.source_frames, *size, num_labels))
-        frames.append(rows)
-        labels += [classes[name] for name in record.labels]
-        people.append(_person_row(record, shard))
-        num_frames, num_labels = num_frames + len(rows), len(labels)
-    return ShardRows(
-        np.array(videos, VIDEO_ROW),
-        np.concatenate([np.empty(0, FRAME_ROW), *frames]),
-        np.array(labels, LABEL),
-        people,
+    return Split(
+        name=split,
+        folder=folder,
+        videos=tables["videos"],
+        frames=tables["frames"],
+        labels=tables["labels"],
     )
 
 
 def write_split(folder: Path, split: str, shards: Sequence[ShardRows]) -> dict[str, str]:
-    """Write the tables of a split; return the sha256 of each file by its name."""
-    first_frame = first_label = 0
+    """Write the tables of a split; return the sha256 of each file by its name.
+
+    The first frames and first labels in `shards` are changed to count from the split's start.
+
+    Raises:
+        WriteError: the disk is full or not writable.
+    """
+    first_frame = 0
+    first_label = 0
     for rows in shards:
         rows.videos["first_frame"] += first_frame
         rows.videos["first_label"] += first_label
-        first_frame, first_label = first_frame + len(rows.frames), first_label + len(rows.labels)
-    for name, dtype in TABLES.items():
-        _write_table(
-            folder / f"{split}.{name}.npy", [getattr(rows, name) for rows in shards], dtype
-        )
-    with replacing(folder / f"{split}.csv") as file:
-        text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(row for rows in shards for row in rows.people)
-        text.detach()
-    names = [*(f"{split}.{name}.npy" for name in TABLES), f"{split}.csv"]
+        first_frame += len(rows.frames)
+        first_label += len(rows.labels)
+    names = []
+    for table, dtype in TABLES.items():
+        names.append(f"{split}.{table}.npy")
+        _write_table(folder / names[-1], [getattr(rows, table) for rows in shards], dtype)
+    names.append(f"{split}.csv")
+    csv_rows = (row for rows in shards for row in rows.csv_rows)
+    write_csv(folder / names[-1], chain([CsvRow._fields], csv_rows), ADVICE)
     return {name: file_digest(folder / name) for name in names}
 
 
-def _write_table(path: Path, parts: Sequence[np.ndarray], dtype: np.dtype) -> None:
-    shape = (sum(len(part) for part in parts),)
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    with replacing(path) as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for part in parts:  # never all of it twice in memory
-            file.write(part.tobytes())
-
-
-def _person_row(record: VideoRecord, shard: int) -> tuple:
-    labels, frames = ";".join(record.labels), len(record.offsets)
-    size, fps, seconds = (record.width, record.height), f"{record.fps:.6g}", f"{record.seconds:.3f}"
-    return (record.key, labels, frames, *size, fps, shard, seconds, record.source, record.warning)
-
-
 def write_info(folder: Path, info: DatasetInfo) -> None:
-    """Write dataset.yaml, the digest of the whole dataset filled in. It comes last."""
+    """Write dataset.yaml, with the digest of the whole dataset. It is written after all tables.
+
+    Raises:
+        WriteError: the disk is full or not writable.
+    """
     values = info.model_copy(update={"digest": dataset_digest(info)})
-    with replacing(folder / "dataset.yaml") as file:
-        file.write(to_yaml(values.model_dump(mode="json", exclude={"name"})).encode())
+    text = to_yaml(values.model_dump(mode="json", exclude={"name"}))
+    write_text(folder / "dataset.yaml", text, advice=ADVICE)
 
 
 def dataset_digest(info: DatasetInfo) -> str:
-    """Return the sha256 of classes and tables, and by the CRCs in them of all frames."""
+    """Return the sha256 of classes and tables; the CRCs in the tables cover all frames."""
     covered = info.model_dump(include={"classes", "multi_label", "left_right", "tables"})
     return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
 
@@ -282,3 +257,31 @@ def file_digest(path: Path) -> str:
     """Return the sha256 of a file in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open_table(folder: Path, split: str, name: str) -> np.ndarray:
+    """Return a table, memory-mapped and checked for its type."""
+    path = folder / f"{split}.{name}.npy"
+    try:
+        table = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ShardError(f"{path}: {error}. Run `tin data merge` again.") from None
+    if table.dtype != TABLES[name] or table.ndim != 1:
+        raise ShardError(
+            f"{path}: found shape {table.shape} of {table.dtype}, expected one dimension of"
+            f" {TABLES[name]}. Run `tin data merge` again."
+        )
+    return table
+
+
+def _write_table(path: Path, parts: Sequence[np.ndarray], dtype: np.dtype) -> None:
+    """Write an array part by part, so that it is never in memory as a whole."""
+    header = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": (sum(len(part) for part in parts),),
+    }
+    with atomic_file(path, advice=ADVICE) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(part.tobytes())

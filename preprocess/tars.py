@@ -1,16 +1,13 @@
-"""Shards: tar files of JPEG frames that have the same bytes wherever they are written.
+"""Shards: tar files of JPEG frames, whose bytes do not depend on where they are written.
 
-A video is `<key>.mjpeg`, its frames back to back, and then `<key>.json`, its `VideoRecord`.
+A video is two members: `<key>.mjpeg`, its frames back to back, and `<key>.json`, its `VideoRecord`.
 """
 
 import json
-import os
 import re
-import socket
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -20,20 +17,24 @@ from pydantic import TypeAdapter, ValidationError
 
 from configs.errors import TinError
 
-KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")  # no dots (webdataset), within 100 bytes (USTAR)
-MAX_BYTES = 8**11 - 1  # of a video: USTAR writes sizes in 11 octal digits
+KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
+"""Keys of videos. webdataset ends a key at a dot, and names in USTAR have at most 100 bytes."""
+MAX_BYTES = 8**11 - 1
+"""The size limit of a video: USTAR writes sizes in 11 octal digits."""
 END = bytes(2 * tarfile.BLOCKSIZE)
+ADVICE = "Finished shards are kept."
+"""What is still intact when a file of a dataset cannot be written."""
 
 
 class ShardError(TinError, ValueError):
-    """A dataset that cannot be read or written; says where, what was found and what to do."""
+    """A file of a dataset is missing or damaged; the message names it and says what to do."""
 
     is_final = True
 
 
 @dataclass(frozen=True)
 class VideoRecord:
-    """The `<key>.json` of a video: every table can be made of these."""
+    """The `<key>.json` of a video. The tables of a dataset can be rebuilt from these records."""
 
     key: str
     labels: tuple[str, ...]
@@ -47,18 +48,18 @@ class VideoRecord:
     seconds: float
     warning: str
     offsets: tuple[int, ...] = ()
-    """First byte of each frame within `<key>.mjpeg`."""
+    """Where each frame starts in `<key>.mjpeg`, in bytes."""
     crcs: tuple[int, ...] = ()
     """zlib.crc32 of each frame."""
     size: int = 0
-    """Bytes of `<key>.mjpeg`."""
+    """Size of `<key>.mjpeg`, in bytes."""
 
 
 RECORD = TypeAdapter(VideoRecord)
 
 
 def append_video(file: BinaryIO, record: VideoRecord, jpegs: Sequence[bytes]) -> None:
-    """Append a video to an open shard; offsets, CRCs and size of the record are filled in here."""
+    """Append a video to an open shard; fill in the offsets, CRCs and size of its record."""
     assert KEY.fullmatch(record.key), record.key
     sizes = [len(jpeg) for jpeg in jpegs]
     record = replace(
@@ -73,15 +74,15 @@ def append_video(file: BinaryIO, record: VideoRecord, jpegs: Sequence[bytes]) ->
 
 
 def end_shard(file: BinaryIO) -> None:
-    """Write the two empty blocks that end a tar."""
+    """Write the two empty blocks that end a tar file."""
     file.write(END)
 
 
 def read_shard(path: Path) -> Iterator[tuple[VideoRecord, int]]:
-    """Yield each video of a shard with the first byte of its frames in the file.
+    """Yield the record of each video of a shard, and where its frames start in the file, in bytes.
 
     Raises:
-        ShardError: the file is cut short, or is no shard.
+        ShardError: the file is truncated, damaged, or not a shard.
     """
     try:
         with tarfile.open(path, "r:") as tar:
@@ -91,17 +92,20 @@ def read_shard(path: Path) -> Iterator[tuple[VideoRecord, int]]:
                 yield record, frames.offset_data
             end = tar.offset
     except (OSError, tarfile.TarError, ValueError) as error:
-        raise ShardError(f"{path}: {error}; delete the file and run `tin shard` again") from None
-    want, found = end + len(END), path.stat().st_size
-    if found != want:  # tarfile stops without a word where a header is cut or damaged
+        raise ShardError(f"{path}: {error}. Delete the file and run `tin shard` again.") from None
+    # tarfile stops without an error at a header that is truncated or damaged, so compare the size.
+    expected = end + len(END)
+    found = path.stat().st_size
+    if found != expected:
         raise ShardError(
-            f"{path} has {found} bytes, its videos end at {want}: it is cut short or damaged;"
-            " delete the file and run `tin shard` again"
+            f"{path}: found {found} bytes, but its videos end at byte {expected}; the file is"
+            " truncated or damaged. Delete it and run `tin shard` again."
         )
 
 
 def _append(file: BinaryIO, name: str, size: int, parts: Sequence[bytes]) -> None:
-    member = tarfile.TarInfo(name)  # its time, user and group are 0: same bytes every time
+    # Time, user and group of the member stay 0, so that the bytes are the same in every shard.
+    member = tarfile.TarInfo(name)
     member.size = size
     file.write(member.tobuf(tarfile.USTAR_FORMAT))
     file.writelines(parts)
@@ -109,60 +113,38 @@ def _append(file: BinaryIO, name: str, size: int, parts: Sequence[bytes]) -> Non
 
 
 def _read_record(
-    tar: tarfile.TarFile, frames: tarfile.TarInfo, about: tarfile.TarInfo | None
+    tar: tarfile.TarFile, frames: tarfile.TarInfo, description: tarfile.TarInfo | None
 ) -> VideoRecord:
-    stem = frames.name.removesuffix(".mjpeg")
-    if about is None or frames.name == stem or about.name != f"{stem}.json":
-        found = about.name if about else "the end of the file"
-        raise ValueError(f"found {frames.name} and then {found}, expected a .mjpeg and its .json")
-    if not (frames.isfile() and about.isfile()):
-        raise ValueError(f"{frames.name} and {about.name} are no plain files")
-    try:
-        record = RECORD.validate_json(tar.extractfile(about).read(), strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ValueError(
-            f"{about.name} {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        ) from None
-    if record.key != stem or record.size != frames.size:
-        raise ValueError(
-            f"{about.name} describes {record.key} of {record.size} bytes, beside it stands"
-            f" {frames.name} of {frames.size}"
-        )
-    ends = (*record.offsets, record.size)
-    if len(record.crcs) != len(record.offsets) or ends[0] or list(ends) != sorted(set(ends)):
-        raise ValueError(f"{about.name}: its offsets and CRCs do not describe {frames.name}")
-    return record
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `path` when it is complete, flushed to the disk.
+    """Return the record of a video, checked against the two members that it is read from.
 
     Raises:
-        ShardError: it could not be written, a full disk above all.
+        ValueError: the members are not a video, or the record does not describe its frames.
     """
-    aside = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    # Check that the members are <key>.mjpeg and <key>.json.
+    stem = frames.name.removesuffix(".mjpeg")
+    if description is None or frames.name == stem or description.name != f"{stem}.json":
+        found = description.name if description else "the end of the file"
+        raise ValueError(f"found {frames.name} and then {found}, expected a .mjpeg and its .json")
+    content = tar.extractfile(description) if description.isfile() else None
+    if content is None or not frames.isfile():
+        raise ValueError(f"{frames.name} and {description.name} are not both regular files")
+    # Parse the record strictly.
     try:
-        with aside.open("xb", buffering=1 << 20) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise ShardError(
-            f"{path}: {error.strerror or error}; finished shards are kept: mend this and run the"
-            " same command again"
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        record = RECORD.validate_json(content.read(), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{description.name} {key}: {first['msg']}") from None
+    # Compare the record with the size of the frames.
+    if record.key != stem or record.size != frames.size:
+        raise ValueError(
+            f"{description.name} describes {record.key} with {record.size} bytes, but {frames.name}"
+            f" has {frames.size}"
+        )
+    ends = [*record.offsets, record.size]
+    is_increasing = ends == sorted(set(ends))
+    if len(record.crcs) != len(record.offsets) or ends[0] != 0 or not is_increasing:
+        raise ValueError(
+            f"the offsets and CRCs in {description.name} do not describe {frames.name}"
+        )
+    return record

@@ -1,4 +1,4 @@
-"""Reads a whole dataset again and names what is wrong with it."""
+"""Reads a whole dataset again and reports every problem in it."""
 
 import csv
 import zlib
@@ -10,7 +10,9 @@ import numpy as np
 import simplejpeg
 
 from preprocess.shard_plan import num_shards, read_plan
+from preprocess.shard_rows import read_rows
 from preprocess.shards import (
+    TABLES,
     DatasetInfo,
     ShardRows,
     Split,
@@ -18,29 +20,33 @@ from preprocess.shards import (
     file_digest,
     open_split,
     read_info,
-    read_rows,
     shard_name,
 )
 from preprocess.tars import ShardError, VideoRecord, read_shard
 from preprocess.workers import Note, num_cpus, run_tasks
 
-MOST = 20  # problems that are named of one shard
+MAX_PROBLEMS = 20
+"""How many problems of one shard are listed; the others are counted."""
 
 
 def verify(folder: str | Path) -> list[str]:
-    """Return the problems of a dataset, one a line; none for a sound one.
+    """Return the problems of a dataset, one per line; the list is empty if there are none.
 
-    Every shard is read: its structure, the CRC of each frame, whether it decodes to its size, and
-    whether the tables say the same. The work is done in as many processes as there are CPUs.
+    Reads every shard and checks its structure, the CRC of each frame, that each frame decodes to
+    its size, and that the tables agree. Uses as many processes as there are CPUs.
     """
     folder = Path(folder)
     try:
-        info, plan = read_info(folder), read_plan(folder)
+        info = read_info(folder)
+        plan = read_plan(folder)
     except ShardError as error:
         return [str(error)]
     problems = list(_check_files(folder, info))
     if info.digest != dataset_digest(info):
-        problems.append(f"{folder / 'dataset.yaml'}: it was changed, its digest does not fit")
+        problems.append(
+            f"{folder / 'dataset.yaml'}: its content does not match its digest, so it was changed."
+            " Restore the file or run `tin data merge` again."
+        )
     for split in info.splits:
         shards = range(num_shards(plan, split))
         check = partial(check_shard, folder, split)
@@ -50,33 +56,37 @@ def verify(folder: str | Path) -> list[str]:
             problems += _check_tables(open_split(folder, split), info, shards)
         except ShardError as error:
             problems.append(str(error))
-    return list(dict.fromkeys(problems))
+    return list(dict.fromkeys(problems))  # a damaged shard is found twice
 
 
 def check_shard(folder: Path, split: str, shard: int, note: Note) -> tuple[int, list[str]]:
     """Return the number of the shard and the problems of its frames."""
-    path, problems = folder / shard_name(split, shard), []
+    path = folder / shard_name(split, shard)
+    found: list[str] = []
     try:
         with path.open("rb") as file:
             for record, start in read_shard(path):
                 file.seek(start)
-                problems += _check_video(file.read(record.size), record)
+                found += _check_video(file.read(record.size), record)
     except OSError as error:
-        problems.append(error.strerror)
+        found.append(error.strerror or str(error))
     except ShardError as error:
-        problems.append(str(error))
-    problems = [p if str(path) in p else f"{path}: {p}" for p in problems]
-    if len(problems) > MOST:
-        problems[MOST:] = [f"{path}: {len(problems) - MOST} problems more"]
+        found.append(str(error))
+    problems = [text if str(path) in text else f"{path}: {text}" for text in found]
+    if len(problems) > MAX_PROBLEMS:
+        problems[MAX_PROBLEMS:] = [f"{path}: {len(problems) - MAX_PROBLEMS} more problems"]
     return shard, problems
 
 
 def _check_video(data: bytes, record: VideoRecord) -> Iterator[str]:
+    """Yield the problems of a video's frames: a wrong CRC, no JPEG, or another size."""
     ends = (*record.offsets[1:], record.size)
     for index, (first, end, crc) in enumerate(zip(record.offsets, ends, record.crcs, strict=True)):
-        where, frame = f"{record.key} frame {index}", data[first:end]
-        if zlib.crc32(frame) != crc:
-            yield f"{where}: crc32 is {zlib.crc32(frame)}, written was {crc}; the bytes changed"
+        where = f"{record.key} frame {index}"
+        frame = data[first:end]
+        found = zlib.crc32(frame)
+        if found != crc:
+            yield f"{where}: found crc32 {found}, expected {crc}; the bytes have changed"
             continue
         try:
             height, width, _ = simplejpeg.decode_jpeg(frame).shape
@@ -84,45 +94,54 @@ def _check_video(data: bytes, record: VideoRecord) -> Iterator[str]:
             yield f"{where}: {error}"
             continue
         if (width, height) != (record.width, record.height):
-            yield f"{where}: {width}x{height} pixels, expected {record.width}x{record.height}"
+            yield (
+                f"{where}: found {width}x{height} pixels, expected {record.width}x{record.height}"
+            )
 
 
 def _check_files(folder: Path, info: DatasetInfo) -> Iterator[str]:
+    """Yield the tables that are missing or that do not have the sha256 of dataset.yaml."""
     for name, digest in info.tables.items():
         path = folder / name
         if not path.exists():
-            yield f"{path} is absent; run `tin data merge` again"
+            yield f"{path} is missing. Run `tin data merge` again."
         elif file_digest(path) != digest:
-            yield f"{path}: its sha256 is not that of dataset.yaml; run `tin data merge` again"
+            yield f"{path}: its sha256 differs from dataset.yaml. Run `tin data merge` again."
 
 
 def _check_tables(split: Split, info: DatasetInfo, shards: range) -> Iterator[str]:
-    """Compare the tables with the tars, a shard at a time."""
+    """Yield the tables that differ from the shards, which are read one after the other."""
     classes = {name: index for index, name in enumerate(info.classes)}
-    done = {"videos": 0, "frames": 0, "labels": 0}
-    with (split.folder / f"{split.name}.csv").open(
-        encoding="utf-8", errors="replace", newline=""
-    ) as file:
-        people = csv.reader(file)
-        next(people, None)
+    seen = dict.fromkeys(TABLES, 0)  # rows of the shards so far
+    csv_path = split.folder / f"{split.name}.csv"
+    with csv_path.open(encoding="utf-8", errors="replace", newline="") as file:
+        stored_rows = csv.reader(file)
+        next(stored_rows, None)
         for shard in shards:
+            advice = f"differs from {split.shard_path(shard).name}. Run `tin data merge` again."
             rows = read_rows(split.folder, split.name, shard, classes)
-            rows.videos["first_frame"] += done["frames"]
-            rows.videos["first_label"] += done["labels"]
-            for name in _differing(split, rows, done):
-                path = split.folder / f"{split.name}.{name}.npy"
-                yield f"{path} differs from {split.shard_path(shard).name}; merge again"
-            if any([str(value) for value in row] != next(people, None) for row in rows.people):
-                yield f"{file.name} differs from {split.shard_path(shard).name}; merge again"
-            done = {name: done[name] + len(getattr(rows, name)) for name in done}
-    for name, count in done.items():
-        found = len(getattr(split, name))
+            rows.videos["first_frame"] += seen["frames"]
+            rows.videos["first_label"] += seen["labels"]
+            for table in _differing(split, rows, seen):
+                yield f"{_table_path(split, table)} {advice}"
+            # Compare every row, so that the reader is at the next shard's rows afterwards.
+            differs = [list(map(str, row)) != next(stored_rows, None) for row in rows.csv_rows]
+            if any(differs):
+                yield f"{csv_path} {advice}"
+            seen = {table: seen[table] + len(getattr(rows, table)) for table in seen}
+    for table, count in seen.items():
+        found = len(getattr(split, table))
         if found != count:
-            yield f"{split.folder / split.name}.{name}.npy has {found} rows, the shards {count}"
+            yield f"{_table_path(split, table)} has {found} rows, but the shards have {count}"
 
 
-def _differing(split: Split, rows: ShardRows, done: dict[str, int]) -> Iterator[str]:
-    for name, first in done.items():
-        want = getattr(rows, name)
-        if not np.array_equal(getattr(split, name)[first : first + len(want)], want):
-            yield name
+def _differing(split: Split, rows: ShardRows, seen: dict[str, int]) -> Iterator[str]:
+    """Yield the names of the tables that differ from the rows of a shard."""
+    for table, first in seen.items():
+        expected = getattr(rows, table)
+        if not np.array_equal(getattr(split, table)[first : first + len(expected)], expected):
+            yield table
+
+
+def _table_path(split: Split, table: str) -> Path:
+    return split.folder / f"{split.name}.{table}.npy"

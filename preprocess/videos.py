@@ -1,4 +1,4 @@
-"""Videos become JPEG frames: resized, upright, at another rate if asked."""
+"""Encodes the frames of a video as JPEGs: upright, scaled down, resampled if asked."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import simplejpeg
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Colorspace, VideoReformatter
 
 from configs.schema import ShardSettings
 from preprocess.decode import (
@@ -20,7 +20,8 @@ from preprocess.decode import (
     reason_of,
 )
 
-MIN_SHARE = 0.9  # of the announced frames; what has fewer is quarantined
+MIN_SHARE = 0.9
+"""A video with fewer than this share of its announced frames goes to quarantine."""
 
 
 @dataclass(frozen=True)
@@ -34,34 +35,46 @@ class EncodedVideo:
     source_height: int
     source_frames: int
     fps: float
-    """Rate of the stored frames, by the average of the source; 0 where it is unknown."""
+    """Rate of the stored frames, which is the source's average if they are not resampled; 0 if
+    unknown."""
     seconds: float
     warning: str
+    """Why fewer frames were found than expected; empty for a complete video."""
 
 
 def encode_video(path: Path, settings: ShardSettings, reverse: bool = False) -> EncodedVideo:
     """Return the frames of a video as JPEGs: upright, short side at most `short_side`.
 
-    With `settings.fps` each tick of 1/fps gets the last frame that is not later.
+    If `settings.fps` is set, each tick of 1/fps gets the last frame that is not later.
 
     Raises:
-        BadVideoError: nothing can be decoded, or fewer than 90 % of the announced frames.
+        BadVideoError: no frame can be decoded, or fewer than 90 % of the announced frames.
     """
-    info, decoding, jpegs, sizes = probe(path), Decoding(), [], None
+    info = probe(path)
+    decoding = Decoding()
     frames = decode_frames(path, decoding)
     if settings.fps:
         frames = _at_rate(frames, settings.fps, 1 / (info.fps or settings.fps))
+    # Encode all frames to the size of the first one.
+    sizes = None
+    jpegs = []
     reformatter = VideoReformatter()  # keeps its scaler from frame to frame
     for frame, _ in frames:
         sizes = sizes or _sizes(frame, settings.short_side)
         jpegs.append(_encode(frame, sizes, reformatter, settings.quality))
+    # Reject a video that lacks too many frames.
     times = decoding.times
     warning = check_share(len(times), _expected(info, decoding), decoding.problems)
+    assert sizes is not None  # there is a frame, as checked
+    width, height = _upright(sizes.width, sizes.height, sizes.turns)
+    source_width, source_height = _upright(sizes.source_width, sizes.source_height, sizes.turns)
     jpegs = thinned(jpegs, settings.frame_cap)
     return EncodedVideo(
-        jpegs[::-1] if reverse else jpegs,
-        *_upright(sizes.width, sizes.height, sizes.turns),
-        *_upright(sizes.source_width, sizes.source_height, sizes.turns),
+        jpegs=jpegs[::-1] if reverse else jpegs,
+        width=width,
+        height=height,
+        source_width=source_width,
+        source_height=source_height,
         source_frames=len(times),
         fps=settings.fps or info.fps,
         seconds=times[-1] + _interval(info, times),
@@ -70,10 +83,10 @@ def encode_video(path: Path, settings: ShardSettings, reverse: bool = False) -> 
 
 
 def check_share(found: int, expected: int, problems: list[str]) -> str:
-    """Return a warning for a video with fewer frames than expected, empty for a whole one.
+    """Return a warning if frames are missing or damaged; empty for a complete video.
 
     Raises:
-        BadVideoError: no frames, or fewer than 90 % of those expected.
+        BadVideoError: there are no frames, or fewer than 90 % of the expected ones.
     """
     because = f": {problems[0]}" if problems else ""
     if not found:
@@ -93,14 +106,14 @@ def thinned(jpegs: list[bytes], frame_cap: int) -> list[bytes]:
 
 
 def stored_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Return width and height with the short side at most `short_side`; never enlarged."""
+    """Return width and height, scaled down to a short side of at most `short_side`."""
     scale = min(1.0, short_side / max(1, min(width, height)))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Sizes before rotation, in pixels, and quarter turns counter-clockwise."""
+    """Sizes before rotation, in pixels, and the rotation in counter-clockwise quarter turns."""
 
     width: int
     height: int
@@ -112,30 +125,38 @@ class _Sizes:
 def _at_rate(
     frames: Iterable[tuple[av.VideoFrame, float]], fps: float, interval: float
 ) -> Iterator[tuple[av.VideoFrame, float]]:
-    """Repeat and leave out frames; the last one is shown for `interval` seconds."""
-    shown, end, tick = None, 0.0, 0
-    for frame, now in frames:
-        while shown is not None and tick / fps < now - 1e-6:  # times are rounded by containers
+    """Repeat and skip frames to get `fps`; the last one is shown for `interval` seconds."""
+    tolerance = 1e-6  # containers round times
+    shown = None
+    end = 0.0
+    tick = 0
+    # Each frame is shown at the ticks from its own time up to the time of the next frame.
+    for frame, time in frames:
+        while shown is not None and tick / fps < time - tolerance:
             yield shown, tick / fps
             tick += 1
-        shown, end = frame, now + interval
-    while shown is not None and (tick == 0 or tick / fps < end - 1e-6):
+        shown = frame
+        end = time + interval
+    # The last frame fills the ticks that are left; a single frame is shown at least once.
+    while shown is not None and (tick == 0 or tick / fps < end - tolerance):
         yield shown, tick / fps
         tick += 1
 
 
 def _expected(info: VideoInfo, decoding: Decoding) -> int:
-    """Announced frames; else duration x rate, at the rate of the frames that were found."""
-    times, announced = decoding.times, info.num_frames - decoding.num_hidden
+    """Return how many frames are announced; if none are, estimate them from the duration."""
+    times = decoding.times
+    announced = info.num_frames - decoding.num_hidden
     if announced > 0 or not times:
         return announced
+    # The rest of the duration would have frames at the rate of those that were found.
     covered = times[-1] + _interval(info, times)
     missing = max(0.0, info.seconds - covered) * len(times) / covered
     return len(times) + max(int(missing), len(decoding.problems))
 
 
 def _interval(info: VideoInfo, times: list[float]) -> float:
-    """Return the seconds from frame to frame, on average."""
+    """Return the average time between frames, in seconds."""
     if len(times) > 1 and times[-1]:
         return times[-1] / (len(times) - 1)
     return 1 / (info.fps or DEFAULT_FPS)
@@ -143,7 +164,13 @@ def _interval(info: VideoInfo, times: list[float]) -> float:
 
 def _sizes(frame: av.VideoFrame, short_side: int) -> _Sizes:
     width, height = stored_size(frame.width, frame.height, short_side)
-    return _Sizes(width, height, frame.width, frame.height, round(frame.rotation / 90) % 4)
+    return _Sizes(
+        width=width,
+        height=height,
+        source_width=frame.width,
+        source_height=frame.height,
+        turns=round(frame.rotation / 90) % 4,
+    )
 
 
 def _upright(width: int, height: int, turns: int) -> tuple[int, int]:
@@ -153,7 +180,7 @@ def _upright(width: int, height: int, turns: int) -> tuple[int, int]:
 def _encode(
     frame: av.VideoFrame, sizes: _Sizes, reformatter: VideoReformatter, quality: int
 ) -> bytes:
-    """Return a JPEG, which is BT.601 of full range whatever the video is."""
+    """Return a frame as a JPEG: BT.601 and full range, whatever the video has."""
     try:
         scaled = reformatter.reformat(
             frame,
@@ -161,7 +188,7 @@ def _encode(
             sizes.height,
             "yuvj420p",
             interpolation="BICUBIC",
-            dst_colorspace="ITU601",
+            dst_colorspace=Colorspace.ITU601,
             dst_color_range="JPEG",
             threads=1,
         )
@@ -174,5 +201,6 @@ def _encode(
 
 
 def _pixels(plane: av.video.plane.VideoPlane) -> np.ndarray:
-    lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+    """Return a plane as an array `(H, W)`, without the padding of its lines."""
+    lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
     return lines[: plane.height, : plane.width]

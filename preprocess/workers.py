@@ -1,4 +1,4 @@
-"""Work in processes that end with their parent, and whose crash is told to it."""
+"""Worker processes, which run tasks, end with their parent, and report crashes to it."""
 
 import multiprocessing
 import os
@@ -8,144 +8,182 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar
 
-Note = Callable[[Any], None]
+from configs.errors import TinError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Note = Callable[[str], None]
+Message = tuple[Literal["result", "note", "error"], Any]
+"""What a worker sends: the result of its task, a note, or the exception that the task raised."""
+
 CRASHES = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL))
+"""Signals that a process gets for a fault of its own code."""
+GRACE_S = 2.0
+"""How long a terminated worker may take to clean up before it is killed."""
 
-GRACE_S = 2.0  # for a process that is told to end
+
+class WorkerError(TinError, RuntimeError):
+    """A worker process was killed from outside, for example because memory ran out."""
 
 
-class CrashError(RuntimeError):
-    """A process died at a job by a fault of its own; `job` and `note` say where it was."""
+class CrashError(TinError, RuntimeError, Generic[Task]):
+    """A worker process crashed by a fault of its own code, for example in the video decoder."""
 
-    def __init__(self, job: Any, note: Any, reason: str):
+    def __init__(self, task: Task, note: str | None, reason: str) -> None:
         super().__init__(reason)
-        self.job, self.note, self.reason = job, note, reason
+        self.task = task
+        self.note = note
+        """The last note of the task; None if the task had not written one."""
+        self.reason = reason
 
 
 def num_cpus() -> int:
-    """Return how many CPUs this task has: of Slurm, else of the process."""
+    """Return how many CPUs this process may use: as many as Slurm gave it, if it runs in a job."""
     return int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
 
 
 def run_tasks(
-    function: Callable[[Any, Note], Any],
-    jobs: Iterable[Any],
+    function: Callable[[Task, Note], Result],
+    tasks: Iterable[Task],
     processes: int,
-    crashed: Callable[[CrashError], Any] | None = None,
-) -> Iterator[Any]:
-    """Yield `function(job, note)` of each job, in the order in which they end.
+    crashed: Callable[[CrashError[Task]], Task] | None = None,
+) -> Iterator[Result]:
+    """Yield `function(task, note)` of each task, in the order in which the tasks end.
 
-    A job calls `note(x)` to say where it is. When its process crashes, `crashed` gets the last
-    note and returns a job to do instead.
+    Args:
+        function: what a worker does. It calls `note(text)` to record which item it works on.
+        tasks: one argument of `function` each; None is not a task.
+        processes: the number of workers; fewer are started if there are fewer tasks.
+        crashed: called when the worker of a task crashes; returns the task to run instead.
 
     Raises:
-        CrashError: a process crashed and `crashed` is None.
-        RuntimeError: a process was killed from outside.
-        Exception: what a job raised.
+        CrashError: a worker crashed and `crashed` is None.
+        WorkerError: a worker was killed from outside.
+        Exception: what a task raised.
     """
-    waiting = deque(jobs)
-    workers = [_Worker(function) for _ in range(min(processes, len(waiting)))]
+    queue = deque(tasks)
+    workers = [_Worker(function) for _ in range(min(processes, len(queue)))]
     try:
         for worker in workers:
-            worker.start(waiting.popleft())
-        while busy := [worker for worker in workers if worker.job is not None]:
+            worker.start(queue.popleft())
+        while busy := [worker for worker in workers if worker.task is not None]:
             for worker in _ready(busy):
                 try:
-                    result = worker.receive()
+                    kind, value = worker.receive()
                 except CrashError as error:
                     if crashed is None:
                         raise
-                    waiting.appendleft(crashed(error))
+                    queue.appendleft(crashed(error))
                     worker.restart()
                 else:
-                    if result is None:  # a note
+                    if kind == "note":
                         continue
-                    yield result[0]
-                worker.job = None
-                if waiting:
-                    worker.start(waiting.popleft())
+                    yield value
+                worker.task = None
+                if queue:
+                    worker.start(queue.popleft())
     finally:
+        # Terminate all workers before waiting for the first, so that they clean up in parallel.
         for worker in workers:
             worker.process.terminate()
         for worker in workers:
             worker.stop()
 
 
-class _Worker:
-    """A process and what it is doing."""
+class _Worker(Generic[Task, Result]):
+    """A worker process and the task that it runs."""
 
-    def __init__(self, function: Callable[[Any, Note], Any]):
+    def __init__(self, function: Callable[[Task, Note], Result]) -> None:
         self.function = function
-        self.job = self.note = None
+        self.task: Task | None = None
+        self.note: str | None = None
         self.restart()
 
     def restart(self) -> None:
-        # fork: a worker starts at once, and what is bound to the function need not be pickled
+        """Start a process, instead of the previous one if that has crashed."""
+        # A fork starts at once, and the function and its bound arguments need not be pickled.
         context = multiprocessing.get_context("fork")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(self.function, theirs), daemon=True)
+        self.pipe, worker_end = context.Pipe()
+        self.process = context.Process(target=_work, args=(self.function, worker_end), daemon=True)
         self.process.start()
-        theirs.close()
+        worker_end.close()
 
-    def start(self, job: Any) -> None:
-        self.job, self.note = job, None
-        self.pipe.send(job)
+    def start(self, task: Task) -> None:
+        """Send a task to the process."""
+        self.task = task
+        self.note = None
+        self.pipe.send(task)
 
-    def receive(self) -> tuple[Any] | None:
-        """Return the result in a tuple, or None for a note."""
+    def receive(self) -> Message:
+        """Return the result of the task, or a note, which is also kept for a later crash.
+
+        Raises:
+            CrashError: the process crashed.
+            WorkerError: the process was killed.
+            Exception: what the task raised.
+        """
         try:
-            kind, value = self.pipe.recv() if self.pipe.poll() else (None, None)
+            message: Message | None = self.pipe.recv() if self.pipe.poll() else None
         except (EOFError, OSError):
-            kind = None
-        if kind is None:
+            message = None
+        if message is None:
             raise self._death()
+        kind, value = message
         if kind == "error":
             raise value
         if kind == "note":
             self.note = value
-            return None
-        return (value,)
+        return message
 
     def stop(self) -> None:
+        """Wait for the terminated process, and kill it if it does not end in time."""
         self.process.join(GRACE_S)
         self.process.kill()
         self.process.join()
         self.pipe.close()
 
-    def _death(self) -> Exception:
+    def _death(self) -> CrashError | WorkerError:
+        """Return the exception for a process that has ended without a result."""
         self.process.join()
-        code = -self.process.exitcode
-        name = signal.Signals(code).name if code > 0 else f"exit code {-code}"
-        if code in CRASHES:
-            return CrashError(self.job, self.note, f"the decoder crashed ({name})")
-        return RuntimeError(
-            f"a worker process ended with {name} (out of memory?); finished shards are kept:"
-            " run the same command again"
+        assert self.process.exitcode is not None
+        number = -self.process.exitcode
+        name = signal.Signals(number).name if number > 0 else f"exit code {-number}"
+        if number in CRASHES:
+            return CrashError(self.task, self.note, f"the decoder crashed ({name})")
+        return WorkerError(
+            f"a worker process ended with {name}, perhaps because memory ran out. Finished files"
+            " are kept; run the same command again."
         )
 
 
 def _ready(workers: list[_Worker]) -> list[_Worker]:
-    """Return the workers that have sent something or are dead."""
-    # a pipe alone does not tell of a death: processes forked later hold its other end too
-    ready = set(wait([thing for w in workers for thing in (w.pipe, w.process.sentinel)]))
+    """Return the workers that have sent a message or have ended; wait until there is one."""
+    # The pipe of a dead worker stays open, because workers forked later inherit its other end.
+    # The sentinel of the process shows that it has ended.
+    ready = set(wait([source for w in workers for source in (w.pipe, w.process.sentinel)]))
     return [w for w in workers if w.pipe in ready or w.process.sentinel in ready]
 
 
-def _work(function: Callable[[Any, Note], Any], pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an unfinished file is removed
+def _work(function: Callable[[Task, Note], Result], pipe: Connection) -> None:
+    """Run the tasks that the parent sends, until it terminates this process or ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # removes unfinished files on the way
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    message: Message
     while True:
-        job = pipe.recv()
+        task = pipe.recv()
         try:
-            result = ("result", function(job, lambda note: pipe.send(("note", note))))
+            message = ("result", function(task, lambda text: pipe.send(("note", text))))
         except Exception as error:
-            result = ("error", error)
-        pipe.send(result)
+            message = ("error", error)
+        pipe.send(message)
 
 
 def _end_with_parent() -> None:
-    wait([multiprocessing.parent_process().sentinel])
+    """Wait until the parent process ends, then end this one at once."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
     os._exit(1)

@@ -1,4 +1,4 @@
-"""The recipes for real clips, from videos to the report: which class, and in which direction."""
+"""The recipes `clips` and `direction` on real clips, from videos to the report."""
 
 import csv
 import re
@@ -26,7 +26,7 @@ FEW_STEPS = (
 
 @pytest.fixture(scope="module")
 def labels(shared, tmp_path_factory) -> Path:
-    """Return a labels CSV of the clips of ucf101 and surv_fight; the groups decide the split."""
+    """A labels CSV of the clips of ucf101 and surv_fight, which are split by their groups."""
     with (shared / "videos" / "labels.csv").open() as file:
         rows = [
             {"path": row["file"], "labels": row["label"], "split": "", "group": row["group"]}
@@ -37,30 +37,30 @@ def labels(shared, tmp_path_factory) -> Path:
     return write_labels(tmp_path_factory.mktemp("labels") / "labels.csv", rows)
 
 
-def make(name: str, shared: Path, labels: Path, folder: Path) -> ShardResult:
+def make_dataset(recipe: str, shared: Path, labels: Path, folder: Path) -> ShardResult:
     """Make the dataset of a recipe, as `tin submit shard` does."""
     source = (f"shard.source={shared / 'videos'}", f"shard.labels={labels}")
-    return shard(load(name, [*source, "shard.short_side=56"]), folder)
+    return shard(load(recipe, [*source, "shard.short_side=56"]), folder)
 
 
-def run(name: str, dataset: Path, folder: Path) -> Path:
-    """Train, test and report; return the folder of the test."""
-    train(load(name, [*FEW_STEPS, f"data.dataset={dataset}"]), folder)
+def train_test_report(recipe: str, dataset: Path, run_dir: Path) -> Path:
+    """Train, test and report a run; return the folder of the test."""
+    train(load(recipe, [*FEW_STEPS, f"data.dataset={dataset}"]), run_dir)
     with start("cpu") as world:
-        tested = measure(folder, [], world)
-    frame = load_runs([folder])
+        test_dir = measure(run_dir, [], world)
+    frame = load_runs([run_dir])
     assert len(frame) == 1
     row = frame.iloc[0]
-    assert (row.recipe, row.state, row.num_segments) == (name, "done", 8)
+    assert (row.recipe, row.state, row.num_segments) == (recipe, "done", 8)
     assert 0 <= row.top1 <= 1
-    write_report(frame, folder / "report")
-    assert name in (folder / "report" / "results.md").read_text()
-    return tested
+    write_report(frame, run_dir / "report")
+    assert recipe in (run_dir / "report" / "results.md").read_text()
+    return test_dir
 
 
-def test_which_class(shared, labels, tmp_path):
+def test_clips_learns_classes_and_splits_by_group(shared, labels, tmp_path):
     dataset = tmp_path / "clips"
-    assert make("clips", shared, labels, dataset) == ShardResult(48, 0)
+    assert make_dataset("clips", shared, labels, dataset) == ShardResult(48, 0)
     assert verify(dataset) == []
     info = read_info(dataset)
     assert len(info.classes) == 10
@@ -70,22 +70,22 @@ def test_which_class(shared, labels, tmp_path):
         for split in keys
     }
     assert groups["train"] and groups["val"] and not groups["train"] & groups["val"]
-    held = {key.split("_")[1] for key in keys["val"] if key.startswith("ucf101")}
-    assert "Diving" in held
-    assert not held & {"ApplyEyeMakeup", "BenchPress"}  # all their clips are of one group
-    tested = run("clips", dataset, tmp_path / "run")
-    assert load_scores(tested).scores.shape == (info.splits["val"], 1, 10)
+    held_out = {key.split("_")[1] for key in keys["val"] if key.startswith("ucf101")}
+    assert "Diving" in held_out
+    assert not held_out & {"ApplyEyeMakeup", "BenchPress"}  # all their clips are of one group
+    test_dir = train_test_report("clips", dataset, tmp_path / "run")
+    assert load_scores(test_dir).scores.shape == (info.splits["val"], 1, 10)
 
 
-def test_forwards_or_backwards(shared, labels, tmp_path):
+def test_direction_keeps_both_directions_of_a_clip_in_one_split(shared, labels, tmp_path):
     dataset = tmp_path / "direction"
-    assert make("direction", shared, labels, dataset) == ShardResult(96, 0)
+    assert make_dataset("direction", shared, labels, dataset) == ShardResult(96, 0)
     info = read_info(dataset)
     assert info.classes == ("backwards", "forwards")
     val = open_split(dataset, "val")
     keys = val.keys()
     pairs = Counter(key.removesuffix("-reversed") for key in keys)
-    assert set(pairs.values()) == {2}  # both directions of a clip stand in one split
+    assert set(pairs.values()) == {2}  # both directions of a clip are in one split
     assert Counter(val.labels.tolist()) == {0: len(pairs), 1: len(pairs)}
-    tested = run("direction", dataset, tmp_path / "run")
-    assert load_scores(tested).scores.shape == (info.splits["val"], 1, 2)
+    test_dir = train_test_report("direction", dataset, tmp_path / "run")
+    assert load_scores(test_dir).scores.shape == (info.splits["val"], 1, 2)

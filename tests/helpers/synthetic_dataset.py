@@ -1,26 +1,29 @@
-"""Small datasets for tests, whose frames tell video and frame by their color, and their loaders."""
+"""Small datasets whose frames show their video and position by their color, and their loaders."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
 import torch
 
+from configs.files import atomic_file
 from configs.load import load
 from pipeline.batches import MEAN, STD
 from pipeline.loader import ClipLoader
+from preprocess.shard_rows import read_rows
 from preprocess.shards import (
     FORMAT,
     DatasetInfo,
     open_split,
-    read_rows,
     shard_name,
     write_info,
     write_split,
 )
-from preprocess.tars import VideoRecord, append_video, end_shard, replacing
+from preprocess.tars import VideoRecord, append_video, end_shard
 
 CLASSES = ("left", "right", "still")
 SETTINGS = (
@@ -33,6 +36,7 @@ SETTINGS = (
     "run.readers=2",
     "augment.flip=random",
 )
+"""Settings of the loaders that `clip_loaders` makes."""
 
 
 def color(video: int, frame: int) -> np.ndarray:
@@ -48,6 +52,7 @@ def frame_image(video: int, frame: int, width: int, height: int) -> np.ndarray:
 
 
 def jpeg(image: np.ndarray) -> bytes:
+    """Return an image as a JPEG with the settings of a dataset."""
     return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=90, colorsubsampling="420")
 
 
@@ -60,19 +65,23 @@ def write_dataset(
     labels: Sequence[Sequence[str]] = (("left",), ("right",), ("still",)),
     multi_label: bool = False,
 ) -> Path:
-    """Write split `train`; sizes (width, height) and labels are repeated over the videos."""
+    """Write a dataset whose split `train` has a video for each of `num_frames`.
+
+    The sizes (width, height) and the labels are repeated over the videos.
+    """
     folder.mkdir(parents=True)
     for first in range(0, len(num_frames), per_shard):
-        with replacing(folder / shard_name("train", first // per_shard)) as file:
+        with atomic_file(folder / shard_name("train", first // per_shard)) as file:
             for video in range(first, min(first + per_shard, len(num_frames))):
                 width, height = sizes[video % len(sizes)]
                 record = _record(video, labels[video % len(labels)], width, height)
                 images = [frame_image(video, f, width, height) for f in range(num_frames[video])]
                 append_video(file, record, [jpeg(image) for image in images])
             end_shard(file)
-    shards = range(-(-len(num_frames) // per_shard))
+    num_shards = math.ceil(len(num_frames) / per_shard)
     index = {name: number for number, name in enumerate(CLASSES)}
-    tables = write_split(folder, "train", [read_rows(folder, "train", s, index) for s in shards])
+    rows = [read_rows(folder, "train", shard, index) for shard in range(num_shards)]
+    tables = write_split(folder, "train", rows)
     write_info(
         folder,
         DatasetInfo(
@@ -97,14 +106,14 @@ def write_dataset(
 
 
 def flip_byte(folder: Path, video: int, frame: int) -> None:
-    """Change a byte in the middle of a stored frame."""
+    """Change a bit in the middle of a stored frame."""
     split = open_split(folder, "train")
     row = split.frames[split.videos["first_frame"][video] + frame]
-    place = int(row["offset"]) + int(row["size"]) // 2
+    middle = int(row["offset"]) + int(row["size"]) // 2
     with split.shard_path(row["shard"]).open("r+b") as file:
-        file.seek(place)
+        file.seek(middle)
         byte = file.read(1)[0]
-        file.seek(place)
+        file.seek(middle)
         file.write(bytes([byte ^ 1]))
 
 
@@ -132,12 +141,15 @@ def left_color(x: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def clip_loaders() -> Iterator[Callable[..., ClipLoader]]:
-    """Give a function that makes loaders of split `train`; they are closed at the end."""
-    made = []
+    """Yield a function that makes loaders of split `train`; close them at the end.
 
-    def make(folder: Path, *settings: str, training: bool = True, **where) -> ClipLoader:
+    Its keyword arguments are those of `ClipLoader`.
+    """
+    made: list[ClipLoader] = []
+
+    def make(folder: Path, *settings: str, training: bool = True, **options: Any) -> ClipLoader:
         config = load(None, [*SETTINGS, *settings])
-        made.append(ClipLoader(folder, "train", config, training=training, **where))
+        made.append(ClipLoader(folder, "train", config, training=training, **options))
         return made[-1]
 
     yield make

@@ -1,9 +1,14 @@
-"""Shards that tests write video by video."""
+"""Single shards that tests write from videos of their own."""
 
-from preprocess.tars import VideoRecord, append_video, end_shard, replacing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from configs.files import atomic_file
+from preprocess.tars import VideoRecord, append_video, end_shard
 
 
-def record(key: str, labels=("left",)) -> VideoRecord:
+def record(key: str, labels: tuple[str, ...] = ("left",)) -> VideoRecord:
+    """Return the record of a video whose frames have 16x16 pixels."""
     return VideoRecord(
         key=key,
         labels=labels,
@@ -19,8 +24,9 @@ def record(key: str, labels=("left",)) -> VideoRecord:
     )
 
 
-def write_shard(path, videos) -> None:
-    with replacing(path) as file:
-        for about, frames in videos:
-            append_video(file, about, frames)
+def write_shard(path: Path, videos: Iterable[tuple[VideoRecord, Sequence[bytes]]]) -> None:
+    """Write a shard of records with their JPEG frames."""
+    with atomic_file(path) as file:
+        for description, jpegs in videos:
+            append_video(file, description, jpegs)
         end_shard(file)

@@ -1,4 +1,4 @@
-"""Small videos and datasets that tests make."""
+"""Small videos with known frames, and the settings that shard them."""
 
 import csv
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from configs.schema import Config
 
 
 def gray_frames(num_frames: int, width: int = 32, height: int = 24) -> list[np.ndarray]:
-    """Return frames whose gray level tells their place: 20, 30, 40 ..."""
+    """Return frames whose gray level shows their position: 20, 30, 40 ..."""
     return [np.full((height, width, 3), 20 + 10 * i, np.uint8) for i in range(num_frames)]
 
 
 def noise_frames(num_frames: int, side: int = 64) -> list[np.ndarray]:
-    """Return frames that need many bytes, all about the same."""
+    """Return frames of random pixels, which need many bytes, all about as many."""
     return list(np.random.default_rng(0).integers(0, 255, (num_frames, side, side, 3), np.uint8))
 
 
@@ -33,30 +33,42 @@ def write_clip(
     metadata: str = "",
     key_frames: int = 1,
 ) -> Path:
-    """Write RGB frames as a video of the container that the suffix names.
+    """Write RGB frames as a video; return its path.
 
-    `options` are the container's; every so many frames one is a key frame.
+    Args:
+        path: the file, whose suffix selects the container.
+        frames: arrays of shape `(H, W, 3)`.
+        fps: frame rate.
+        codec: FFmpeg's name of the encoder.
+        times_ms: times of the frames in milliseconds; None spaces them by `fps`.
+        options: options of the container.
+        metadata: title in the container's metadata.
+        key_frames: distance between key frames; 1 makes every frame one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=options or {}) as container:
         container.metadata["title"] = metadata
         stream = container.add_stream(codec, rate=fps, options={"g": str(key_frames)})
+        assert isinstance(stream, av.VideoStream)
         stream.bit_rate = 10_000_000
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        milliseconds = Fraction(1, 1000)
         if times_ms is not None:
-            stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
+            stream.codec_context.time_base = milliseconds
+            stream.time_base = milliseconds
         for index, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             if times_ms is not None:
-                frame.time_base, frame.pts = stream.codec_context.time_base, times_ms[index]
+                frame.time_base = milliseconds
+                frame.pts = times_ms[index]
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
 
 
 def cut(path: Path, share: float) -> Path:
-    """Leave the first part of a file."""
+    """Truncate a file to a share of its bytes; return its path."""
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
     return path
@@ -68,7 +80,7 @@ def levels(jpegs: Sequence[bytes]) -> list[int]:
 
 
 def write_labels(path: Path, rows: Sequence[dict[str, str]]) -> Path:
-    """Write a labels CSV with the columns of the first row."""
+    """Write a labels CSV with the columns of the first row; return its path."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()

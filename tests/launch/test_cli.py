@@ -76,7 +76,7 @@ def test_too_many_bad_videos_exit_with_3_and_name_the_file_of_reasons(tmp_path: 
     assert f"could not be used; the reasons are in {reasons}" in done.stderr
     again = tin("shard", str(tmp_path / "s"), str(tmp_path / "d"), "shard.short_side=9")
     assert again.returncode == 2
-    assert "begun with short_side 256, now it is 9" in again.stderr
+    assert "started with short_side 256, but now it is 9" in again.stderr
 
 
 def test_ctrl_c_while_sharding_tells_how_to_resume(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""The format: what is written is read back, is a plain tar, and damage is named."""
+"""A dataset is read back as it was written, its shards are plain tar files, damage is reported."""
 
 import io
 import shutil
@@ -12,28 +12,28 @@ import simplejpeg
 from synthetic_shards import record, write_shard
 
 from configs.load import ConfigError
+from preprocess.shard_rows import read_rows
 from preprocess.shards import (
     FORMAT,
     DatasetInfo,
-    ShardError,
     open_split,
     read_info,
-    read_rows,
     write_info,
     write_split,
 )
-from preprocess.tars import read_shard, replacing
+from preprocess.tars import ShardError, read_shard
 
-CLASSES = ("left", "1e-3", "no")  # the last two are traps of YAML
+CLASSES = ("left", "1e-3", "no")  # YAML would read the last two as a number and as false
 
 
 def jpeg(value: int, size: int = 16) -> bytes:
+    """Return a gray JPEG."""
     return simplejpeg.encode_jpeg(np.full((size, size, 3), value, np.uint8), colorsubsampling="420")
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Three videos in two shards: 2, 1 and 3 frames, with 1, 0 and 2 labels."""
+    """A dataset of three videos in two shards: 2, 1 and 3 frames, with 1, 0 and 2 labels."""
     folder = tmp_path / "tiny"
     folder.mkdir()
     one = [(record("a"), [jpeg(10), jpeg(20)]), (record("b", ()), [jpeg(30)])]
@@ -64,7 +64,7 @@ def dataset(tmp_path):
     return folder
 
 
-def test_the_tables_lead_to_every_frame(dataset):
+def test_the_tables_locate_every_frame(dataset):
     split = open_split(dataset, "train")
     assert split.num_videos == 3 and split.keys() == ["a", "b", "c"]
     assert split.videos["num_frames"].tolist() == [2, 1, 3]
@@ -83,7 +83,7 @@ def test_dataset_yaml_keeps_class_names_that_look_like_numbers(dataset):
     assert info.classes == CLASSES and info.name == "tiny" and len(info.digest) == 64
 
 
-def test_a_shard_is_a_plain_ustar_without_time_and_user(dataset):
+def test_a_shard_is_a_plain_ustar_file_without_time_and_user(dataset):
     with tarfile.open(dataset / "train-00000.tar") as tar:
         members = tar.getmembers()
     assert [m.name for m in members] == ["a.mjpeg", "a.json", "b.mjpeg", "b.json"]
@@ -97,7 +97,7 @@ def test_a_shard_is_a_plain_ustar_without_time_and_user(dataset):
         assert names.stdout.split() == ["a.mjpeg", "a.json", "b.mjpeg", "b.json"]
 
 
-def test_the_digest_changes_with_a_pixel_and_not_with_the_folder(dataset, tmp_path):
+def test_the_digest_depends_on_the_frames_and_not_on_the_folder(dataset, tmp_path):
     before = read_info(dataset)
     moved = shutil.copytree(dataset, tmp_path / "elsewhere")
     assert read_info(moved).digest == before.digest
@@ -109,14 +109,14 @@ def test_the_digest_changes_with_a_pixel_and_not_with_the_folder(dataset, tmp_pa
 
 
 @pytest.mark.parametrize("bytes_left", [100, 600, 1600, -1024, -512, -1])
-def test_a_shard_cut_short_is_named(dataset, bytes_left):
+def test_a_truncated_shard_is_reported(dataset, bytes_left):
     path = dataset / "train-00000.tar"
     path.write_bytes(path.read_bytes()[:bytes_left])
-    with pytest.raises(ShardError, match=r"train-00000\.tar.*delete the file and run `tin shard`"):
+    with pytest.raises(ShardError, match=r"train-00000\.tar.*Delete (the file|it) and run `tin sh"):
         list(read_shard(path))
 
 
-def test_a_damaged_header_is_named(dataset):
+def test_a_damaged_header_is_reported(dataset):
     path = dataset / "train-00000.tar"
     data = bytearray(path.read_bytes())
     data[data.index(b"b.mjpeg")] ^= 0xFF
@@ -134,31 +134,31 @@ def test_a_damaged_header_is_named(dataset):
         (b'"labels":["left"]', b'"labels":"eleven1"'),
     ],
 )
-def test_a_record_that_cannot_be_is_named(dataset, old, new):
+def test_an_impossible_record_is_reported(dataset, old, new):
     path = dataset / "train-00000.tar"
     path.write_bytes(path.read_bytes().replace(old, new, 1))
     with pytest.raises(ShardError, match=r"train-00000\.tar"):
         list(read_shard(path))
 
 
-def test_a_newer_format_is_refused_with_advice(dataset):
+def test_a_newer_format_is_rejected_with_advice(dataset):
     path = dataset / "dataset.yaml"
     path.write_text(path.read_text().replace("format: 1", "format: 2\nnews: 1"))
-    with pytest.raises(ShardError, match=r"format 2 is newer than 1.*update tin-video"):
+    with pytest.raises(ShardError, match=r"format 2 is newer than 1.*Update tin-video"):
         read_info(dataset)
 
 
-def test_an_absent_or_broken_dataset_is_named(dataset, tmp_path):
-    with pytest.raises(ShardError, match=r"dataset\.yaml is absent: make the dataset"):
+def test_a_missing_or_damaged_dataset_is_reported(dataset, tmp_path):
+    with pytest.raises(ShardError, match=r"dataset\.yaml is missing\. Make the dataset"):
         read_info(tmp_path)
-    with pytest.raises(ConfigError, match="no split 'val'; there are train"):
+    with pytest.raises(ConfigError, match="no split 'val'; its splits are train"):
         open_split(dataset, "val")
     (dataset / "dataset.yaml").write_text("format: [1\n")
     with pytest.raises(ShardError, match=r"dataset\.yaml.*run `tin data merge` again"):
         read_info(dataset)
 
 
-def test_a_damaged_table_is_named(dataset):
+def test_a_damaged_table_is_reported(dataset):
     path = dataset / "train.frames.npy"
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(ShardError, match=r"train\.frames\.npy.*merge"):
@@ -166,7 +166,7 @@ def test_a_damaged_table_is_named(dataset):
     buffer = io.BytesIO()
     np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
     path.write_bytes(buffer.getvalue())
-    with pytest.raises(ShardError, match=r"train\.frames\.npy"):  # a pickle is not opened
+    with pytest.raises(ShardError, match=r"train\.frames\.npy"):  # a pickle is not loaded
         open_split(dataset, "train")
 
 
@@ -178,10 +178,14 @@ def test_a_split_without_labels_can_be_opened(dataset):
     assert open_split(dataset, "test").labels_of(0).tolist() == []
 
 
-def test_a_file_being_written_never_shows(tmp_path):
-    path = tmp_path / "x"
+def test_an_unfinished_shard_never_appears(tmp_path):
+    path = tmp_path / "train-00000.tar"
     path.write_bytes(b"old")
-    with pytest.raises(KeyError), replacing(path) as file:
-        file.write(b"new")
+
+    def videos():
+        yield record("a"), [jpeg(10)]
         raise KeyError
+
+    with pytest.raises(KeyError):
+        write_shard(path, videos())
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

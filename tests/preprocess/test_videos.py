@@ -1,4 +1,4 @@
-"""Videos of every kind become JPEG frames, or go to quarantine with a reason."""
+"""Videos of all kinds become JPEG frames, or are rejected with a reason."""
 
 import io
 import struct
@@ -11,17 +11,13 @@ from synthetic_videos import cut, gray_frames, levels, noise_frames, write_clip
 
 from configs.schema import ShardSettings
 from preprocess.decode import BadVideoError, decode_frames, probe
-from preprocess.frame_folders import encode_folder, list_frames
-from preprocess.videos import (
-    encode_video,
-    stored_size,
-    thinned,
-)
+from preprocess.videos import EncodedVideo, encode_video, stored_size, thinned
 
 SETTINGS = ShardSettings()
 
 
-def first_pixels(video) -> np.ndarray:
+def first_pixels(video: EncodedVideo) -> np.ndarray:
+    """Return the pixels of the first frame, `(H, W, 3)`."""
     return simplejpeg.decode_jpeg(video.jpegs[0])
 
 
@@ -47,16 +43,18 @@ def test_every_frame_of_a_container_is_kept_in_order(tmp_path, name, codec):
     assert video.warning == ""
 
 
-def test_black_and_white_fill_the_range_of_a_jpeg(tmp_path):
-    black, white = np.zeros((32, 32, 3), np.uint8), np.full((32, 32, 3), 255, np.uint8)
+def test_black_and_white_span_the_full_range_of_a_jpeg(tmp_path):
+    black = np.zeros((32, 32, 3), np.uint8)
+    white = np.full((32, 32, 3), 255, np.uint8)
     video = encode_video(write_clip(tmp_path / "a.mp4", [black, white]), SETTINGS)
     assert simplejpeg.decode_jpeg(video.jpegs[0]).max() <= 2
     assert simplejpeg.decode_jpeg(video.jpegs[1]).min() >= 253
 
 
-def test_colors_survive(tmp_path):
+def test_colors_are_kept(tmp_path):
     frame = np.zeros((64, 64, 3), np.uint8)
-    frame[:, :32], frame[:, 32:] = (200, 40, 40), (40, 60, 190)
+    frame[:, :32] = (200, 40, 40)
+    frame[:, 32:] = (40, 60, 190)
     video = encode_video(write_clip(tmp_path / "a.mp4", [frame] * 3), SETTINGS)
     pixels = first_pixels(video).astype(int)
     assert np.abs(pixels[10:50, 5:25] - (200, 40, 40)).max() < 10
@@ -103,24 +101,25 @@ def test_a_video_of_one_frame(tmp_path):
 
 
 def test_rotation_is_applied(tmp_path):
-    """The matrix of ISO 14496-12, 8.3.2, for a phone held upright: turn 90 degrees clockwise."""
+    """ISO 14496-12, 8.3.2: the matrix of a phone held upright turns frames 90 degrees clockwise."""
     frame = np.zeros((24, 32, 3), np.uint8)
     frame[:12, :16] = 255  # top left
     path = write_clip(tmp_path / "a.mp4", [frame] * 4)
     data = bytearray(path.read_bytes())
     start = data.index(b"tkhd") + 4 + 40
-    one, two = 0x10000, 0x40000000
-    data[start : start + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 24 * one, 0, two)
+    one = 0x10000  # 1 in 16.16 fixed point
+    matrix = (0, one, 0, -one, 0, 0, 24 * one, 0, 0x40000000)  # the last is 1 in 2.30
+    data[start : start + 36] = struct.pack(">9i", *matrix)
     path.write_bytes(data)
     video = encode_video(path, SETTINGS)
     assert (video.width, video.height) == (24, 32)
     assert (video.source_width, video.source_height) == (24, 32)
     pixels = first_pixels(video)
-    assert pixels[2:14, 14:22].min() > 200  # top right now
+    assert pixels[2:14, 14:22].min() > 200  # now at the top right
     assert pixels[:, :10].max() < 50 and pixels[20:].max() < 50
 
 
-def test_variable_rate_is_kept_and_resampled_by_timestamp_when_asked(tmp_path):
+def test_a_variable_rate_is_kept_or_resampled_by_timestamp(tmp_path):
     times = [0, 100, 200, 300, 700, 1100]  # milliseconds
     path = write_clip(tmp_path / "a.mkv", gray_frames(6), times_ms=times)
     kept = encode_video(path, SETTINGS)
@@ -133,12 +132,12 @@ def test_variable_rate_is_kept_and_resampled_by_timestamp_when_asked(tmp_path):
 
 
 @pytest.mark.parametrize(("fps", "want"), [(5, [20, 40, 60, 80]), (20, [20, 20, 30, 30, 40, 40])])
-def test_a_fixed_rate_is_resampled(tmp_path, fps, want):
+def test_a_constant_rate_is_resampled(tmp_path, fps, want):
     path = write_clip(tmp_path / "a.mp4", gray_frames(8 if fps == 5 else 3), fps=10)
     assert levels(encode_video(path, ShardSettings(fps=fps)).jpegs) == want
 
 
-def test_a_frame_cap_thins_evenly():
+def test_a_frame_cap_keeps_evenly_spaced_frames():
     assert thinned(list("abcdefghij"), 0) == list("abcdefghij")
     assert thinned(list("abc"), 4) == list("abc")
     assert thinned(list("abcdefgh"), 4) == list("bdfh")  # middles of pairs
@@ -150,7 +149,7 @@ def test_frames_can_be_stored_in_reverse(tmp_path):
     assert levels(encode_video(path, SETTINGS, reverse=True).jpegs) == [50, 40, 30, 20]
 
 
-def test_metadata_that_is_not_utf8(tmp_path):
+def test_metadata_need_not_be_utf8(tmp_path):
     path = write_clip(tmp_path / "a.avi", gray_frames(3), metadata="MARK")
     data = path.read_bytes()
     assert data.count(b"MARK") == 1
@@ -158,12 +157,12 @@ def test_metadata_that_is_not_utf8(tmp_path):
     assert levels(encode_video(path, SETTINGS).jpegs) == [20, 30, 40]
 
 
-def test_a_missing_file(tmp_path):
+def test_a_missing_file_is_rejected(tmp_path):
     with pytest.raises(BadVideoError, match="the file is missing"):
         encode_video(tmp_path / "a.mp4", SETTINGS)
 
 
-def test_a_file_of_0_bytes(tmp_path):
+def test_a_file_of_0_bytes_is_rejected(tmp_path):
     (tmp_path / "a.mp4").touch()
     with pytest.raises(BadVideoError, match="the file has 0 bytes"):
         encode_video(tmp_path / "a.mp4", SETTINGS)
@@ -174,15 +173,15 @@ def test_a_file_of_0_bytes(tmp_path):
     ["A text.\n" * 100, "ffconcat version 1.0\nfile {}\n", "#EXTM3U\n#EXTINF:1,\n{}\n"],
     ids=["text", "script", "playlist"],
 )
-def test_a_text_file_named_mp4_is_no_video_and_opens_no_other(tmp_path, text):
+def test_a_text_file_named_mp4_is_rejected_and_opens_no_other_file(tmp_path, text):
     other = write_clip(tmp_path / "other.mp4", gray_frames(3))
     path = tmp_path / "a.mp4"
     path.write_text(text.format(other.name))
-    with pytest.raises(BadVideoError, match="it is no video: .+"):
+    with pytest.raises(BadVideoError, match="the file is not a video: .+"):
         encode_video(path, SETTINGS)
 
 
-def test_a_sound_file_has_no_video(tmp_path):
+def test_a_sound_file_is_rejected(tmp_path):
     import wave
 
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:
@@ -190,12 +189,12 @@ def test_a_sound_file_has_no_video(tmp_path):
         file.setsampwidth(2)
         file.setframerate(8000)
         file.writeframes(bytes(16000))
-    with pytest.raises(BadVideoError, match="no video"):
+    with pytest.raises(BadVideoError, match="the file is not a video"):
         probe(tmp_path / "a.wav")
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.avi", "a.mkv"])
-def test_a_truncated_video_goes_to_quarantine(tmp_path, name):
+def test_a_truncated_video_is_rejected(tmp_path, name):
     noise = noise_frames(20)
     options = {"movflags": "faststart"} if name == "a.mp4" else {}
     path = write_clip(tmp_path / name, noise, options=options)
@@ -204,14 +203,14 @@ def test_a_truncated_video_goes_to_quarantine(tmp_path, name):
         encode_video(cut(path, 0.6), SETTINGS)
 
 
-def test_an_mp4_cut_before_its_index_is_no_video(tmp_path):
+def test_an_mp4_truncated_before_its_index_is_rejected(tmp_path):
     path = cut(write_clip(tmp_path / "a.mp4", noise_frames(20)), 0.6)
-    with pytest.raises(BadVideoError, match="it is no video: .+"):
+    with pytest.raises(BadVideoError, match="the file is not a video: .+"):
         encode_video(path, SETTINGS)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.avi", "a.mkv"])
-def test_a_video_with_9_of_10_frames_is_kept_with_a_warning(tmp_path, name):
+def test_a_video_with_90_percent_of_its_frames_is_kept_with_a_warning(tmp_path, name):
     noise = noise_frames(40)
     options = {"movflags": "faststart"} if name == "a.mp4" else {}
     path = cut(write_clip(tmp_path / name, noise, options=options), 0.955)
@@ -220,8 +219,8 @@ def test_a_video_with_9_of_10_frames_is_kept_with_a_warning(tmp_path, name):
     assert f"{len(video.jpegs)} of " in video.warning and "can be decoded" in video.warning
 
 
-def test_frames_that_an_edit_list_hides_are_not_missing(tmp_path):
-    """ISO 14496-12, 8.6.6: shown is the media from `media_time` on; cut clips begin so."""
+def test_frames_hidden_by_an_edit_list_do_not_count_as_missing(tmp_path):
+    """ISO 14496-12, 8.6.6: playback starts at `media_time`, which cut clips use."""
     path = write_clip(tmp_path / "a.mp4", gray_frames(20), codec="libx264", key_frames=20)
     data = bytearray(path.read_bytes())
     timescale = struct.unpack(">I", data[data.index(b"mdhd") + 16 :][:4])[0]
@@ -237,75 +236,15 @@ def test_frames_that_an_edit_list_hides_are_not_missing(tmp_path):
     assert video.warning == ""
 
 
-def write_frames(folder, frames, names=None):
-    folder.mkdir()
-    for index, frame in enumerate(frames):
-        name = names[index] if names else f"{index:05d}.jpg"
-        (folder / name).write_bytes(simplejpeg.encode_jpeg(frame, colorsubsampling="420"))
-    return folder
-
-
-def test_a_folder_of_frames_is_stored_byte_for_byte(tmp_path):
-    folder = write_frames(tmp_path / "v", gray_frames(4), [f"img_{i}.jpg" for i in (1, 2, 10, 11)])
-    video = encode_folder(folder, SETTINGS)
-    names = ["img_1.jpg", "img_2.jpg", "img_10.jpg", "img_11.jpg"]
-    assert [file.name for file in list_frames(folder)] == names
-    assert video.jpegs == [(folder / name).read_bytes() for name in names]
-    assert (video.width, video.height, video.source_frames, video.warning) == (32, 24, 4, "")
-
-
-def test_frames_of_a_folder_that_cannot_be_stored_as_they_are(tmp_path):
-    folder = write_frames(tmp_path / "v", gray_frames(4))
-    other = simplejpeg.encode_jpeg(gray_frames(1, 48, 36)[0])
-    (folder / "00001.jpg").write_bytes(other)  # another size
-    Image.new("CMYK", (32, 24)).save(folder / "00002.jpg")  # white
-    exif = Image.Exif()
-    exif[0x0112] = 3  # turned by 180 degrees
-    turned = np.zeros((24, 32, 3), np.uint8)
-    turned[:12] = 255
-    Image.fromarray(turned).save(folder / "00003.jpg", exif=exif)
-    video = encode_folder(folder, SETTINGS)
-    shapes = {simplejpeg.decode_jpeg(jpeg).shape for jpeg in video.jpegs}
-    assert shapes == {(24, 32, 3)} and levels(video.jpegs)[:3] == [20, 20, 260]
-    assert simplejpeg.decode_jpeg(video.jpegs[3])[:8].max() < 20
-    spaces = [simplejpeg.decode_jpeg_header(jpeg)[2] for jpeg in video.jpegs]
-    assert spaces == ["YCbCr"] * 4
-
-
-def test_large_frames_of_a_folder_are_made_smaller(tmp_path):
-    folder = write_frames(tmp_path / "v", gray_frames(2, 64, 48))
-    video = encode_folder(folder, ShardSettings(short_side=24))
-    assert (video.width, video.height) == (32, 24) and levels(video.jpegs) == [20, 30]
-    assert (video.source_width, video.source_height) == (64, 48)
-
-
-def test_damaged_frames_of_a_folder(tmp_path):
-    folder = write_frames(tmp_path / "v", gray_frames(11))
-    (folder / "00003.jpg").write_bytes(b"no jpeg")
-    video = encode_folder(folder, SETTINGS)
-    assert len(video.jpegs) == 10
-    assert video.warning.startswith("10 of 11 frames can be decoded: 00003.jpg: ")
-    cut(folder / "00004.jpg", 0.9)
-    with pytest.raises(BadVideoError, match="9 of 11 frames can be decoded"):
-        encode_folder(folder, SETTINGS)
-
-
-def test_a_folder_without_frames(tmp_path):
-    with pytest.raises(BadVideoError, match=r"no \.jpg frames"):
-        encode_folder(tmp_path, SETTINGS)
-    with pytest.raises(BadVideoError, match=r"no times for shard\.fps=5"):
-        encode_folder(write_frames(tmp_path / "v", gray_frames(2)), ShardSettings(fps=5))
-
-
-def test_every_frame_is_a_jpeg_of_420_and_the_wanted_quality(tmp_path):
+def test_frames_are_420_jpegs_of_the_chosen_quality(tmp_path):
     video = encode_video(write_clip(tmp_path / "a.mp4", gray_frames(2)), ShardSettings(quality=50))
     image = Image.open(io.BytesIO(video.jpegs[0]))
-    # quality 50 is table K.1 of the JPEG standard, ITU-T T.81; its first row
+    # Quality 50 uses table K.1 of the JPEG standard, ITU-T T.81. This is its first row.
     assert list(image.quantization[0])[:8] == [16, 11, 10, 16, 24, 40, 51, 61]
     assert simplejpeg.decode_jpeg_header(video.jpegs[0])[2:] == ("YCbCr", "420")
 
 
-def test_real_clips_of_every_kind(shared):
+def test_real_clips_of_several_kinds(shared):
     patterns = [
         "ucf101/Diving/*",
         "hmdb51/**/*.avi",
@@ -315,7 +254,8 @@ def test_real_clips_of_every_kind(shared):
     ]
     for pattern in patterns:
         path = min((shared / "videos").glob(pattern))
-        info, video = probe(path), encode_video(path, SETTINGS)
-        # HMDB51's files announce one frame more than they have
+        info = probe(path)
+        video = encode_video(path, SETTINGS)
+        # The files of HMDB51 announce one frame more than they have.
         assert 0 <= (info.num_frames or len(video.jpegs)) - len(video.jpegs) <= 1
         assert min(video.width, video.height) <= 256

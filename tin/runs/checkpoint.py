@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from configs.errors import TinError
-from preprocess.tars import sync_folder
+from configs.files import sync_folder
 from tin.runs.folder import Run
 
 log = logging.getLogger(__name__)

@@ -85,7 +85,7 @@ def test_a_video_that_is_none_is_named_and_the_others_go_on(run, videos, tmp_pat
     text.write_text("no video")
     bad, good = predict(run, [text, sorted(videos.rglob("*.mp4"))[0]])
     assert bad.classes == []
-    assert bad.record()["problem"].startswith("it is no video")
+    assert bad.record()["problem"].startswith("the file is not a video")
     assert set(good.record()) == {"video", "classes"}
     assert len(good.record()["classes"]) == 5
 
