@@ -30,7 +30,7 @@ def train(
 ) -> None:
     """Train a model from shards; in an existing run folder, continue it."""
     from configs.load import run_path
-    from tin.runs.folder import resolve
+    from tin.runs.settings import resolve
     from tin.training.trainer import train as train_run
 
     folder, words = run_path(run), list(words or [])
