@@ -132,6 +132,16 @@ def sync_folder(folder: Path) -> None:
     _sync(folder)
 
 
+def sync_file(path: Path) -> None:
+    """Flush the content of an existing file to the disk.
+
+    Raises:
+        WriteError: the disk is full or broken; names the file, the reason and what to do.
+    """
+    with _explained(path, ""):
+        _sync(path)
+
+
 class _File(io.FileIO):
     """A new file that is opened exclusively, without following a link, and explains its errors."""
 

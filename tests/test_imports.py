@@ -22,8 +22,13 @@ FLOORS = {
     "pipeline": ["random_numbers crops frames store", "plan", "batches", "graph", "loader"],
     "tin": ["op", "models", "runs ranks", "evaluation", "training", "bench reports"],
     "tin.op": ["cuda_toolkit", "build", "interlace", "selftest"],
-    "tin.models": ["resnet imagenet size temporal", "network", "weights"],
-    "tin.runs": ["folder", "checkpoint", "restore", "foreign"],
+    "tin.models": [
+        "resnet imagenet size temporal tensor_files",
+        "network",
+        "tensor_names",
+        "weights",
+    ],
+    "tin.runs": ["folder", "checkpoint settings", "restore", "foreign"],
     "tin.ranks": ["distributed", "signals node_check watchdog"],
     "tin.evaluation": ["metrics opposites", "scores", "evaluate predict fuse"],
     "tin.training": [

@@ -17,7 +17,8 @@ from configs.load import ConfigError, load
 from pipeline.loader import BadDataError
 from tin.runs import checkpoint
 from tin.runs.checkpoint import CheckpointError
-from tin.runs.folder import Run, resolve
+from tin.runs.folder import Run
+from tin.runs.settings import resolve
 from tin.training.trainer import Stopped, train
 
 SETTINGS = (
