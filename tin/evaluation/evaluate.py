@@ -14,7 +14,7 @@ from torch import nn
 
 from configs.load import ConfigError, dataset_path, differences, parse, with_settings
 from configs.schema import Config
-from pipeline.batches import refuse
+from pipeline.batches import check_bad_frames
 from pipeline.loader import ClipLoader
 from preprocess.shards import DatasetInfo
 from tin.evaluation.scores import Scores, load_result, save, summarize
@@ -190,7 +190,7 @@ def _check_frames(loader: ClipLoader, world: World) -> int:
     bad = [
         frame for part in world.broadcast(world.gather(loader.take_bad_frames())) for frame in part
     ]
-    refuse(bad, loader.max_bad_frames, loader.split)
+    check_bad_frames(bad, loader.max_bad_frames, loader.split)
     if bad and world.is_main:
         log.warning("%d damaged frames were replaced by good ones of their videos", len(bad))
     return len(bad)

@@ -12,7 +12,8 @@ from torch import Tensor
 from configs.errors import STOPPED, TinError
 from configs.load import ConfigError, dataset_path, dump
 from configs.schema import Config
-from pipeline.loader import BadDataError, Batch, ClipLoader
+from pipeline.batches import BadDataError, Batch
+from pipeline.loader import ClipLoader
 from tin.evaluation.evaluate import evaluate, summarize
 from tin.models.network import record_offsets, recorded_offsets
 from tin.ranks.distributed import World, cpus, start

@@ -9,7 +9,8 @@ from rank_processes import finish, start_ranks
 from synthetic_dataset import CLASSES, write_dataset
 
 from configs.load import ConfigError, dump, load
-from pipeline.loader import BadDataError, ClipLoader
+from pipeline.batches import BadDataError
+from pipeline.loader import ClipLoader
 from preprocess.shards import open_split, shard_name
 from tin.evaluation.evaluate import evaluate
 from tin.evaluation.evaluate import test as measure
