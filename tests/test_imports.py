@@ -30,7 +30,7 @@ FLOORS = {
         "augment state",
         "trainer",
     ],
-    "tin.reports": ["curves tables", "page", "results"],
+    "tin.reports": ["curves tables classes", "attempts page", "results"],
     "tin.bench": ["timing two_shifts", "cases"],
     "launch": [
         "errors record",

@@ -161,7 +161,7 @@ def load(folder: Path) -> Scores:
         raise ScoresError(f"{path} does not exist; run `tin test` to create it") from None
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise ScoresError(
-            f"{path} is not a valid scores file: {error}. Run `tin test` to write it again."
+            f"{path} is not a valid scores file ({error}); run `tin test` to write it again"
         ) from None
     N = len(keys)
     K = len(classes)
@@ -192,7 +192,7 @@ def load_result(folder: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise ScoresError(
-            f"cannot read {path}: {error}. Run `tin test` to write it again."
+            f"{path} is not a valid result ({error}); run `tin test` to write it again"
         ) from None
     if not isinstance(result, dict):
         raise ScoresError(f"{path} holds a {type(result).__name__}, expected a JSON object")
