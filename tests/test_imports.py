@@ -31,7 +31,7 @@ FLOORS = {
         "trainer",
     ],
     "tin.reports": ["curves tables classes", "attempts page", "results"],
-    "tin.bench": ["timing two_shifts", "cases"],
+    "tin.bench": ["timing two_shifts", "cases", "on_dataset"],
     "launch": [
         "errors record",
         "slurm_query local",

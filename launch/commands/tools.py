@@ -103,7 +103,7 @@ def bench_op(
 @bench.command(name="data")
 def bench_data(dataset: Dataset, settings: Settings = None, json: Json = None) -> None:
     """Time the loader alone."""
-    from tin.bench.cases import bench_data
+    from tin.bench.on_dataset import bench_data
 
     _show(bench_data(dataset, settings=settings or ()), json)
 
@@ -123,7 +123,7 @@ def bench_model(
 @bench.command(name="train")
 def bench_train(dataset: Dataset, settings: Settings = None, json: Json = None) -> None:
     """Time training with its loader, for each temporal module."""
-    from tin.bench.cases import bench_train
+    from tin.bench.on_dataset import bench_train
 
     _show(bench_train(dataset, settings or ()), json)
 
