@@ -66,8 +66,9 @@ def evaluate(
             if time.monotonic() - logged > LOG_INTERVAL_S:
                 logged = time.monotonic()
                 log.info("%s: step %d of %d", loader.split.name, step, loader.num_steps)
+    # Send the rows, labels and scores of the videos to rank 0, without the -1 of filled rows.
     seen = [torch.cat(part).cpu().numpy() for part in (rows, labels, scores)]
-    is_video = seen[0] >= 0  # -1 fills the last step
+    is_video = seen[0] >= 0
     gathered = world.gather([part[is_video] for part in seen])
     return None if gathered is None else _joined(gathered, loader)
 
@@ -122,7 +123,9 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
 
 def _joined(gathered: list[list[np.ndarray]], loader: ClipLoader) -> Scores:
     """Return the rows, labels and scores of all ranks in the order of the split."""
-    rows, labels, scores = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
+    rows = np.concatenate([part[0] for part in gathered])
+    labels = np.concatenate([part[1] for part in gathered])
+    scores = np.concatenate([part[2] for part in gathered])
     order = np.argsort(rows)
     rows = rows[order]
     assert (np.diff(rows) > 0).all(), "the loader returned a video twice"

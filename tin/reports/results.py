@@ -145,6 +145,7 @@ def _submitted(run: Run) -> dict[str, Any]:
 
 
 def _settings(config: Config) -> dict[str, Any]:
+    """Return the columns that settings fill."""
     return {
         "recipe": config.recipe,
         "dataset": Path(config.data.dataset).name,
@@ -194,7 +195,9 @@ def _best(measured: pd.DataFrame) -> dict[str, Any]:
 
 def _tested(folder: Path) -> dict[str, Any]:
     """Return the columns that a test fills; of a test that did not end, those of its name."""
-    _, views, crop = [*folder.name.rsplit("-", 2), "", ""][:3]
+    parts = folder.name.rsplit("-", 2)  # split, clips x crops, pixels
+    views = parts[1] if len(parts) > 1 else ""
+    crop = parts[2] if len(parts) > 2 else ""
     named = {"views": views, "crop": int(crop) if crop.isdigit() else None}
     try:
         result = load_result(folder)
