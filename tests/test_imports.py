@@ -36,8 +36,8 @@ FLOORS = {
         "augment state",
         "trainer",
     ],
-    "tin.reports": ["curves tables", "page", "results"],
-    "tin.bench": ["timing two_shifts", "cases"],
+    "tin.reports": ["curves tables classes", "attempts page", "results"],
+    "tin.bench": ["timing two_shifts", "cases", "on_dataset"],
     "launch": [
         "errors record",
         "slurm_query local",

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 PACKAGES = ("configs", "cuda", "preprocess", "pipeline", "tin", "launch")
-KINDS = {".py", ".yaml", ".h", ".cu", ".cpp"}
+KINDS = {".py", ".yaml", ".h", ".cu", ".cpp", ".j2"}
 HOME = Path(__file__).resolve().parents[2]  # not by import: NVIDIA's cuda may come first
 
 
