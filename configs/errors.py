@@ -20,3 +20,5 @@ class TinError(Exception):
     """Whether the same job would fail in the same way again, so that a requeue cannot help."""
     blames_node: ClassVar[bool] = False
     """Whether the fault lies with the node, so that the next attempt should avoid it."""
+    signal: str = ""
+    """Name of the signal that stopped the command, such as SIGUSR2; empty without one."""

@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from launch.record import ends, jobs
+from launch.record import Note, ends, jobs
 
 REQUEUE = 144  # the local executor starts a job again that leaves with this
 
@@ -40,9 +40,9 @@ def wait_turn(run: Path, job_id: str) -> None:
                 raise RuntimeError(f"job {other} did not end well, so {mine[0].stage} is left out")
 
 
-def is_out_of_time(text: str) -> bool:
-    """Return whether a local job was stopped by its time limit and shall start again."""
-    return os.environ["SUBMITIT_EXECUTOR"] == "local" and "USR2" in text
+def is_out_of_time(note: Note) -> bool:
+    """Return whether a local job was stopped by its time limit and must start again."""
+    return os.environ["SUBMITIT_EXECUTOR"] == "local" and note.signal == signal.SIGUSR2.name
 
 
 def is_alive(job_id: str) -> bool:

@@ -12,9 +12,12 @@ import socket
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tin.runs.folder import Run
+
+Outcome = Literal["done", "stopped", "failed", "lost", "gave up", "cancelled"]
+NoteKind = Literal["stopped", "refused", "node", "failed"]
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,13 @@ class SubmittedJob:
 class Note:
     """Why a rank ended before its stage did."""
 
-    kind: str
+    kind: NoteKind
     """`stopped` by a signal, `refused` (it would fail again), `node` (unfit), or `failed`."""
     text: str
     rank: int
     node: str = field(default_factory=socket.gethostname)
+    signal: str = ""
+    """Name of the signal that stopped the rank, such as SIGUSR2; empty without one."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class End:
     id: str
     restart: int
     stage: str
-    kind: str
+    kind: Outcome
     """`done`, `stopped` by a signal, `failed`, `lost` without a word, or `gave up`."""
     step: int = 0
     """Steps of the run that were done by then."""

@@ -22,7 +22,7 @@ FLOORS = {
     "tin": ["op", "models", "runs ranks", "evaluation", "training", "bench reports"],
     "tin.op": ["cuda_toolkit", "build", "interlace", "selftest"],
     "tin.models": ["resnet imagenet size temporal", "network", "weights"],
-    "tin.runs": ["folder", "checkpoint", "restore", "foreign"],
+    "tin.runs": ["commit", "folder", "checkpoint", "restore", "foreign"],
     "tin.ranks": ["distributed", "signals node_check watchdog"],
     "tin.evaluation": ["metrics opposites", "scores", "evaluate predict fuse"],
     "tin.training": [

@@ -53,7 +53,11 @@ def train(config: Config, path: Path) -> None:
             return
         if config.run.check_node:
             check_node(world, path)
-        Trainer(config, run, world, signals).run()
+        try:
+            Trainer(config, run, world, signals).run()
+        except Stopped as stopped:
+            stopped.signal = signals.received
+            raise
 
 
 class Trainer:
