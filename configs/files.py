@@ -81,6 +81,22 @@ def write_text(
     write_bytes(path, text.encode(), check=check, advice=advice)
 
 
+def write_link(path: Path, target: Path) -> None:
+    """Make `path` a symbolic link to `target` atomically, also where `path` is an older file.
+
+    Raises:
+        WriteError: the disk is full or not writable.
+    """
+    temporary = temporary_path(path)
+    try:
+        with _explained(path, ""):
+            temporary.symlink_to(target)
+            temporary.replace(path)
+            sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that takes the place of `path` when the block ends without an error.

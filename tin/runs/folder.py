@@ -7,7 +7,6 @@ import logging
 import os
 import platform
 import socket
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +17,7 @@ from configs.errors import TinError
 from configs.files import remove_leftovers, sync_file, sync_folder, write_text
 from configs.load import ConfigError, changes, parse, read_yaml
 from configs.schema import Config
+from tin.runs.commit import commit
 
 log = logging.getLogger(__name__)
 
@@ -246,7 +246,7 @@ def describe_environment(device: str, world_size: int) -> dict[str, Any]:
         "job_id": os.environ.get("SLURM_JOB_ID", ""),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "python": platform.python_version(),
-        "commit": os.environ.get("TIN_COMMIT") or _commit(),
+        "commit": os.environ.get("TIN_COMMIT") or commit(),
         "world_size": world_size,
         "device": device,
         "hardware": {"cpus": os.cpu_count(), "machine": platform.machine(), "gpu": _gpu(device)},
@@ -265,14 +265,6 @@ def _version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
-        return ""
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
         return ""
 
 
