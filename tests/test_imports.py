@@ -32,9 +32,10 @@ FLOORS = {
     "tin.ranks": ["distributed", "signals node_check watchdog"],
     "tin.evaluation": ["metrics opposites", "scores", "evaluate predict fuse"],
     "tin.training": [
-        "device_random randaugment running_sums recorder optim loaders bad_frames",
+        "average device_random randaugment running_sums recorder optim loaders bad_frames",
         "augment state attempt",
-        "step rows",
+        "skipping rows",
+        "step",
         "trainer",
     ],
     "tin.reports": ["curves tables classes", "attempts page", "results"],
