@@ -36,7 +36,15 @@ FLOORS = {
         "augment state",
         "trainer",
     ],
-    "tin.reports": ["curves tables classes", "attempts page", "results"],
+    "tin.reports": [
+        "libraries recorded statistics tables",
+        "attempts curves measured",
+        "classes seeds",
+        "comparisons details",
+        "page",
+        "contents",
+        "results",
+    ],
     "tin.bench": ["timing two_shifts", "cases", "on_dataset"],
     "launch": [
         "errors record",

@@ -99,6 +99,7 @@ def _train(run_dir: Path) -> None:
 def _test(run_dir: Path) -> None:
     from tin.evaluation.evaluate import test
     from tin.ranks.distributed import start
+    from tin.reports.measured import store_intervals
 
     config = submitted_config(run_dir)
     _stage_shards(run_dir, "test", config, (config.data.test_split,))
@@ -109,7 +110,9 @@ def _test(run_dir: Path) -> None:
         for key, value in group.items()
     ]
     with start(config.run.device) as world:
-        test(run_dir, settings, world)
+        folder = test(run_dir, settings, world)
+        if world.is_main:
+            store_intervals(folder)
 
 
 def _stage_shards(run_dir: Path, stage: str, config: Config, splits: Sequence[str]) -> None:
