@@ -31,7 +31,7 @@ class ShardSettings(Settings):
     source: str = ""
     """Folder of videos or of frame folders. Relative paths in the annotations start here."""
     labels: str = ""
-    """Labels CSV with the columns path,labels,split[,key][,group][,reverse]. Empty: the classes
+    """Labels CSV with the columns path,labels[,split][,key][,group][,reverse]. Empty: the classes
     come from `format`, or from a folder per class."""
     format: str = ""
     """Format of a public dataset's own annotation files: sthv1, sthv2, jester, kinetics, ucf101,
@@ -41,9 +41,9 @@ class ShardSettings(Settings):
     """File or folder that `format` reads; empty is the source folder."""
     fold: Literal[1, 2, 3] = 1
     """Which of the three official train and test lists of UCF101 or HMDB51 is used."""
-    held_out: float = Field(0.0, ge=0, lt=1)
+    held_out: float | None = Field(None, ge=0, lt=1)
     """Fraction of the groups of each class that becomes `val`, among videos whose annotations name
-    no split. 0 puts all of them into `train`."""
+    no split. 0 puts all of them into `train`. Null: 0.2 if no video has a split, otherwise 0."""
     multi_label: bool = False
     """Allow several labels per video, or none."""
     short_side: PositiveInt = 256
