@@ -1,6 +1,7 @@
-"""Every setting of a cluster file: where and with what jobs run. Results never depend on it."""
+"""The settings of a cluster file: where and how jobs run. Results never depend on them."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,78 +10,83 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from configs.load import ConfigError, parse, read_yaml, with_settings
 from configs.settings import Settings
 
+log = logging.getLogger(__name__)
+
 CLUSTERS = Path(__file__).parent / "clusters"
 Stage = Literal["shard", "train", "test", "report"]
-SMALL_STAGES = ("shard", "report")  # one process on one node: they use no ranks and no GPU
+SMALL_STAGES = ("shard", "report")
+"""Stages that run as one process on one node: they use neither ranks nor GPUs."""
 
 
 class Staging(Settings):
-    """A copy of the shards on the disk of each node."""
+    """A copy of the shards on the local disk of each node."""
 
     dir: str
-    """Folder on the node's own disk; $NAMES of the job's environment are filled in."""
+    """Folder on the node's local disk; variables of the job's environment are expanded."""
     keep_free: str = Field("10%", pattern=r"^\d+(\.\d+)?%$")
-    """Share of that disk that stays free; what does not fit is read from where it is."""
+    """Share of that disk that stays free; a shard that does not fit is read from its source."""
 
 
 class Cluster(Settings):
-    """A cluster file. What is empty is left to the cluster's own default."""
+    """A cluster file. Slurm's own default applies to each setting that is left empty."""
 
     executor: Literal["slurm", "local", "debug"] = "slurm"
-    """Slurm jobs, processes of this machine, or this process."""
+    """Where jobs run: on Slurm, as processes of this machine, or inside this process."""
     partition: str = ""
-    """Partition, or several joined by commas."""
+    """Partition, or several partitions joined by commas."""
     account: str = ""
-    """Account that the hours are charged to."""
+    """Account that is charged for the hours."""
     qos: str = ""
     """Quality of service."""
     constraint: str = ""
-    """Features that nodes must have, `a100&ib` say."""
+    """Features that nodes must have, for example `a100&ib`."""
     reservation: str = ""
     """Reservation."""
     exclude: str = ""
-    """Nodes that must not be used, `node[3-5]` say."""
+    """Nodes that must not be used, for example `node[3-5]`."""
     nodes: PositiveInt = 1
     """Nodes of a job."""
     gpus_per_node: NonNegativeInt = 0
     """GPUs of a node."""
     tasks_per_node: NonNegativeInt = 0
-    """Ranks of a node; 0 is one for each GPU, or one where there is none."""
+    """Ranks of a node; 0 means one rank for each GPU, or one rank on a node without GPUs."""
     cpus_per_task: PositiveInt = 4
     """CPUs of a rank."""
     mem_gb: PositiveFloat = 16.0
     """Memory of a rank, in GiB."""
     time_min: PositiveInt = 60
-    """Time limit of a job, in minutes; a run may take many jobs."""
+    """Time limit of a job, in minutes; a run may take several jobs."""
     signal_s: PositiveInt = 120
-    """Seconds before the time limit at which a job is told to save and to leave."""
+    """Seconds before the time limit at which a job is told to save a checkpoint and exit."""
     nice: int = 0
-    """Higher numbers wait longer."""
+    """Slurm's nice value: a higher value lowers the priority of the job."""
     parallel: PositiveInt = 256
-    """Tasks of an array that run at a time."""
+    """Largest number of tasks of an array that run at the same time."""
     setup: tuple[str, ...] = ()
     """Shell lines before the job: modules, NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME."""
     python: str = ""
-    """Command that starts Python, `apptainer exec --nv tin.sif python` say; empty: this one."""
+    """Command that starts Python, for example `apptainer exec --nv tin.sif python`; empty means
+    the Python that runs `tin submit`."""
     srun: tuple[str, ...] = ()
-    """More options of srun, `--container-image=tin.sqsh` of pyxis say."""
+    """Additional options of srun, for example `--container-image=tin.sqsh` for pyxis."""
     options: dict[str, str | int | bool] = {}
-    """More options of sbatch, by their long names."""
+    """Additional options of sbatch, by their long names."""
     restart: str = Field("requeue", pattern=r"^(requeue|chain:[1-9]\d*)$")
-    """requeue; or chain:N, N jobs submitted ahead, where a cluster forbids requeueing."""
-    stage: Staging | None = None
-    """Copy shards to the nodes' own disks first."""
+    """`requeue`; or `chain:N`, which submits N jobs in advance, for clusters that forbid
+    requeueing."""
+    staging: Staging | None = None
+    """Copy shards to the local disk of each node first."""
     stages: dict[Stage, dict[str, Any]] = {}
-    """Settings of one stage that differ, `shard: {partition: cpu}` say."""
+    """Settings that differ for one stage, for example `shard: {partition: cpu}`."""
 
     @property
     def ranks_per_node(self) -> int:
-        """Ranks of a node."""
+        """Number of ranks of a node."""
         return self.tasks_per_node or self.gpus_per_node or 1
 
     @property
     def chain(self) -> int:
-        """Jobs submitted ahead; 0 where jobs are requeued."""
+        """Number of jobs that are submitted in advance; 0 where jobs are requeued."""
         return int(self.restart.removeprefix("chain:")) if self.restart != "requeue" else 0
 
 
@@ -88,26 +94,67 @@ def load_cluster(name: str, settings: Sequence[str] = ()) -> Cluster:
     """Return a cluster file (a path, or a name in configs/clusters), `settings` applied last.
 
     Args:
-        name: `local`, `debug`, `mine.yaml`.
+        name: for example `local`, `debug` or `mine.yaml`.
         settings: `key=value` words, without the prefix `cluster.` of the command line.
 
     Raises:
         ConfigError: file, key, what was found and what was expected.
     """
     path = _cluster_path(name)
-    values = with_settings(read_yaml(path), settings)
+    values = _with_new_names(with_settings(read_yaml(path), settings), path.name, warn=True)
     cluster = parse(Cluster, values, path.name)
     for stage in cluster.stages:
         for_stage(cluster, stage, path.name)
     return cluster
 
 
+def load_submitted_cluster(path: Path) -> Cluster:
+    """Return the cluster settings that `tin submit` wrote to a run's job/cluster.yaml.
+
+    An earlier version may have written the file, with the old names of settings. Users do not edit
+    it, so it is read without a warning.
+    """
+    values = _with_new_names(read_yaml(path), str(path), warn=False)
+    return parse(Cluster, values, str(path))
+
+
 def for_stage(cluster: Cluster, stage: str, where: str = "cluster") -> Cluster:
-    """Return the settings that `stage` runs with: its own, and one small task where that does."""
+    """Return the settings of one stage: `stages.<stage>` overrides the others.
+
+    The stages in `SMALL_STAGES` run as a single process unless `stages` says otherwise.
+    """
     values = cluster.model_dump(mode="json")
     own = values.pop("stages").get(stage, {})
     small = {"nodes": 1, "tasks_per_node": 1, "gpus_per_node": 0} if stage in SMALL_STAGES else {}
     return parse(Cluster, {**values, **small, **own}, f"{where}, stages.{stage}")
+
+
+def _with_new_names(values: Mapping[str, Any], where: str, *, warn: bool) -> dict[str, Any]:
+    """Return the values of a cluster file with `stage` renamed to `staging`, also in `stages`."""
+    result = _rename(values, where, warn=warn)
+    stages = result.get("stages")
+    if isinstance(stages, dict):
+        result["stages"] = {
+            stage: _rename(own, f"{where}, stages.{stage}", warn=warn)
+            if isinstance(own, dict)
+            else own
+            for stage, own in stages.items()
+        }
+    return result
+
+
+def _rename(values: Mapping[str, Any], where: str, *, warn: bool) -> dict[str, Any]:
+    if "stage" not in values:
+        return dict(values)
+    if "staging" in values:
+        raise ConfigError(f"{where}: found both `staging` and its old name `stage`; remove `stage`")
+    if warn:
+        log.warning(
+            "%s: the setting `stage` is now called `staging`; rename it, because the next version"
+            " does not read the old name",
+            where,
+        )
+    return {"staging" if key == "stage" else key: value for key, value in values.items()}
 
 
 def _cluster_path(name: str) -> Path:

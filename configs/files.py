@@ -81,6 +81,22 @@ def write_text(
     write_bytes(path, text.encode(), check=check, advice=advice)
 
 
+def write_link(path: Path, target: Path) -> None:
+    """Make `path` a symbolic link to `target` atomically, also where `path` is an older file.
+
+    Raises:
+        WriteError: the disk is full or not writable.
+    """
+    temporary = temporary_path(path)
+    try:
+        with _explained(path, ""):
+            temporary.symlink_to(target)
+            temporary.replace(path)
+            sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that takes the place of `path` when the block ends without an error.
@@ -130,6 +146,16 @@ def remove_leftovers(folder: Path, name: str = "*", before: float | None = None)
 def sync_folder(folder: Path) -> None:
     """Flush the names in a folder to the disk, so that a rename survives a power failure."""
     _sync(folder)
+
+
+def sync_file(path: Path) -> None:
+    """Flush the content of an existing file to the disk.
+
+    Raises:
+        WriteError: the disk is full or broken; names the file, the reason and what to do.
+    """
+    with _explained(path, ""):
+        _sync(path)
 
 
 class _File(io.FileIO):

@@ -1,5 +1,6 @@
-// Hands tensors to the operators through libtorch's stable ABI (2.11): a library built beside one
-// torch loads in later ones, and beside a torch without CUDA as well as one with it.
+// Binds the operators to torch through libtorch's stable ABI (2.11). A library that was built with
+// one version of torch can be loaded by later versions, and a library with CUDA kernels can also be
+// loaded by a torch without CUDA.
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/macros.h>
@@ -29,10 +30,11 @@ Type type_of(const Tensor& x) {
     case ScalarType::Double: return Type::float64;
     case ScalarType::Half: return Type::float16;
     case ScalarType::BFloat16: return Type::bfloat16;
-    default: STD_TORCH_CHECK(false, "interlace: x is of no float type that it knows"); throw;
+    default: STD_TORCH_CHECK(false, "interlace: x must be a float tensor"); throw;
   }
 }
 
+// Whether x is channels_last and not contiguous.
 bool channels_last(const Tensor& x) {
   if (x.is_contiguous()) return false;
   const int64_t C = x.size(1), H = x.size(2), W = x.size(3);
@@ -42,14 +44,15 @@ bool channels_last(const Tensor& x) {
   return true;
 }
 
-// tin.op.interlace explains what is wrong with its arguments; this keeps other callers out of memory
-// that is not theirs.
-tin::Shape checked(const Tensor& x, const Tensor& offset, const Tensor& weight, int64_t channels) {
+// Returns the shape of the arguments, or raises an error. tin.op.interlace checks its arguments
+// with messages for users; the checks here keep other callers from accessing foreign memory.
+tin::Shape checked_shape(const Tensor& x, const Tensor& offset, const Tensor& weight,
+                         int64_t channels) {
   STD_TORCH_CHECK(x.dim() == 4 && offset.dim() == 2 && weight.dim() == 3,
                   "interlace: x must have 4 dimensions, offset 2 and weight 3");
   const int64_t B = offset.size(0), T = weight.size(1), G = offset.size(1), C = x.size(1);
   STD_TORCH_CHECK(x.size(0) == B * T && weight.size(0) == B && weight.size(2) == G,
-                  "interlace: x (B*T, C, H, W), offset (B, G) and weight (B, T, G) do not fit");
+                  "interlace: x (B*T, C, H, W), offset (B, G) and weight (B, T, G) differ in size");
   STD_TORCH_CHECK(G > 0 && channels > 0 && channels <= C && channels % G == 0, "interlace: ", G,
                   " groups must divide ", channels, " channels, at most ", C);
   const auto small = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
@@ -70,8 +73,8 @@ void parallel(int64_t tasks, int64_t grain, const std::function<void(int64_t, in
 }
 
 #ifdef TIN_WITH_CUDA
-// The current stream is asked of the torch that is there: linked, this library would not load
-// beside a torch without CUDA.
+// Returns the current CUDA stream. The function is looked up at run time in the torch that is
+// loaded: if it were linked, this library could not be loaded by a torch without CUDA.
 void* current_stream(int32_t device) {
   using Get = AOTITorchError (*)(int32_t, void**);
   static const Get get = [] {
@@ -79,16 +82,18 @@ void* current_stream(int32_t device) {
     void* found = library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr;
     return reinterpret_cast<Get>(found);
   }();
-  STD_TORCH_CHECK(get != nullptr, "interlace: this torch has no CUDA");
+  STD_TORCH_CHECK(get != nullptr, "interlace: this torch was built without CUDA");
   void* stream = nullptr;
-  STD_TORCH_CHECK(get(device, &stream) == 0, "interlace: no current CUDA stream");
+  STD_TORCH_CHECK(get(device, &stream) == 0, "interlace: cannot get the current CUDA stream");
   return stream;
 }
+
 void check_cuda(const char* error) {
   STD_TORCH_CHECK(error == nullptr, "interlace: CUDA: ", error);
 }
 #endif
 
+// Cpu and Cuda offer the same functions, so that the two operators below are written once.
 struct Cpu {
   explicit Cpu(const Tensor&) {}
   int64_t partials(const tin::Shape& s, Type) { return tin::partials_cpu(s); }
@@ -117,7 +122,7 @@ struct Cuda {
 
 template <typename Device>
 Tensor forward(const Tensor& x, const Tensor& offset, const Tensor& weight, int64_t channels) {
-  const tin::Shape s = checked(x, offset, weight, channels);
+  const tin::Shape s = checked_shape(x, offset, weight, channels);
   Tensor y = torch::stable::empty_like(x);
   if (x.numel() == 0) return y;
   Tensors tensors{};
@@ -129,28 +134,30 @@ Tensor forward(const Tensor& x, const Tensor& offset, const Tensor& weight, int6
   return y;
 }
 
-// Gives empty tensors for what is not needed.
+// Returns dx, d_offset and d_weight. Gradients that are not needed are empty tensors.
 template <typename Device>
 Gradients backward(const Tensor& grad, const Tensor& x, const Tensor& offset, const Tensor& weight,
                    int64_t channels, bool need_x, bool need_small) {
-  const tin::Shape s = checked(x, offset, weight, channels);
+  const tin::Shape s = checked_shape(x, offset, weight, channels);
   STD_TORCH_CHECK(grad.dim() == 4 && grad.scalar_type() == x.scalar_type() &&
                       grad.is_cuda() == x.is_cuda() && grad.get_device() == x.get_device(),
-                  "interlace_backward: grad must be of the type and on the device of x");
+                  "interlace_backward: grad must have the type and the device of x");
   for (int i = 0; i < 4; ++i)
-    STD_TORCH_CHECK(grad.size(i) == x.size(i), "interlace_backward: grad must be shaped like x");
+    STD_TORCH_CHECK(grad.size(i) == x.size(i), "interlace_backward: grad must have the shape of x");
   STD_TORCH_CHECK(channels_last(grad) == s.channels_last,
                   "interlace_backward: grad must have the layout of x");
   Device device(x);
-  const auto made = [](const Tensor& like, bool needed) {
+  const auto empty = [](const Tensor& like, bool needed) {
     return needed ? torch::stable::empty_like(like) : torch::stable::new_empty(like, {0});
   };
-  Tensor dx = made(x, need_x), d_offset = made(offset, need_small);
-  Tensor d_weight = made(weight, need_small);
+  Tensor dx = empty(x, need_x);
+  Tensor d_offset = empty(offset, need_small), d_weight = empty(weight, need_small);
   if (x.numel() == 0) {
     if (need_small) torch::stable::zero_(d_offset), torch::stable::zero_(d_weight);
     return {dx, d_offset, d_weight};
   }
+  // The kernels write partial sums first and then add them up in a fixed order: the result does not
+  // depend on how threads are scheduled.
   const Type type = type_of(x);
   const int64_t partials = need_small ? device.partials(s, type) : 0;
   Tensor partial = torch::stable::new_empty(offset, {partials});

@@ -1,9 +1,10 @@
-// The interlace operator: its shapes, its index arithmetic and its formulas, for CPU and CUDA.
+// The interlace operator: shapes, index arithmetic and formulas, shared by CPU and CUDA.
 //
 //   y[b, t] = w[b, t, g] * ((1 - f) * x[b, t - k] + f * x[b, t - k - 1]),  k = floor(offset[b, g])
 //
-// Time is read through slots: slot j = 0..T of a group holds frame j - k - 1, so that output
-// frame t blends slots t + 1 (near) and t (far), and every frame is needed in one slot only.
+// Frames are read through slots. Slot j = 0..T of a group holds frame j - k - 1 of x, or zeros if
+// that frame is outside of the clip. Output frame t blends slot t + 1, the near frame, with slot t,
+// the far frame. Every frame belongs to one slot only.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -16,7 +17,7 @@
 
 namespace tin {
 
-struct Shape {  // x is (B*T, C, inner), or (B*T, inner, C) where channels come last
+struct Shape {  // x is (B*T, C, inner), or (B*T, inner, C) if channels_last
   int B, T, C, inner;
   int channels, G;  // the first `channels` channels are interlaced, in G equal groups
   bool channels_last;
@@ -26,7 +27,7 @@ struct Shape {  // x is (B*T, C, inner), or (B*T, inner, C) where channels come 
 
 enum class Type { float32, float64, float16, bfloat16 };  // of x, y and their gradients
 
-struct Tensors {  // dense, on one device; what a call does not need is null
+struct Tensors {  // dense, on one device; tensors that a call does not need are null
   const void *x, *offset, *weight, *grad;
   void *y, *dx, *partial, *d_offset, *d_weight;
 };
@@ -39,7 +40,7 @@ struct BFloat16 {
 };
 
 template <typename T>
-struct Accumulator {  // sums, offsets and weights: float for the half types
+struct Accumulator {  // type of sums, offsets and weights: float for the two half types
   using type = float;
 };
 template <>
@@ -51,14 +52,15 @@ using acc_t = typename Accumulator<T>::type;
 
 template <typename To, typename From>
 TIN_INLINE To same_bits(const From& from) {
-  static_assert(sizeof(To) == sizeof(From), "only values of one size have the same bits");
+  static_assert(sizeof(To) == sizeof(From), "both types must have the same size");
   To to;
   memcpy(&to, &from, sizeof(To));
   return to;
 }
 
-// Conversions of the half types by their bits, rounding to the nearest, ties to even. F is float
-// or a vector of them, U the same with uint32_t; no branches, and so the same code for both.
+// Conversions of the half types by their bits, which round to nearest, ties to even. F is float or
+// a vector of floats, U is uint32_t or a vector of them. The code has no branches, so that it is
+// the same for numbers and vectors.
 template <typename F, typename U>
 TIN_INLINE F bfloat16_to_float(U bits) {
   return same_bits<F>(U(bits << 16));
@@ -87,16 +89,16 @@ TIN_INLINE U float_to_half(F value) {
 }
 
 template <typename A>
-struct Shift {  // an offset: `whole` frames and `part` of a frame, 0 <= part < 1
+struct Shift {  // an offset of `whole` frames and a `part` of a frame, 0 <= part < 1
   int whole;
   A part;
 };
 
 template <typename A>
 TIN_INLINE Shift<A> split(A offset, int T) {
-  const A limit = A(T + 1);  // beyond it all slots lie outside the clip
+  const A limit = A(T + 1);  // beyond it all slots are outside of the clip
   const A near = offset < -limit ? -limit : offset > limit ? limit : offset;
-  if (!(near == near)) return {0, near};  // a NaN stays one in the output
+  if (!(near == near)) return {0, near};  // a NaN makes the output NaN
   const int cut = int(near), whole = A(cut) > near ? cut - 1 : cut;
   return {whole, near - A(whole)};
 }
@@ -105,12 +107,13 @@ TIN_INLINE int slot_frame(int slot, int whole) { return slot - whole - 1; }
 TIN_INLINE int frame_slot(int frame, int whole) { return frame + whole + 1; }
 TIN_INLINE bool inside(int index, int count) { return unsigned(index) < unsigned(count); }
 
-template <typename V, typename A>  // V is A or a vector of them
+template <typename V, typename A>  // V is A or a vector of A
 TIN_INLINE V blend(V near, V far, A weight, A part) {
   return weight * ((A(1) - part) * near + part * far);
 }
 
-// What frame t of the gradient gives to the frame in its near slot (t + 1) and far slot (t).
+// The factors with which frame t of the gradient goes to the frame in its near slot (t + 1) and to
+// the frame in its far slot (t).
 template <typename A>
 TIN_INLINE A near_gain(A weight, A part) {
   return weight * (A(1) - part);
@@ -120,7 +123,8 @@ TIN_INLINE A far_gain(A weight, A part) {
   return weight * part;
 }
 
-// Of the dot products of frame t of the gradient with its near and far slots.
+// The gradients of weight and offset at frame t. `near` and `far` are the dot products of frame t
+// of the gradient with the frames of x in its near and far slots.
 template <typename A>
 TIN_INLINE A weight_gradient(A near, A far, A part) {
   return (A(1) - part) * near + part * far;

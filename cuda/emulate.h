@@ -1,8 +1,10 @@
-// Runs the kernels of a .cu file on the CPU, for tests: what of CUDA interlace.cu uses. The threads
-// of a block are fibers, the blocks follow one another. A warp runs alone until all its threads
-// wait for the block or have ended, so that warps drift as far apart as the code allows, from the
-// first thread to the last or, with tin_emulate_reversed, from the last to the first: a missing
-// __syncthreads shows in one of the two. Shows neither races between blocks nor speed.
+// Emulates the part of CUDA that interlace.cu uses, so that tests can run its kernels on a CPU.
+//
+// Blocks run one after the other, and the threads of a block are fibers. A warp runs alone until
+// all of its threads wait for the block or have ended, so that warps drift as far apart as the code
+// allows. Threads run from the first to the last, or with tin_emulate_reversed from the last to the
+// first: a missing __syncthreads gives a wrong result in one of the two orders. The emulation finds
+// no races between blocks, and it says nothing about speed.
 #pragma once
 #include <ucontext.h>
 
@@ -63,7 +65,7 @@ inline ucontext_t scheduler;
 inline std::function<void()> kernel;
 inline double exchanged[1024];
 
-inline void leave(State state) {  // comes back when all others have come as far
+inline void leave(State state) {  // returns when all other threads have come this far
   const dim3 me = threadIdx;
   fibers[me.x].state = state;
   swapcontext(&fibers[me.x].context, &scheduler);
@@ -75,8 +77,10 @@ inline void run_fiber() {
   leave(State::ended);
 }
 
+// Returns the i-th thread or warp to run.
 inline int in_order(int i, int count) { return tin_emulate_reversed ? count - 1 - i : i; }
 
+// Runs the threads of a warp until each of them waits for the block or has ended.
 inline void run_warp(int first, int count) {
   for (bool again = true; again;) {
     int waiting = 0, shuffling = 0;
@@ -88,6 +92,7 @@ inline void run_warp(int first, int count) {
       waiting += fiber.state == State::waits_for_block;
       shuffling += fiber.state == State::waits_for_warp;
     }
+    // On a GPU a shuffle that only some threads of a warp call is undefined.
     if (shuffling && shuffling < count) {
       std::fprintf(stderr, "block %u: %d of %d threads shuffle\n", blockIdx.x, shuffling, count);
       std::abort();
@@ -96,6 +101,7 @@ inline void run_warp(int first, int count) {
   }
 }
 
+// Starts a fiber per thread, and runs one warp after the other until all threads have ended.
 inline void run_block(int threads) {
   if (int(fibers.size()) != threads) fibers = std::vector<Fiber>(threads);
   for (Fiber& fiber : fibers) {
@@ -122,9 +128,9 @@ inline void __syncthreads() { emulate::leave(emulate::State::waits_for_block); }
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int distance) {
   std::memcpy(&emulate::exchanged[threadIdx.x], &value, sizeof(T));
-  emulate::leave(emulate::State::waits_for_warp);  // all have written
+  emulate::leave(emulate::State::waits_for_warp);  // all threads of the warp have written
   std::memcpy(&value, &emulate::exchanged[threadIdx.x ^ distance], sizeof(T));
-  emulate::leave(emulate::State::waits_for_warp);  // all have read
+  emulate::leave(emulate::State::waits_for_warp);  // all threads of the warp have read
   return value;
 }
 

@@ -1,4 +1,4 @@
-// How the kernels of the interlace operator are launched: types, vectors, and blocks.
+// Launches the kernels of the interlace operator: chooses types, vectors and blocks.
 #include <algorithm>
 #include <initializer_list>
 
@@ -8,7 +8,7 @@
 namespace tin {
 namespace {
 
-constexpr int kSumming = 1024;  // blocks that sum in a call, about: a few for each place on a GPU
+constexpr int kSumming = 1024;  // about how many blocks of a call sum: a few per multiprocessor
 
 int size_of(Type type) {
   switch (type) {
@@ -18,7 +18,8 @@ int size_of(Type type) {
   }
 }
 
-// How many elements a vector has: 16 or 8 bytes where it then never leaves its group, else one.
+// Returns the number of elements of a vector: 16 or 8 bytes if all vectors are aligned and inside
+// of one group, else one element.
 int vector_size(const Shape& s, Type type, std::initializer_list<const void*> tensors) {
   const int64_t inner = s.channels_last ? 1 : s.inner;
   for (const int bytes : {16, 8}) {
@@ -31,8 +32,9 @@ int vector_size(const Shape& s, Type type, std::initializer_list<const void*> te
   return 1;
 }
 
-// The most groups that divide G and whose channels of one pixel fit a block: a group alone would
-// use a part of each sector of memory where it has few channels.
+// Returns how many groups a block of a channels_last call works on: the largest divisor of G for
+// which the vectors of one pixel fit into a block. A single group with few channels would use only
+// a part of each memory sector that is read.
 int groups_of_block(const Shape& s, int size) {
   if (!s.channels_last) return 1;
   int groups = s.G;
@@ -40,7 +42,8 @@ int groups_of_block(const Shape& s, int size) {
   return groups;
 }
 
-// Depends on no pointer, because it says how large `partial` is.
+// Returns into how many chunks the sums of a group are split. It must not depend on pointers,
+// because it also determines the size of `partial`, which is allocated before the call.
 int chunks_of(const Shape& s, Type type) {
   const int size = vector_size(s, type, {}), groups = groups_of_block(s, size);
   const int64_t columns = int64_t(groups) * s.group_channels() * s.inner / size;
@@ -48,7 +51,7 @@ int chunks_of(const Shape& s, Type type) {
   return int(std::min((columns + kThreads - 1) / kThreads, most));
 }
 
-// Calls body with a vector of each type and size that there are kernels for.
+// Calls body with a vector of the type and size. These are all the vectors that kernels exist for.
 template <typename Body>
 cudaError_t with_vector(Type type, int size, const Body& body) {
   switch (type) {
@@ -90,6 +93,7 @@ cudaError_t backward(const Shape& s, int chunks, const Tensors& p, void* stream)
   using T = typename Vec::T;
   using A = typename Vec::A;
   const auto *offset = static_cast<const A*>(p.offset), *weight = static_cast<const A*>(p.weight);
+  // The first blocks of a clip sum, the others copy the channels that are not interlaced.
   const uint32_t copied = Columns(s, Vec::size, s.channels, s.C - s.channels).count;
   const int copying = p.dx ? int((copied + kThreads - 1) / kThreads) : 0;
   const Plan plan{groups_of_block(s, Vec::size), chunks, copying};
@@ -98,6 +102,7 @@ cudaError_t backward(const Shape& s, int chunks, const Tensors& p, void* stream)
   const cudaError_t error = cudaLaunchKernelEx(
       &config, backward_kernel<Vec>, s, plan, static_cast<const T*>(p.grad),
       static_cast<const T*>(p.x), offset, weight, static_cast<T*>(p.dx), partial);
+  // Add up the partial sums, unless only dx is needed.
   if (error != cudaSuccess || !partial) return error;
   const cudaLaunchConfig_t finish = launch(int64_t(s.B) * s.G, stream);
   return cudaLaunchKernelEx(&finish, finish_kernel<A>, s, chunks, offset, weight,
@@ -115,9 +120,8 @@ const char* text(cudaError_t error) {
 const char* tin_forward_cuda(const tin::Shape* s, tin::Type type, const tin::Tensors* p,
                              void* stream) {
   const int size = tin::vector_size(*s, type, {p->x, p->y});
-  return tin::text(tin::with_vector(type, size, [=](auto vector) {
-    return tin::forward<decltype(vector)>(*s, *p, stream);
-  }));
+  return tin::text(tin::with_vector(
+      type, size, [=](auto vector) { return tin::forward<decltype(vector)>(*s, *p, stream); }));
 }
 
 const char* tin_backward_cuda(const tin::Shape* s, tin::Type type, const tin::Tensors* p,

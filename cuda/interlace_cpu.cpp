@@ -1,13 +1,15 @@
-// The interlace operator on the CPU. A clip is worked on in pieces that stay in the cache, each
-// over all its frames. A piece needs nothing of another one, so the result has the same bits with
-// any number of threads; sums are kept by lane, so it has them with any instruction set, too.
+// The interlace operator on the CPU. A clip is split into pieces that fit into the cache; a piece
+// covers a part of each frame, for all frames. Pieces do not depend on each other, so the result
+// has the same bits with any number of threads. Sums are kept for each lane of a vector, so it also
+// has the same bits with any instruction set.
 #include <algorithm>
 #include <type_traits>
 #include <vector>
 
 #include "interlace.h"
 
-// Compiled once for each instruction set; the loader of the library picks one.
+// A function with this attribute is compiled once for each instruction set. The dynamic loader
+// picks the version for the processor.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_ADDRESS__)
 #define TIN_EACH_CPU __attribute__((target_clones("avx512f", "avx2", "default"), flatten))
@@ -18,15 +20,16 @@
 namespace tin {
 namespace {
 
-constexpr int64_t kPiece = 16384;  // elements of a frame in a piece, more or less
-constexpr int64_t kGrain = 32768;  // elements that are worth a thread of their own
+constexpr int64_t kPiece = 16384;  // about how many elements of a frame a piece has
+constexpr int64_t kGrain = 32768;  // number of elements for which a thread pays off
 
-struct Run {  // `length` neighbouring elements from `start` of a row
+struct Run {  // `length` consecutive elements from `start` of a row
   int64_t start, length;
 };
 
-// Which part of a frame each piece is. Channels last: all channels of some pixels, a row each.
-// Else: a row of one group and an even share of the channels that are only copied.
+// Says which part of a frame each piece is. With channels_last a piece has all channels of some
+// pixels, and each pixel is a row. Otherwise a piece is one row: a part of one group, and an equal
+// share of the channels that are only copied.
 struct Pieces {
   Shape s;
   int64_t chunks;  // pieces that share a group
@@ -49,7 +52,8 @@ struct Pieces {
     return share(g * group_size(), group_size(), chunk(piece), chunks);
   }
   Run rest(int64_t piece) const {
-    // whole rows where that is not twice the work: a long copy, over which the groups are written
+    // If at least half of the channels are copied, copy whole rows, and write the groups over the
+    // copy afterwards: one long copy is faster than many short ones.
     if (s.channels_last && 2 * s.channels <= s.C) return {0, s.C};
     if (s.channels_last) return {s.channels, s.C - s.channels};
     const int64_t start = int64_t(s.channels) * s.inner;
@@ -66,7 +70,7 @@ struct Pieces {
 };
 
 template <typename T>
-struct Rows {  // of a piece in one frame; stride 0: the same row again
+struct Rows {  // the rows of a piece in one frame; with stride 0 they are all the same row
   T* data;
   int64_t stride;
   T* at(int64_t row, int64_t i) const { return data + row * stride + i; }
@@ -79,9 +83,9 @@ struct Frames {  // the rows of a piece in all frames of a clip
   Rows<T> at(int t, Run run) const { return {data + t * stride + run.start, row_stride}; }
 };
 
-// L numbers side by side; one of them is a plain number. Written out, as a compiler finds vectors
-// in some loops only; it splits those that are wider than the machine's. In memory they may lie
-// anywhere that a number may.
+// L numbers that are computed together; with L = 1 a plain number. The vectors are explicit because
+// compilers vectorize only some loops. The compiler splits vectors that are wider than those of the
+// processor. A vector needs no more alignment than a number.
 template <typename A, int L>
 struct Lanes {
   typedef A type __attribute__((vector_size(sizeof(A) * L), aligned(alignof(A))));
@@ -128,8 +132,8 @@ inline void store(lanes<acc_t<T>, L> value, T* data) {
 template <int L>
 using Width = std::integral_constant<int, L>;
 
-// Calls body(row, i, width) until 0..length of all rows is done. Few and simple branches: a row
-// of four channels takes no longer than they do.
+// Calls body(row, i, width) for all elements 0..length of all rows, `width` elements per call. The
+// branches are few and simple, so that they do not dominate the time of a row of four channels.
 template <typename Body>
 inline void each(int64_t rows, int64_t length, const Body& body) {
   if (length % 16 == 0) {
@@ -160,7 +164,7 @@ inline void copy(int64_t rows, int64_t length, Rows<T> to, Rows<T> from) {
 }
 
 template <typename A>
-struct Sum {  // of products, by width and lane
+struct Sum {  // a sum of products, kept separately for each width and lane
   lanes<A, 16> wide = {};
   lanes<A, 4> narrow = {};
   A one = 0;
@@ -207,7 +211,7 @@ class Operator {
   Tensors p;
   Pieces pieces;
   const A *offset, *weight;
-  std::vector<T> no_frame;  // zeros
+  std::vector<T> no_frame;  // zeros, which stand for a frame outside of the clip
 
   template <typename Body>
   void run(const Parallel& parallel, const Body& body) const {
@@ -253,7 +257,9 @@ class Operator {
     }
   }
 
-  // Goes over the frames of x: each went into the outputs `before` and `after`, one apart.
+  // Computes dx and the partial sums of one piece. Each frame of x went into two output frames:
+  // `before`, as the near frame, and `after` = `before` + 1, as the far frame. So one pass over the
+  // frames of x reads every frame of x and of the gradient while it is in the cache.
   template <bool Dx, bool Small>
   TIN_EACH_CPU void backward_piece(int b, int64_t piece) const {
     const Frames<T> x = frames(p.x, b, piece), grad = frames(p.grad, b, piece);
@@ -272,6 +278,7 @@ class Operator {
         const A n_gain = has_before ? near_gain(weight_of(b, before, g), shift.part) : A(0);
         const A f_gain = has_after ? far_gain(weight_of(b, after, g), shift.part) : A(0);
         const Rows<T> from = x.at(frame, run), to = dx.at(frame, run);
+        // Write dx, and add up the dot products of x with the two frames of the gradient.
         Sum<A> nears, fars;
         each(rows, run.length, [&](int64_t row, int64_t i, auto width) {
           const auto n = load<width>(near.at(row, i)), f = load<width>(far.at(row, i));
@@ -288,12 +295,15 @@ class Operator {
     }
   }
 
-  void clear_partials(int b, int64_t piece) const {  // outputs may come from outside the clip
+  // Sets the partial sums of a piece to zero: those of outputs whose near or far frame is outside
+  // of the clip are not written otherwise.
+  void clear_partials(int b, int64_t piece) const {
     for (int g = pieces.first_group(piece); g < pieces.end_group(piece); ++g)
-      for (int t = 0; t < s.T; ++t)
-        std::fill_n(partial_of(b, g, t, pieces.chunk(piece)), 2, A(0));
+      for (int t = 0; t < s.T; ++t) std::fill_n(partial_of(b, g, t, pieces.chunk(piece)), 2, A(0));
   }
 
+  // Adds up the partial sums of all pieces in a fixed order. The sums are in double, because the
+  // gradient of an offset is a small difference of large sums.
   void sum_partials() const {
     for (int b = 0; b < s.B; ++b)
       for (int g = 0; g < s.G; ++g) {

@@ -1,7 +1,8 @@
-// The kernels of the interlace operator on CUDA: one each for forward and backward that reads and
-// writes every element once, and a small one that ends the sums of the backward. A thread takes a
-// few neighbouring elements of one group, a vector, over all frames of a clip: what it shifts along
-// time stays in its registers. No torch headers; tests/tin/op/test_kernels.py runs them on the CPU.
+// The CUDA kernels of the interlace operator. The forward kernel and the backward kernel read and
+// write every element once; a small third kernel adds up the partial sums of the backward. A thread
+// works on one vector, a few consecutive elements of one group, for all frames of a clip, so that
+// the frames that it shifts stay in its registers. The file needs no torch headers:
+// tests/tin/op/test_kernels.py runs the kernels on the CPU.
 #pragma once
 #ifdef TIN_EMULATE
 #include "emulate.h"
@@ -20,8 +21,8 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kTile = 8;     // frames in registers at once; longer clips take several tiles
-constexpr int kSumTile = 4;  // where sums and a second tensor are there too
+constexpr int kTile = 8;     // frames in registers; a longer clip takes several tiles
+constexpr int kSumTile = 4;  // the same in the backward, which also keeps sums and a second tensor
 
 template <typename Element, int Size>
 struct alignas(sizeof(Element) * Size) Vector {  // read and written by one instruction
@@ -59,10 +60,11 @@ TIN_INLINE void narrow(float value, Half& to) {
 #endif
 }
 
-// Where the vectors of some neighbouring channels are. They stand in rows: channels last, a row is
-// one pixel; else all pixels of all these channels make one row.
+// Finds the vectors of some consecutive channels in a frame. The vectors are in rows: with
+// channels_last a row is one pixel, otherwise all pixels of these channels are one row. A column is
+// the number of a vector, counted over all rows.
 struct Columns {
-  uint32_t first, row, count;  // the first element, vectors of a row, vectors in all
+  uint32_t first, row, count;  // first element, vectors per row, vectors in total
 
   TIN_INLINE Columns(const Shape& s, int size, int first_channel, int channels) {
     const uint32_t inner = s.channels_last ? 1 : s.inner;
@@ -75,7 +77,7 @@ struct Columns {
   }
 };
 
-// The vector of a frame, zeros where `wanted` says no.
+// Returns the vector of a frame, or zeros if it is not wanted.
 template <typename Vec>
 __device__ __forceinline__ Vec load(const typename Vec::T* clip, int64_t stride, int frame,
                                     bool wanted) {
@@ -93,10 +95,11 @@ template <typename Vec>
 __device__ __forceinline__ void store(const Vec& vector, typename Vec::T* clip, int64_t stride,
                                       int frame) {
   using W = Word<sizeof(Vec)>;
-  // not by an assignment: nvcc splits some of those into a store for each element
+  // An assignment would do, but nvcc splits some assignments into one store per element.
   __stwb(reinterpret_cast<W*>(clip + frame * stride), same_bits<W>(vector));
 }
 
+// Returns the sum of the values of all threads of a warp, in the same order on every run.
 template <typename A>
 __device__ __forceinline__ A warp_sum(A value) {
 #pragma unroll
@@ -105,6 +108,7 @@ __device__ __forceinline__ A warp_sum(A value) {
   return value;
 }
 
+// Computes y. Each thread takes one vector of a clip.
 template <typename Vec, typename T = typename Vec::T, typename A = typename Vec::A>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(const Shape s, const int blocks, const T* __restrict__ x,
@@ -112,12 +116,15 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t b = blockIdx.x / blocks;
   const uint32_t element = (blockIdx.x % blocks * kThreads + threadIdx.x) * Vec::size;
   if (element >= s.frame()) return;
+  // Find the group of the vector. Channels that are only copied behave like a shift by 0 frames.
   const int channel = s.channels_last ? element % s.C : element / s.inner;
   const bool copied = channel >= s.channels;
   const int g = copied ? 0 : channel / s.group_channels();
   const Shift<A> shift = copied ? Shift<A>{0, 0} : split(offset[b * s.G + g], s.T);
   const int64_t stride = s.frame(), start = b * s.T * stride + element;
 
+  // Go over the clip in tiles of kTile output frames, which need kTile + 1 slots. The last slot of
+  // a tile is the first slot of the next tile, so that every frame is read once.
   Vec slots[kTile + 1];
   const int frame = slot_frame(0, shift.whole);
   slots[0] = load<Vec>(x + start, stride, frame, inside(frame, s.T));
@@ -144,14 +151,15 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// How the blocks of a backward call share a clip: first those that sum, which each take a chunk of
-// the columns of `groups` groups side by side, then those that copy.
+// Says how the blocks of a backward call divide a clip. The first blocks sum: each takes one chunk
+// of the columns of `groups` consecutive groups. The last blocks copy the other channels.
 struct Plan {
   int groups, chunks, copying;
   TIN_INLINE int summing(const Shape& s) const { return s.G / groups * chunks; }
   TIN_INLINE int blocks(const Shape& s) const { return summing(s) + copying; }
 };
 
+// Copies one vector of the channels that are not interlaced, for all frames of a clip.
 template <typename Vec, typename T>
 __device__ __forceinline__ void copy_column(const Shape& s, uint32_t column, const T* from, T* to) {
   const Columns columns(s, Vec::size, s.channels, s.C - s.channels);
@@ -168,8 +176,12 @@ __device__ __forceinline__ void copy_column(const Shape& s, uint32_t column, con
   }
 }
 
-// Writes dx, and for each frame of x its dot products with the two frames of the gradient that it
-// went to, summed over a chunk, to partial[b, g, frame, chunk, 2]. Either may be null.
+// Writes dx and partial sums. For each frame of x these are its dot products with the two frames of
+// the gradient that it went to, summed over a chunk, at partial[b, g, frame, chunk, 2]. Either dx
+// or partial may be null.
+//
+// The reduction has two stages and uses no atomics, so that it gives the same bits on every run:
+// this kernel writes one sum per chunk, and finish_kernel adds up the chunks in a fixed order.
 template <typename Vec, typename T = typename Vec::T, typename A = typename Vec::A>
 __global__ void __launch_bounds__(kThreads, 2)
     backward_kernel(const Shape s, const Plan plan, const T* __restrict__ grad,
@@ -178,25 +190,33 @@ __global__ void __launch_bounds__(kThreads, 2)
   __shared__ A sums[2 * kSumTile][kThreads];
   const int blocks = plan.blocks(s), block = blockIdx.x % blocks, thread = threadIdx.x;
   const int64_t b = blockIdx.x / blocks, stride = s.frame(), clip = b * s.T * stride;
+  // The last blocks of a clip only copy.
   if (block >= plan.summing(s)) {
     const uint32_t column = (block - plan.summing(s)) * kThreads + thread;
     return copy_column<Vec>(s, column, grad + clip, dx + clip);
   }
+  // The other blocks take one chunk of the columns of the groups from `first`.
   const int chunk = block % plan.chunks, first = block / plan.chunks * plan.groups;
   const Columns columns(s, Vec::size, first * s.group_channels(), plan.groups * s.group_channels());
-  // a thread stays in one group: it advances by whole rows, or its block has that group alone
+  // A thread must stay in one group, so that its sums belong to one offset. If a row is shorter
+  // than the block, only as many threads work as make up whole rows, and a thread advances by whole
+  // rows. Otherwise the block has a single group.
   const int row = columns.row, vectors = row / plan.groups;
   const int threads = row < kThreads ? kThreads - kThreads % row : kThreads;
   const int g = first + thread % row / vectors;
   const Shift<A> shift = split(offset[b * s.G + g], s.T);
 
   for (int t0 = 0; t0 < s.T; t0 += kSumTile) {
+    // Read the weights of the tile's frames of the gradient. A frame of x in slot j went to frame
+    // j - 1 of y as the near frame, and to frame j as the far frame.
     A weights[kSumTile + 1], nears[kSumTile] = {}, fars[kSumTile] = {};
 #pragma unroll
     for (int i = 0; i <= kSumTile; ++i) {
       const int t = frame_slot(t0 + i, shift.whole) - 1;
       weights[i] = inside(t, s.T) ? weight[(b * s.T + t) * s.G + g] : A(0);
     }
+    // Each thread goes over its columns of the chunk. It writes dx, and it keeps the dot products
+    // of each frame of x with the two frames of the gradient in registers.
     uint32_t column = thread < threads ? chunk * threads + thread : columns.count;
     for (; column < columns.count; column += plan.chunks * threads) {
       const int64_t start = clip + columns.element(s, Vec::size, column);
@@ -224,6 +244,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         if (dx && t0 + i < s.T) store(out, dx + start, stride, t0 + i);
       }
     }
+    // Put the sums of all threads into shared memory.
     if (!partial) continue;
 #pragma unroll
     for (int i = 0; i < kSumTile; ++i) {
@@ -231,6 +252,9 @@ __global__ void __launch_bounds__(kThreads, 2)
       sums[2 * i + 1][thread] = fars[i];
     }
     __syncthreads();
+    // Add up the sums of the threads of each group: a warp takes one group, one frame and one of
+    // the two products after the other. `members` threads work on a group; `side` counts the
+    // groups.
     const int lane = thread % kWarp, members = threads / plan.groups;
     for (int i = thread / kWarp; i < plan.groups * 2 * kSumTile; i += kWarps) {
       const int side = i / (2 * kSumTile), sum = i % (2 * kSumTile), frame = t0 + sum / 2;
@@ -241,11 +265,12 @@ __global__ void __launch_bounds__(kThreads, 2)
       const int64_t at = (b * s.G + first + side) * s.T + frame;
       if (lane == 0 && frame < s.T) partial[2 * (at * plan.chunks + chunk) + sum % 2] = total;
     }
-    __syncthreads();
+    __syncthreads();  // before the next tile overwrites `sums`
   }
 }
 
-// The sum, by a warp, of the chunks of a frame's near or far products; a frame outside has none.
+// Returns the sum over the chunks of a frame's near or far products, computed by a warp. It is 0
+// for a frame outside of the clip.
 template <typename A>
 __device__ __forceinline__ double sum_of_chunks(const A* partial, int chunks, int frame, int T,
                                                 bool far) {
@@ -256,7 +281,8 @@ __device__ __forceinline__ double sum_of_chunks(const A* partial, int chunks, in
   return warp_sum(total);
 }
 
-// A block sums the chunks of one group of one clip, a warp those of a frame; in double, because
+// Adds up the partial sums, and computes the gradients of offset and weight. A block takes one
+// group of one clip, and a warp takes one frame after the other. The sums are in double, because
 // the gradient of an offset is a small difference of large sums.
 template <typename A>
 __global__ void __launch_bounds__(kThreads)
@@ -270,13 +296,13 @@ __global__ void __launch_bounds__(kThreads)
   double share = 0;
   for (int t = warp; t < s.T; t += kWarps) {
     const A* chunked = partial + 2 * group * s.T * chunks;
-    const double near =
-        sum_of_chunks(chunked, chunks, slot_frame(t + 1, shift.whole), s.T, false);
+    const double near = sum_of_chunks(chunked, chunks, slot_frame(t + 1, shift.whole), s.T, false);
     const double far = sum_of_chunks(chunked, chunks, slot_frame(t, shift.whole), s.T, true);
     const int64_t at = (b * s.T + t) * s.G + g;
     share += offset_gradient<double>(near, far, weight[at]);
     if (lane == 0) d_weight[at] = A(weight_gradient<double>(near, far, shift.part));
   }
+  // Add up the shares of the warps in a fixed order.
   if (lane == 0) shares[warp] = share;
   __syncthreads();
   if (threadIdx.x > 0) return;

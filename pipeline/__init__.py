@@ -1,1 +1,1 @@
-"""Shards in, batches of clips out, decoded by NVIDIA DALI."""
+"""Turns shards into batches of clips; NVIDIA DALI decodes the frames."""

@@ -1,6 +1,11 @@
-"""What a training pass and an evaluation step are made of: plan, frames, tensors.
+"""Turns the plan of a step into frames to read, and the decoded frames into a batch.
 
-B clips, K clips of a video, C crops of a clip, T segments of L frames a clip, S side of the crop.
+A source (`TrainingSource`, `EvaluationSource`) knows the split and the settings, and makes one step
+after the other. A step (`TrainingStep`, `EvaluationStep`) has a plan, says what the DALI graph
+needs to know, and makes a `Batch` of the views that come out of the graph. A step of the loader is
+one forward pass: ``train.accumulate`` of them make one optimizer step.
+
+B clips, K clips of a video, C crops of a clip, T segments of L frames per clip, S side of the crop.
 """
 
 from collections.abc import Sequence
@@ -25,10 +30,10 @@ from pipeline.plan import (
 from pipeline.store import BadFrame, ClipFrames, FrameStore
 from preprocess.shards import DatasetInfo, Split
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, in RGB, as the weights of the model zoos expect
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet in RGB, which pretrained weights expect
 STD = (0.229, 0.224, 0.225)
-MIN_BAD_FRAMES = 20  # that an epoch may have, however small it is
-LISTED = 20  # frames that an error names
+MIN_ALLOWED_BAD_FRAMES = 20  # allowed in every epoch, however small it is
+MAX_LISTED_FRAMES = 20  # in the message of an error
 
 
 class BadDataError(TinError):
@@ -40,154 +45,198 @@ class BadDataError(TinError):
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step computes on; all three lie on the loader's device."""
+    """The input of one step. All three tensors are on the loader's device."""
 
     x: Tensor
     """``(B, T, L*3, S, S)``, in evaluation ``(B, V, T, L*3, S, S)`` with V = K*C, the crops of a
-    clip together: float32 RGB, normalized with ImageNet's mean and deviation."""
+    clip next to each other: float32 RGB, normalized with ImageNet's mean and deviation."""
     labels: Tensor
-    """``(B,)`` int64, -1 without a label; of a multi-label dataset ``(B, classes)`` float32 of 0
-    and 1."""
+    """``(B,)`` int64, -1 without a label; for a multi-label dataset ``(B, classes)`` float32 with
+    values 0 and 1."""
     clips: Tensor
-    """``(B,)`` int64 rows of the split; -1 fills a last step, or stands for a video without a
-    good frame, and is not to be scored."""
+    """``(B,)`` int64 rows of the split. -1 marks a row that must not be scored: the padding of a
+    last step, or a video without a good frame."""
 
 
-class Training:
-    """Random clips of one rank, ``train.batch / train.accumulate`` a pass over all ranks."""
+class TrainingSource:
+    """One rank's training clips; a step has ``train.batch / train.accumulate`` over all ranks."""
 
     def __init__(
         self, split: Split, info: DatasetInfo, config: Config, rank: int, world_size: int
     ) -> None:
-        settings, self._order = config.train, epoch_order(split, config)
-        self._split, self._info, self._config = split, info, config
-        self._rank, self._world_size = rank, world_size
-        self._pass_clips = settings.batch // settings.accumulate
-        if self._pass_clips % world_size:
+        settings = config.train
+        self.split = split
+        self.info = info
+        self.config = config
+        self._order = epoch_order(split, config)
+        self._rank = rank
+        self._world_size = world_size
+        self._clips_per_step = settings.batch // settings.accumulate
+        if self._clips_per_step % world_size:
             raise ConfigError(
-                f"train.batch {settings.batch} in {settings.accumulate} passes gives"
-                f" {self._pass_clips} clips a pass, which {world_size} ranks do not divide"
+                f"train.batch {settings.batch} / train.accumulate {settings.accumulate} gives"
+                f" {self._clips_per_step} clips per pass, which {world_size} ranks do not divide."
+                " Change one of the two settings or the number of ranks."
             )
         if split.num_videos < settings.batch:
             raise ConfigError(
                 f"train.batch {settings.batch} is more than the {split.num_videos} videos of"
-                f" split {split.name} in {split.folder}"
+                f" split {split.name} in {split.folder}. Choose a smaller batch."
             )
         self.num_steps = split.num_videos // settings.batch * settings.accumulate
-        self.num_rows = self._pass_clips // world_size
+        self.num_rows = self._clips_per_step // world_size
         self.frames_per_row = config.clip.num_segments * config.clip.frames_per_segment
-        self.limit = _limit(split, config, self.frames_per_row)
+        self.max_bad_frames = _max_bad_frames(split, config, self.frames_per_row)
 
-    def plan(self, epoch: int, step: int) -> TrainingPlan:
-        """Return what this rank reads at a step."""
-        places = training_positions(step, self._pass_clips, self._rank, self._world_size)
-        return plan_training(self._split, self._config, self._order, epoch, places)
+    def step(self, epoch: int, number: int) -> "TrainingStep":
+        """Return step ``number`` of an epoch."""
+        positions = training_positions(number, self._clips_per_step, self._rank, self._world_size)
+        return TrainingStep(self, epoch, self.plan(epoch, positions))
+
+    def plan(self, epoch: int, positions: np.ndarray) -> TrainingPlan:
+        """Return the plan of the clips at ``positions`` of an epoch's order."""
+        return plan_training(self.split, self.config, self._order, epoch, positions)
+
+
+class TrainingStep:
+    """One step of training."""
+
+    def __init__(self, source: TrainingSource, epoch: int, plan: TrainingPlan) -> None:
+        self._source = source
+        self._epoch = epoch
+        self.plan = plan
 
     def complete(
-        self, epoch: int, plan: TrainingPlan, clips: list[ClipFrames], store: FrameStore
-    ) -> tuple[TrainingPlan, list[ClipFrames], list[BadFrame]]:
-        """Put the next clip of the order in the place of each that has no good frame.
+        self, clips: list[ClipFrames], store: FrameStore
+    ) -> tuple[list[ClipFrames], list[BadFrame]]:
+        """Replace each clip that has no good frame by the next clip of the order.
 
-        So the batch stays full, and holds the same at every number of ranks. Where there are more
-        damaged frames than allowed no clips come back: the frames are enough to refuse.
+        The batch stays full, and it holds the same clips at every number of ranks. If more frames
+        are damaged than allowed, no clips are returned: the caller rejects the bad frames.
         """
         bad_frames = [bad for clip in clips for bad in clip.bad_frames]
         for row in range(len(clips)):
-            position = plan.positions[row]
+            position = self.plan.positions[row]
             while not clips[row].jpegs:
-                if len(bad_frames) > self.limit:
-                    return plan, [], bad_frames
-                position = (position + 1) % self._split.num_videos
-                places = np.array([position])
-                other = plan_training(self._split, self._config, self._order, epoch, places)
+                if len(bad_frames) > self._source.max_bad_frames:
+                    return [], bad_frames
+                position = (position + 1) % self._source.split.num_videos
+                other = self._source.plan(self._epoch, np.array([position]))
                 clips[row] = store.read(int(other.clips[0]), other.frames[0].tolist())
                 bad_frames += clips[row].bad_frames
-                plan.put(row, other)
-        return plan, clips, bad_frames
+                self.plan.replace(row, other)
+        return clips, bad_frames
 
-    def arguments(self, plan: TrainingPlan) -> dict[str, np.ndarray]:
-        """Return the graph's inputs, a row a clip."""
-        x, y, width, height = plan.boxes.astype(np.int32).T
-        corner, size = np.stack([y, x], axis=1), np.stack([height, width], axis=1)
-        return {"corner": corner, "size": size, "flip": plan.flips.astype(np.int32)}
+    def arguments(self) -> dict[str, np.ndarray]:
+        """Return the inputs of the training graph, a row per clip."""
+        x, y, width, height = self.plan.boxes.astype(np.int32).T
+        return {
+            "corner": np.stack([y, x], axis=1),
+            "size": np.stack([height, width], axis=1),
+            "flip": self.plan.flips.astype(np.int32),
+        }
 
-    def batch(self, plan: TrainingPlan, views: list[Tensor], device: torch.device) -> Batch:
-        """Return the frames of the graph as a batch."""
-        settings, S = self._config.clip, self._config.clip.crop
-        x = views[0].view(-1, settings.num_segments, settings.frames_per_segment * 3, S, S)
-        labels = _labels(self._split, self._info, plan.clips, len(plan.clips))
-        if self._config.augment.flip == "labels":
-            flips, mirror = torch.from_numpy(plan.flips), torch.tensor(self._info.left_right)
-            labels[flips] = _mirrored(labels[flips], mirror)
-        return Batch(x, labels.to(device), torch.from_numpy(plan.clips).to(device))
+    def batch(self, views: Sequence[Tensor], device: torch.device) -> Batch:
+        """Return the only view of the graph as a batch."""
+        config = self._source.config
+        info = self._source.info
+        clips = self.plan.clips
+        S = config.clip.crop
+        x = views[0].view(-1, config.clip.num_segments, config.clip.frames_per_segment * 3, S, S)
+        labels = _labels(self._source.split, info, clips, len(clips))
+        if config.augment.flip == "labels":
+            flips = torch.from_numpy(self.plan.flips)
+            labels[flips] = _mirrored(labels[flips], torch.tensor(info.left_right))
+        return Batch(x, labels.to(device), torch.from_numpy(clips).to(device))
 
 
-class Evaluation:
-    """Each video of a split once: ``test.batch`` of them a step on each rank."""
+class EvaluationSource:
+    """One rank's videos, each video of the split once; a step has ``test.batch`` on each rank."""
 
     def __init__(
         self, split: Split, info: DatasetInfo, config: Config, rank: int, world_size: int
     ) -> None:
-        self._split, self._info, self._config = split, info, config
-        self._rank, self._world_size = rank, world_size
+        self.split = split
+        self.info = info
+        self.config = config
+        self._rank = rank
+        self._world_size = world_size
         self.num_rows = config.test.batch
         self.num_steps = -(-split.num_videos // (self.num_rows * world_size))
         self.mirrored = [view >= 5 for view in range(config.test.crops)]
         clip_frames = config.clip.num_segments * config.clip.frames_per_segment
         self.frames_per_row = config.test.clips * clip_frames
-        self.limit = _limit(split, config, self.frames_per_row)
+        self.max_bad_frames = _max_bad_frames(split, config, self.frames_per_row)
 
-    def plan(self, epoch: int, step: int) -> EvaluationPlan:
-        """Return what this rank reads at a step, the same in every epoch."""
-        num_videos = self._split.num_videos
-        clips = evaluation_clips(step, num_videos, self.num_rows, self._rank, self._world_size)
-        return plan_evaluation(self._split, self._config, clips)
+    def step(self, epoch: int, number: int) -> "EvaluationStep":
+        """Return step ``number``, which is the same in every epoch."""
+        num_videos = self.split.num_videos
+        clips = evaluation_clips(number, num_videos, self.num_rows, self._rank, self._world_size)
+        return EvaluationStep(self, plan_evaluation(self.split, self.config, clips))
+
+
+class EvaluationStep:
+    """One step of an evaluation."""
+
+    def __init__(self, source: EvaluationSource, plan: EvaluationPlan) -> None:
+        self._source = source
+        self.plan = plan
 
     def complete(
-        self, epoch: int, plan: EvaluationPlan, clips: list[ClipFrames], store: FrameStore
-    ) -> tuple[EvaluationPlan, list[ClipFrames], list[BadFrame]]:
-        """Leave out videos that have no good frame."""
+        self, clips: list[ClipFrames], store: FrameStore
+    ) -> tuple[list[ClipFrames], list[BadFrame]]:
+        """Leave out the videos that have no good frame."""
         good = [row for row, clip in enumerate(clips) if clip.jpegs]
         bad_frames = [bad for clip in clips for bad in clip.bad_frames]
-        kept = EvaluationPlan(plan.clips[good], plan.frames[good], plan.regions[good])
-        return kept, [clips[row] for row in good], bad_frames
+        plan = self.plan
+        self.plan = EvaluationPlan(plan.clips[good], plan.frames[good], plan.regions[good])
+        return [clips[row] for row in good], bad_frames
 
-    def arguments(self, plan: EvaluationPlan) -> dict[str, np.ndarray]:
-        """Return the graph's inputs, a row a video."""
-        return {f"region{v}": plan.regions[:, v] for v in range(self._config.test.crops)}
+    def arguments(self) -> dict[str, np.ndarray]:
+        """Return the inputs of the evaluation graph, a row per video."""
+        num_crops = self.plan.regions.shape[1]
+        return {f"region{crop}": self.plan.regions[:, crop] for crop in range(num_crops)}
 
-    def batch(self, plan: EvaluationPlan, views: list[Tensor], device: torch.device) -> Batch:
-        """Return the frames of the graph as a batch, rows without a video filled with 0."""
-        config, n = self._config, len(plan.clips)
-        T, S = config.clip.num_segments, config.test_crop
-        shape = (T, config.clip.frames_per_segment * 3, S, S)
-        x = torch.zeros(self.num_rows, config.test.clips, len(self.mirrored), *shape, device=device)
-        for v, view in enumerate(views):
-            x[:n, :, v] = view.view(n, config.test.clips, *shape)
-        clips = torch.full((self.num_rows,), -1)
-        clips[:n] = torch.from_numpy(plan.clips)
-        labels = _labels(self._split, self._info, plan.clips, self.num_rows)
+    def batch(self, views: Sequence[Tensor], device: torch.device) -> Batch:
+        """Return the views of the graph, one per crop, as a batch padded with zeros."""
+        config = self._source.config
+        num_rows = self._source.num_rows
+        num_videos = len(self.plan.clips)
+        K = config.test.clips
+        S = config.test_crop
+        shape = (config.clip.num_segments, config.clip.frames_per_segment * 3, S, S)
+        x = torch.zeros(num_rows, K, config.test.crops, *shape, device=device)
+        for crop, view in enumerate(views):
+            x[:num_videos, :, crop] = view.view(num_videos, K, *shape)
+        clips = torch.full((num_rows,), -1)
+        clips[:num_videos] = torch.from_numpy(self.plan.clips)
+        labels = _labels(self._source.split, self._source.info, self.plan.clips, num_rows)
         return Batch(x.flatten(1, 2), labels.to(device), clips.to(device))
 
 
-def refuse(bad_frames: Sequence[BadFrame], limit: int, split: Split) -> None:
-    """Raise `BadDataError` if there are more ``bad_frames`` than ``limit``."""
-    if len(bad_frames) <= limit:
+Step = TrainingStep | EvaluationStep
+
+
+def check_bad_frames(bad_frames: Sequence[BadFrame], max_bad_frames: int, split: Split) -> None:
+    """Raise `BadDataError` if there are more than ``max_bad_frames``."""
+    if len(bad_frames) <= max_bad_frames:
         return
-    named = [f"video {bad.clip} frame {bad.frame}: {bad.reason}" for bad in bad_frames[:LISTED]]
+    first = bad_frames[:MAX_LISTED_FRAMES]
+    listed = [f"video {bad.clip} frame {bad.frame}: {bad.reason}" for bad in first]
     raise BadDataError(
-        f"{split.folder}: {len(bad_frames)} damaged frames in split {split.name}, more than"
-        f" {limit}; `tin data verify` lists them all\n" + "\n".join(named)
+        f"{split.folder}: found {len(bad_frames)} damaged frames in split {split.name}, more than"
+        f" {max_bad_frames} (the limit of data.bad_frames). Run `tin data verify {split.folder}` to"
+        " list all of them. The first:\n" + "\n".join(listed)
     )
 
 
-def _limit(split: Split, config: Config, frames_per_video: int) -> int:
+def _max_bad_frames(split: Split, config: Config, frames_per_video: int) -> int:
     share = config.data.bad_frames * split.num_videos * frames_per_video
-    return max(MIN_BAD_FRAMES, int(share))
+    return max(MIN_ALLOWED_BAD_FRAMES, int(share))
 
 
 def _labels(split: Split, info: DatasetInfo, clips: np.ndarray, num_rows: int) -> Tensor:
-    """Return the labels of ``clips``, and of rows after them that no video fills."""
+    """Return the labels of ``clips``, padded to ``num_rows`` rows without a label."""
     found = [split.labels_of(clip) for clip in clips]
     if info.multi_label:
         labels = torch.zeros(num_rows, len(info.classes))
@@ -200,7 +249,7 @@ def _labels(split: Split, info: DatasetInfo, clips: np.ndarray, num_rows: int) -
 
 
 def _mirrored(labels: Tensor, mirror: Tensor) -> Tensor:
-    """Return what labels become in a mirror: ``mirror`` ``(classes,)`` is its own inverse."""
+    """Return the labels of mirrored clips; ``mirror`` ``(classes,)`` is its own inverse."""
     if labels.is_floating_point():
         return labels[:, mirror]
     return torch.where(labels < 0, labels, mirror[labels])

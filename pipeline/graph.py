@@ -1,33 +1,40 @@
 """DALI graphs over a flat batch of frames: decode, crop, resize, mirror, normalize.
 
-N is the number of frames of a batch, S the side of the square crop. All that is random or differs
-from video to video comes in with the frames; DALI draws nothing.
+N is the number of frames of a batch, S the side of the square crop. Everything that is random or
+differs between videos is an input of the graph; DALI draws no random numbers.
 """
 
 import weakref
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import nvidia.dali.fn as fn
 import torch
-from nvidia.dali import Pipeline, types
+from nvidia.dali import Pipeline
+from nvidia.dali.data_node import DataNode
+from nvidia.dali.tensors import TensorListCPU, TensorListGPU
+from nvidia.dali.types import DALIDataType, DALIImageType
 from torch.nn.functional import interpolate
 
 from pipeline.batches import MEAN, STD
 
+Outputs = Sequence[TensorListCPU | TensorListGPU]
+
 
 class Graph:
-    """A running DALI pipeline: batches go in, and their views come out in the same order."""
+    """A running DALI pipeline: batches enter it, and their views leave it in the same order."""
 
     def __init__(
-        self, pipeline: Pipeline, finish: Callable[[Sequence], list[torch.Tensor]]
+        self, pipeline: Pipeline, to_views: Callable[[Outputs], list[torch.Tensor]]
     ) -> None:
-        self._pipeline, self._finish = pipeline, finish
+        self._pipeline = pipeline
+        self._to_views = to_views
         self._pipeline.build()
         self._running = 0
 
     def start(self, jpegs: Sequence[np.ndarray], **arguments: np.ndarray) -> None:
-        """Start a batch of N JPEGs (uint8); each argument has a row for each of them."""
+        """Start a batch of N JPEGs (uint8); each argument has one row per JPEG."""
         self._pipeline.feed_input("jpegs", list(jpegs))
         for name, values in arguments.items():
             self._pipeline.feed_input(name, np.ascontiguousarray(values))
@@ -35,27 +42,28 @@ class Graph:
         self._running += 1
 
     def finish(self) -> list[torch.Tensor]:
-        """Return the views of the oldest batch in work, ``(N, 3, S, S)`` float32 each.
+        """Wait for the oldest running batch; return its views, ``(N, 3, S, S)`` float32 each.
 
         Raises:
-            RuntimeError: a frame does not decode; the graph is of no further use.
+            RuntimeError: a frame cannot be decoded; the graph cannot be used afterwards.
         """
         self._running -= 1
-        views = self._finish(self._pipeline.share_outputs())
+        views = self._to_views(self._pipeline.share_outputs())
         self._pipeline.release_outputs()
         return views
 
     def drain(self) -> None:
-        """Throw away the batches in work."""
+        """Wait for all running batches and drop them."""
         while self._running:
             self.finish()
 
 
 def training_graph(num_frames: int, crop: int, threads: int, device: torch.device) -> Graph:
-    """Return a graph that takes ``corner``, ``size`` (y, x in pixels) and ``flip`` a frame.
+    """Return a graph that takes ``corner``, ``size`` (y, x in pixels) and ``flip`` of each frame.
 
-    Only the region is decoded; it is scaled to the crop, whatever its shape. On a CPU torch does
-    the scaling: it takes a seventh of the time of DALI's, which is half of all (bench_loader.py).
+    Only the region is decoded, and it is scaled to the crop, whatever its shape. On a CPU, torch
+    does the scaling: it takes a seventh of the time of DALI's scaling, which is half of the total
+    (tests/bench_loader.py).
     """
     if device.type == "cuda":
         return dali_training_graph(num_frames, crop, threads, device)
@@ -64,41 +72,50 @@ def training_graph(num_frames: int, crop: int, threads: int, device: torch.devic
         region, flip = _region(device)
         pipeline.set_outputs(region, flip)
     memory = _Memory((num_frames, 3, crop, crop))
-    return Graph(pipeline, lambda outputs: [_scaled(*outputs, memory.take())])
+
+    def to_views(outputs: Outputs) -> list[torch.Tensor]:
+        regions, flips = outputs
+        assert isinstance(regions, TensorListCPU) and isinstance(flips, TensorListCPU)
+        return [_scaled(regions, flips, memory.take())]
+
+    return Graph(pipeline, to_views)
 
 
 def dali_training_graph(num_frames: int, crop: int, threads: int, device: torch.device) -> Graph:
-    """Return a graph like `training_graph` in which DALI scales, on a GPU or a CPU."""
+    """Return a graph like `training_graph`, in which DALI does the scaling, on a GPU or a CPU."""
     pipeline = _pipeline(num_frames, threads, device)
     with pipeline:
         region, flip = _region(device)
-        pipeline.set_outputs(_normalized(fn.resize(region, size=[crop, crop]), flip))
-    return Graph(pipeline, _taken(device))
+        pipeline.set_outputs(_normalized(_resized(region, crop), flip))
+    return Graph(pipeline, _to_torch(device))
 
 
 def evaluation_graph(
     num_frames: int, crop: int, mirrored: Sequence[bool], threads: int, device: torch.device
 ) -> Graph:
-    """Return a graph with one view for each of ``mirrored``, all of one decode.
+    """Return a graph that decodes each frame once and gives one view per value of ``mirrored``.
 
-    View v takes ``region<v>`` a frame: top, left, bottom, right in pixels, float32. Scaling just
-    the region gives the pixels of scaling the frame and cropping it then: what the filter needs
-    is read outside the region.
+    View v takes ``region<v>`` of each frame: top, left, bottom, right in pixels, float32. Scaling
+    only the region gives the same pixels as scaling the frame and cropping it afterwards, because
+    the filter also reads the pixels around the region.
     """
     pipeline = _pipeline(num_frames, threads, device)
     with pipeline:
         frames = fn.decoders.image(_jpegs(), **_decoding(device))
-        views = [
-            _normalized(_scaled_region(frames, _input(f"region{v}", 1, types.FLOAT), crop), mirror)
-            for v, mirror in enumerate(mirrored)
-        ]
+        views = []
+        for v, mirror in enumerate(mirrored):
+            region = _input(f"region{v}", ndim=1, dtype=DALIDataType.FLOAT)
+            views.append(_normalized(_resized(frames, crop, region), mirror))
         pipeline.set_outputs(*views)
-    return Graph(pipeline, _taken(device))
+    return Graph(pipeline, _to_torch(device))
 
 
 def _pipeline(num_frames: int, threads: int, device: torch.device) -> Pipeline:
-    # One batch a call of schedule_run; the dynamic executor still runs as many as are started,
-    # and its outputs stay valid for as long as torch holds them.
+    """Return a pipeline without operators.
+
+    Each call of schedule_run starts one batch. The dynamic executor still runs as many batches as
+    were started, and its outputs stay valid for as long as torch holds them.
+    """
     return Pipeline(
         batch_size=num_frames,
         num_threads=threads,
@@ -108,90 +125,104 @@ def _pipeline(num_frames: int, threads: int, device: torch.device) -> Pipeline:
     )
 
 
-def _jpegs():
-    return fn.external_source(name="jpegs", dtype=types.UINT8, ndim=1)
+def _jpegs() -> DataNode:
+    return fn.external_source(name="jpegs", dtype=DALIDataType.UINT8, ndim=1)
 
 
-def _input(name: str, ndim: int, dtype=types.INT32):
+def _input(name: str, ndim: int, dtype: DALIDataType = DALIDataType.INT32) -> DataNode:
     return fn.external_source(name=name, dtype=dtype, ndim=ndim)
 
 
-def _region(device: torch.device):
-    corner, size = _input("corner", 1), _input("size", 1)
+def _region(device: torch.device) -> tuple[DataNode, DataNode]:
+    """Return the decoded region of each frame, and whether it is flipped."""
     region = fn.decoders.image_slice(
-        _jpegs(), start=corner, shape=size, axis_names="HW", **_decoding(device)
+        _jpegs(),
+        start=_input("corner", ndim=1),
+        shape=_input("size", ndim=1),
+        axis_names="HW",
+        **_decoding(device),
     )
-    return region, _input("flip", 0)
+    return region, _input("flip", ndim=0)
 
 
-def _decoding(device: torch.device) -> dict:
+def _decoding(device: torch.device) -> dict[str, Any]:
+    """Return the arguments that all decoders share."""
     return {
         "device": "mixed" if device.type == "cuda" else "cpu",
-        "output_type": types.RGB,
-        "jpeg_fancy_upsampling": True,  # as the CPU does: the same pixels on both
+        "output_type": DALIImageType.RGB,
+        "jpeg_fancy_upsampling": True,  # as on the CPU, so that both devices give the same pixels
     }
 
 
-def _scaled_region(frames, region, crop: int):
-    return fn.resize(
-        frames, size=[crop, crop], roi_start=region[0:2], roi_end=region[2:4], roi_relative=False
-    )
+def _resized(frames: DataNode, crop: int, region: DataNode | None = None) -> DataNode:
+    """Scale the frames, or a region of each of them, to a square."""
+    roi: dict[str, Any] = {}
+    if region is not None:
+        roi = {"roi_start": region[0:2], "roi_end": region[2:4], "roi_relative": False}
+    resized = fn.resize(frames, size=[crop, crop], **roi)
+    assert isinstance(resized, DataNode)  # the declared type also allows several outputs
+    return resized
 
 
-def _normalized(images, mirror):
+def _normalized(images: DataNode, mirror: DataNode | bool) -> DataNode:
     return fn.crop_mirror_normalize(
         images,
         mirror=mirror,
         mean=[255 * value for value in MEAN],
         std=[255 * value for value in STD],
-        dtype=types.FLOAT,
+        dtype=DALIDataType.FLOAT,
         output_layout="CHW",
     )
 
 
-def _taken(device: torch.device) -> Callable[[Sequence], list[torch.Tensor]]:
-    """Return a function that takes outputs over: as they are on a CPU, copied on a GPU.
+def _to_torch(device: torch.device) -> Callable[[Outputs], list[torch.Tensor]]:
+    """Return a function that turns DALI's outputs into tensors: shared on a CPU, copied on a GPU.
 
-    DALI may write to a GPU's memory again as soon as torch frees it, though kernels that read it
-    still wait in torch's stream; the copy belongs to torch's allocator, which knows of streams.
+    DALI may reuse memory of the GPU as soon as torch frees the tensor, although kernels that read
+    it are still queued in torch's stream. The copy belongs to torch's allocator, which keeps track
+    of streams.
     """
     if device.type == "cpu":
         return lambda outputs: [torch.from_dlpack(output.as_tensor()) for output in outputs]
     stream = torch.cuda.Stream(device)
 
-    def take(outputs: Sequence) -> list[torch.Tensor]:
+    def copy(outputs: Outputs) -> list[torch.Tensor]:
         with torch.cuda.stream(stream):
             views = [torch.from_dlpack(output.as_tensor()).clone() for output in outputs]
-        stream.synchronize()  # of its own, so that it does not wait for the step before
+        stream.synchronize()  # of the own stream only, which does not wait for the previous step
         for view in views:
             view.record_stream(torch.cuda.current_stream(device))
         return views
 
-    return take
+    return copy
 
 
 class _Memory:
-    """Memory of batches, lent again once torch lets go of it.
+    """Memory for batches, which is lent again when torch has dropped it.
 
-    The system's time to clear new pages for each batch would be a third of the loader's.
+    New memory for each batch would cost a third of the loader's time, which the system needs to
+    clear the pages.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self._shape, self._free = shape, []
+        self._shape = shape
+        self._free: list[np.ndarray] = []
 
     def take(self) -> torch.Tensor:
-        """Return a float32 tensor of any content."""
+        """Return a float32 tensor with arbitrary content."""
         memory = self._free.pop() if self._free else np.empty(self._shape, np.float32)
-        lent = memory.view()  # lives for as long as a tensor has its storage
+        # The view lives for as long as any tensor uses its storage; then the memory is free again.
+        lent = memory.view()
         weakref.finalize(lent, self._free.append, memory).atexit = False
         return torch.from_numpy(lent)
 
 
-def _scaled(regions: Sequence, flips: Sequence, views: torch.Tensor) -> torch.Tensor:
-    """Fill ``views`` with what `_normalized` makes of DALI's resize, computed by torch."""
+def _scaled(regions: TensorListCPU, flips: TensorListCPU, views: torch.Tensor) -> torch.Tensor:
+    """Fill ``views`` with what DALI's resize and `_normalized` would give, computed by torch."""
     mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    for view, region, flip in zip(views, regions, flips.as_array(), strict=True):
-        frame = torch.from_dlpack(region).permute(2, 0, 1)[None]
+    frames = (torch.from_dlpack(regions[index]) for index in range(len(regions)))
+    for view, frame, flip in zip(views, frames, flips.as_array(), strict=True):
+        frame = frame.permute(2, 0, 1)[None]
         frame = interpolate(frame, size=view.shape[1:], mode="bilinear", antialias=True)[0]
         torch.sub(frame.flip(-1) if flip else frame, mean, out=view).div_(std)
     return views

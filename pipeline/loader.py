@@ -1,4 +1,8 @@
-"""Batches of clips, from the shards to the device, at an exact position of an epoch."""
+"""Loads batches of clips from the shards onto the device, from any position of an epoch.
+
+A step passes two queues. In the first, threads read its frames from the shards, up to
+``run.prefetch`` steps ahead. In the second, the DALI graph decodes them.
+"""
 
 import time
 from collections import deque
@@ -9,38 +13,44 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from configs.errors import TinError
 from configs.schema import Config
-from pipeline.batches import BadDataError, Batch, Evaluation, Training, refuse
+from pipeline.batches import Batch, EvaluationSource, Step, TrainingSource, check_bad_frames
 from pipeline.graph import Graph, evaluation_graph, training_graph
-from pipeline.plan import EvaluationPlan, TrainingPlan
 from pipeline.store import BadFrame, ClipFrames, FrameStore
 from preprocess.shards import DatasetInfo, Split, open_split, read_info
 from preprocess.workers import num_cpus
 
-__all__ = ["BadDataError", "BadFrame", "Batch", "ClipLoader"]
+MAX_DECODING = 2  # steps in the graph: one is decoded while a decoded one waits to be taken
 
-DECODING = 2  # batches in the graph: one is made while the one before waits to be taken
+Reading = tuple[Step, list[Future[ClipFrames]]]
+Decoding = tuple[Step, list[BadFrame]]
 
-Plan = TrainingPlan | EvaluationPlan
-Reading = tuple[Plan, list[Future[ClipFrames]]]
-Decoding = tuple[Plan, list[BadFrame]]
+
+class DecodeError(TinError, RuntimeError):
+    """A frame cannot be decoded although its checksum is correct."""
 
 
 class ClipLoader:
-    """Reads a split, one rank's part of it.
+    """Loads one rank's share of a split.
 
-    Training takes ``train.batch / train.accumulate`` clips a pass over all ranks, evaluation
-    ``test.batch`` videos a step on each. What a step holds depends on (seed, epoch, step) only.
+    Training takes ``train.batch / train.accumulate`` clips per step over all ranks; evaluation
+    takes ``test.batch`` videos per step on each rank. What a step holds depends only on (seed,
+    epoch, step).
 
     Args:
-        folder: of the dataset.
-        training: random clips and crops in a random order, or each video once as ``config.test``
-            says.
-        device: where batches go: ``cpu``, or a GPU, which then decodes too.
+        folder: folder of the dataset.
+        split: name of the split.
+        config: all settings of the run.
+        training: True for random clips and crops in a random order; False for each video once, as
+            ``config.test`` says.
+        rank: rank of this process.
+        world_size: number of ranks.
+        device: where batches go: ``cpu``, or a GPU, which then also decodes.
 
     Raises:
-        ConfigError: there is no such split, it is smaller than a batch, or the ranks do not divide
-            a batch.
+        ConfigError: the split does not exist, it is smaller than a batch, or the ranks do not
+            divide a batch.
         ShardError: the dataset cannot be read.
     """
 
@@ -59,63 +69,77 @@ class ClipLoader:
         self.split: Split = open_split(folder, split)
         self.num_videos = self.split.num_videos
         self.wait_s = 0.0
-        kind = Training if training else Evaluation
-        self._source = kind(self.split, self.info, config, rank, world_size)
+        self._source: TrainingSource | EvaluationSource
+        if training:
+            self._source = TrainingSource(self.split, self.info, config, rank, world_size)
+        else:
+            self._source = EvaluationSource(self.split, self.info, config, rank, world_size)
         self.num_steps = self._source.num_steps
-        self.max_bad_frames = self._source.limit
-        self._config, self._device = config, torch.device(device)
+        self.max_bad_frames = self._source.max_bad_frames
+        self._config = config
+        self._device = torch.device(device)
         self._store = FrameStore(self.split, config.run.readers)
         self._graph: Graph | None = None
         self._bad_frames: list[BadFrame] = []
-        self._turn = 0
+        self._iteration = 0  # counts the iterators; only the latest one may continue
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Iterate over an epoch from ``first_step`` on; an earlier iterator ends with that.
+        """Iterate over an epoch from ``first_step``; this ends the iterators made before.
 
         Raises:
-            BadDataError: this rank alone met more than ``max_bad_frames`` since ``first_step``.
-            RuntimeError: a frame does not decode although its checksum is right.
+            BadDataError: this rank alone found more than ``max_bad_frames`` since ``first_step``.
+            DecodeError: a frame cannot be decoded although its checksum is correct.
         """
-        self._turn += 1
+        self._iteration += 1
         try:
             if self._graph:
-                self._graph.drain()  # what an abandoned iterator left
-        except RuntimeError:  # a broken frame in it is no matter of this epoch
+                self._graph.drain()  # steps of an abandoned iterator
+        except RuntimeError:  # a frame of that iterator is broken, which is no error of this epoch
             self._graph = None
-        return self._batches(epoch, first_step, self._turn)
+        return self._batches(epoch, first_step, self._iteration)
 
     def take_bad_frames(self) -> list[BadFrame]:
-        """Return the damaged frames of the batches handed out since this was last asked."""
-        taken, self._bad_frames = self._bad_frames, []
+        """Return the damaged frames of the batches handed out since the last call."""
+        taken = self._bad_frames
+        self._bad_frames = []
         return taken
 
     def close(self) -> None:
-        """End all threads; the loader is of no further use."""
-        self._turn += 1
+        """End all threads. The loader cannot be used afterwards."""
+        self._iteration += 1
         self._graph = None
         self._store.close()
 
-    def _batches(self, epoch: int, first_step: int, turn: int) -> Iterator[Batch]:
-        steps = iter(range(first_step, self.num_steps))
+    def _batches(self, epoch: int, first_step: int, iteration: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch, and keep both queues filled."""
+        numbers = iter(range(first_step, self.num_steps))
         reading: deque[Reading] = deque()
         decoding: deque[Decoding] = deque()
-        met: list[BadFrame] = []
+        epoch_bad_frames: list[BadFrame] = []
         try:
             while True:
-                if turn != self._turn:
-                    raise RuntimeError("the loader was closed or began another epoch meanwhile")
+                if iteration != self._iteration:
+                    raise RuntimeError("the loader was closed or started another epoch meanwhile")
                 began = time.perf_counter()
-                self._read_ahead(epoch, steps, reading)
-                while reading and (not decoding or (len(decoding) < DECODING and _ready(reading))):
-                    decoding.append(self._decode(epoch, *reading.popleft()))
-                    self._read_ahead(epoch, steps, reading)
+
+                # Fill the graph: with at least one step, and with a second one if its frames were
+                # read already.
+                self._read_ahead(epoch, numbers, reading)
+                while reading and (
+                    not decoding or (len(decoding) < MAX_DECODING and _is_read(reading[0]))
+                ):
+                    decoding.append(self._decode(reading.popleft()))
+                    self._read_ahead(epoch, numbers, reading)
                 if not decoding:
                     return
-                plan, bad_frames = decoding.popleft()
+
+                # Take the oldest step out of the graph. Its bad frames are counted first, so that
+                # the caller can list them even if this step is rejected.
+                step, bad_frames = decoding.popleft()
                 self._bad_frames += bad_frames
-                met += bad_frames
-                refuse(met, self.max_bad_frames, self.split)
-                batch = self._finish(plan)
+                epoch_bad_frames += bad_frames
+                check_bad_frames(epoch_bad_frames, self.max_bad_frames, self.split)
+                batch = self._finish(step)
                 self.wait_s += time.perf_counter() - began
                 yield batch
         finally:
@@ -123,49 +147,56 @@ class ClipLoader:
                 for future in futures:
                     future.cancel()
 
-    def _read_ahead(self, epoch: int, steps: Iterator[int], reading: deque[Reading]) -> None:
+    def _read_ahead(self, epoch: int, numbers: Iterator[int], reading: deque[Reading]) -> None:
         while len(reading) < self._config.run.prefetch:
-            step = next(steps, None)
-            if step is None:
+            number = next(numbers, None)
+            if number is None:
                 return
-            plan = self._source.plan(epoch, step)
-            reading.append((plan, self._store.start(plan.clips, plan.frames)))
+            step = self._source.step(epoch, number)
+            reading.append((step, self._store.start(step.plan.clips, step.plan.frames)))
 
-    def _decode(self, epoch: int, plan: Plan, futures: list[Future[ClipFrames]]) -> Decoding:
-        clips = [future.result() for future in futures]
-        plan, clips, bad_frames = self._source.complete(epoch, plan, clips, self._store)
+    def _decode(self, reading: Reading) -> Decoding:
+        """Wait for the frames of a step and start to decode them."""
+        step, futures = reading
+        clips, bad_frames = step.complete([future.result() for future in futures], self._store)
         if clips:
-            per_row = self._source.frames_per_row
-            arguments = self._source.arguments(plan)
             if self._graph is None:
                 self._graph = self._make_graph()
+            # The graph works on frames: repeat the arguments of a row for each of its frames.
+            per_row = self._source.frames_per_row
+            arguments = step.arguments()
             self._graph.start(
                 [jpeg for clip in clips for jpeg in clip.jpegs],
                 **{name: np.repeat(rows, per_row, axis=0) for name, rows in arguments.items()},
             )
-        return plan, bad_frames
+        return step, bad_frames
 
-    def _finish(self, plan: Plan) -> Batch:
-        if not len(plan.clips):
-            return self._source.batch(plan, [], self._device)
+    def _finish(self, step: Step) -> Batch:
+        """Wait for the decoded frames of a step and return its batch."""
+        if not len(step.plan.clips):  # none of its videos has a good frame
+            return step.batch([], self._device)
+        assert self._graph, "a step with clips has been started in the graph"
         try:
-            return self._source.batch(plan, self._graph.finish(), self._device)
+            return step.batch(self._graph.finish(), self._device)
         except RuntimeError as error:
-            self._graph = None  # DALI's pipelines do not outlive an error
-            raise RuntimeError(
-                f"{self.split.folder}: a frame of the videos {plan.clips.tolist()} of split"
-                f" {self.split.name} does not decode, though its checksum is right; make the"
+            self._graph = None  # a DALI pipeline cannot be used after an error
+            raise DecodeError(
+                f"{self.split.folder}: a frame of the videos {step.plan.clips.tolist()} of split"
+                f" {self.split.name} cannot be decoded although its checksum is correct. Create the"
                 f" dataset again. {error}"
             ) from error
 
     def _make_graph(self) -> Graph:
-        num_frames = self._source.num_rows * self._source.frames_per_row
+        """Return the graph for the steps of this loader."""
+        source = self._source
+        num_frames = source.num_rows * source.frames_per_row
         threads = self._config.run.threads or num_cpus()
-        if isinstance(self._source, Training):
+        if isinstance(source, TrainingSource):
             return training_graph(num_frames, self._config.clip.crop, threads, self._device)
-        crop, mirrored = self._config.test_crop, self._source.mirrored
-        return evaluation_graph(num_frames, crop, mirrored, threads, self._device)
+        crop = self._config.test_crop
+        return evaluation_graph(num_frames, crop, source.mirrored, threads, self._device)
 
 
-def _ready(reading: deque[Reading]) -> bool:
-    return all(future.done() for future in reading[0][1])
+def _is_read(reading: Reading) -> bool:
+    _, futures = reading
+    return all(future.done() for future in futures)

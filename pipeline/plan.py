@@ -1,7 +1,8 @@
-"""What each step reads and how: clips, frames, crops and flips. Pure NumPy, nothing is opened.
+"""Plans what each step reads: clips, frames, crops and flips. Pure NumPy; no file is opened.
 
-A plan is a pure function of (seed, epoch, step): it depends on no earlier step, and a step's
-clips, frames and crops depend on no number of ranks. N is the number of videos of the split.
+A plan is a pure function of (seed, epoch, step). It does not depend on earlier steps, and the
+clips, frames and crops of a step do not depend on the number of ranks. N is the number of videos of
+the split.
 """
 
 from dataclasses import dataclass
@@ -17,31 +18,43 @@ from preprocess.shards import Split
 
 @dataclass(frozen=True)
 class Order:
-    """The order in which training visits the videos of a split, a new one each epoch."""
+    """The order in which training visits the videos of a split, different in each epoch."""
 
     seed: int
     num_videos: int
     shard_starts: np.ndarray | None = None
-    """``(shards + 1,)`` first video of each shard and N; None shuffles over the whole split."""
+    """``(shards + 1,)`` first video of each shard, then N; None shuffles over the whole split."""
     window_shards: int = 1
-    """Shards that are mixed at a time."""
+    """Number of shards whose videos are mixed with each other."""
 
     def clips(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         """Return the videos at ``positions`` of an epoch (each in 0 ... N-1), the same shape."""
         if self.shard_starts is None:
             return shuffled(positions, self.num_videos, key(self.seed, ORDER, epoch))
+
+        # Visit the shards in a random order. `ends` are the positions at which the visits end.
         sizes = np.diff(self.shard_starts)
-        numbers = np.arange(len(sizes))
-        shards = shuffled(numbers, len(sizes), key(self.seed, SHARDS, epoch))
+        num_shards = len(sizes)
+        shards = shuffled(np.arange(num_shards), num_shards, key(self.seed, SHARDS, epoch))
         ends = np.cumsum(sizes[shards])
+
+        # Find the window of `window_shards` consecutive visits that each position falls into, and
+        # the position at which that window starts.
         window = np.searchsorted(ends, positions, side="right") // self.window_shards
-        last = np.minimum((window + 1) * self.window_shards, len(sizes)) - 1
-        start = np.where(window > 0, ends[window * self.window_shards - 1], 0)
+        first_visit = window * self.window_shards
+        last_visit = np.minimum(first_visit + self.window_shards, num_shards) - 1
+        start = np.where(window > 0, ends[first_visit - 1], 0)
+
+        # Shuffle the videos of each window, so that reads stay local to a few shards while an epoch
+        # still sees every video exactly once. Each window has its own key.
         keys = key(self.seed, ORDER, epoch) + window.astype(np.uint64)
-        mixed = start + shuffled(positions - start, ends[last] - start, keys)
-        place = np.searchsorted(ends, mixed, side="right")
-        inside = mixed - (ends[place] - sizes[shards[place]])
-        return self.shard_starts[shards[place]] + inside
+        mixed = start + shuffled(positions - start, ends[last_visit] - start, keys)
+
+        # Turn each mixed position into a video: the shard of that visit, and the place inside it.
+        visit = np.searchsorted(ends, mixed, side="right")
+        shard = shards[visit]
+        inside = mixed - (ends[visit] - sizes[shard])
+        return self.shard_starts[shard] + inside
 
 
 def epoch_order(split: Split, config: Config) -> Order:
@@ -54,10 +67,10 @@ def epoch_order(split: Split, config: Config) -> Order:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """One random clip of each of B videos, F = T*L frames a clip."""
+    """One random clip of each of B videos, F = T*L frames per clip."""
 
     positions: np.ndarray
-    """``(B,)`` places in the order of the epoch."""
+    """``(B,)`` positions in the order of the epoch."""
     clips: np.ndarray
     """``(B,)`` rows of the split."""
     frames: np.ndarray
@@ -67,15 +80,15 @@ class TrainingPlan:
     flips: np.ndarray
     """``(B,)`` whether the clip is mirrored."""
 
-    def put(self, row: int, other: "TrainingPlan") -> None:
-        """Put the only clip of ``other`` in the place of ``row``."""
+    def replace(self, row: int, other: "TrainingPlan") -> None:
+        """Replace the clip at ``row`` by the only clip of ``other``."""
         for name, values in vars(self).items():
             values[row] = getattr(other, name)[0]
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """K clips of each of B videos, C crops a clip."""
+    """K clips of each of B videos, C crops per clip."""
 
     clips: np.ndarray
     """``(B,)`` rows of the split."""
@@ -85,18 +98,19 @@ class EvaluationPlan:
     """``(B, C, 4)`` top, left, bottom, right in pixels of the stored frames."""
 
 
-def training_positions(step: int, pass_clips: int, rank: int, world_size: int) -> np.ndarray:
-    """Return the places in the epoch that a rank's part of a pass takes, one after the other."""
-    share = pass_clips // world_size
-    return step * pass_clips + rank * share + np.arange(share)
+def training_positions(step: int, clips_per_step: int, rank: int, world_size: int) -> np.ndarray:
+    """Return the positions of an epoch that a rank takes at a step, in ascending order."""
+    share = clips_per_step // world_size
+    return step * clips_per_step + rank * share + np.arange(share)
 
 
 def plan_training(
     split: Split, config: Config, order: Order, epoch: int, positions: np.ndarray
 ) -> TrainingPlan:
     """Return the clips at ``positions`` ``(B,)`` of an epoch's order."""
+    seed = config.train.seed
     clips = order.clips(epoch, positions)
-    videos, seed = split.videos[clips], config.train.seed
+    videos = split.videos[clips]
     draws = uniforms(seed, FRAMES, epoch, clips, config.clip.num_segments)
     frames = training_frames(videos["num_frames"].astype(np.int64), config.clip, draws)
     draws = uniforms(seed, CROPS, epoch, clips, 2)
@@ -109,36 +123,46 @@ def plan_training(
 def evaluation_clips(
     step: int, num_videos: int, batch: int, rank: int, world_size: int
 ) -> np.ndarray:
-    """Return the videos of a rank's evaluation step: ``batch`` of them, fewer at the end."""
+    """Return the videos of a rank's evaluation step: ``batch`` videos, fewer at the end."""
     first = (step * world_size + rank) * batch
     return np.arange(min(first, num_videos), min(first + batch, num_videos))
 
 
 def plan_evaluation(split: Split, config: Config, clips: np.ndarray) -> EvaluationPlan:
-    """Return the frames and crops that ``config.test`` asks of the videos ``clips`` ``(B,)``."""
-    videos, settings, crop = split.videos[clips], config.clip, config.test_crop
-    K, T = config.test.clips, settings.num_segments
+    """Return the frames and crops that ``config.test`` asks for of ``clips``, ``(B,)`` videos."""
+    settings = config.clip
+    K = config.test.clips
+    T = settings.num_segments
+    videos = split.videos[clips]
     draws = uniforms(config.train.seed, FRAMES, 0, clips, K * T).reshape(-1, K, T)
     num_frames = videos["num_frames"].astype(np.int64)
     frames = evaluation_frames(num_frames, settings, K, draws)
-    sizes = scaled_sizes(videos["width"], videos["height"], settings.resize)
+    width, height = videos["width"], videos["height"]
+    sizes = scaled_sizes(width, height, settings.resize)
     reference = settings.sampling.startswith("reference")
-    corners = view_corners(sizes, crop, config.test.crops, reference)
-    regions = source_regions(corners, crop, sizes, videos["width"], videos["height"])
+    corners = view_corners(sizes, config.test_crop, config.test.crops, reference)
+    regions = source_regions(corners, config.test_crop, sizes, width, height)
     return EvaluationPlan(clips, frames.reshape(len(clips), K * frames.shape[2]), regions)
 
 
 def _shard_starts(split: Split) -> np.ndarray:
-    """Find where each shard begins by bisection: videos stand in the order of the shards."""
+    """Return the first video of each shard, then N, without reading the whole table.
+
+    The videos are stored in the order of their shards, so a bisection finds each start. An empty
+    shard starts where the next shard does.
+    """
 
     def shards_of(videos: np.ndarray) -> np.ndarray:
         return split.frames["shard"][split.videos["first_frame"][videos]].astype(np.int64)
 
     num_shards = int(shards_of(np.array([split.num_videos - 1]))[0]) + 1
-    low, high = np.zeros(num_shards, np.int64), np.full(num_shards, split.num_videos)
+    # Bisect for all shards at once: shard s starts in low[s] ... high[s].
+    low = np.zeros(num_shards, np.int64)
+    high = np.full(num_shards, split.num_videos)
     while (low < high).any():
         middle = (low + high) // 2
         before = shards_of(np.minimum(middle, split.num_videos - 1)) < np.arange(num_shards)
         before &= low < high
-        low, high = np.where(before, middle + 1, low), np.where(before, high, middle)
+        low = np.where(before, middle + 1, low)
+        high = np.where(before, high, middle)
     return np.append(low, split.num_videos)

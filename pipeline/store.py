@@ -1,4 +1,4 @@
-"""Reads planned frames from the shards: threads, checksums, and a good frame for a damaged one."""
+"""Reads planned frames from the shards: threads, checksums, and substitutes for damaged frames."""
 
 import os
 import resource
@@ -19,14 +19,14 @@ _NO_FRAME = "; the video has no good frame"
 
 @dataclass(frozen=True)
 class BadFrame:
-    """A frame that was planned and could not be used."""
+    """A planned frame that could not be used."""
 
     clip: int
     """Row of the split."""
     frame: int
     """Frame of the video, counted from 0."""
     reason: str
-    """What was found, and which frame stands in its place."""
+    """What was found, and which frame is used instead."""
 
 
 @dataclass(frozen=True)
@@ -34,41 +34,42 @@ class ClipFrames:
     """The planned frames of one video as they were read."""
 
     jpegs: list[np.ndarray]
-    """One JPEG a planned frame, uint8; empty if the video has no good frame."""
+    """One JPEG per planned frame, uint8; empty if the video has no good frame."""
     bad_frames: list[BadFrame]
     """The planned frames that were damaged."""
 
 
 class FrameStore:
-    """Frames of a split, read by a pool of threads."""
+    """The frames of a split, read by a pool of threads."""
 
     def __init__(self, split: Split, readers: int) -> None:
         self._split = split
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="read-frames")
-        self._open: OrderedDict[int, _Shard] = OrderedDict()  # the last used one stands last
+        self._open: OrderedDict[int, _Shard] = OrderedDict()  # least recently used first
         self._max_open = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
         self._lock = Lock()
 
-    def start(self, clips: Sequence[int], frames: np.ndarray) -> list[Future[ClipFrames]]:
-        """Begin to read ``frames`` ``(B, F)`` of the videos ``clips`` ``(B,)``, a task each."""
+    def start(self, clips: np.ndarray, frames: np.ndarray) -> list[Future[ClipFrames]]:
+        """Start to read ``frames`` ``(B, F)`` of the videos ``clips`` ``(B,)``, one task each."""
         return [
-            self._pool.submit(self.read, int(clip), row.tolist())
-            for clip, row in zip(clips, frames, strict=True)
+            self._pool.submit(self.read, clip, row)
+            for clip, row in zip(clips.tolist(), frames.tolist(), strict=True)
         ]
 
     def read(self, clip: int, frames: Sequence[int]) -> ClipFrames:
-        """Read ``frames`` of a video; a damaged one is replaced by the nearest good one."""
+        """Read ``frames`` of a video; the nearest good frame replaces a damaged one."""
         video = _Video(self, self._split, clip)
-        jpegs, bad_frames = [], []
+        jpegs = []
+        bad_frames = []
         for frame in frames:
-            place = video.nearest_good(frame)
-            if place is None:
+            used = video.nearest_good(frame)
+            if used is None:
                 bad_frames += [BadFrame(clip, f, video.damage[f] + _NO_FRAME) for f in frames]
                 return ClipFrames([], bad_frames)
-            if place != frame:
-                reason = f"{video.damage[frame]}; frame {place} is used"
+            if used != frame:
+                reason = f"{video.damage[frame]}; frame {used} is used"
                 bad_frames.append(BadFrame(clip, frame, reason))
-            jpegs.append(video.good[place])
+            jpegs.append(video.good[used])
         return ClipFrames(jpegs, bad_frames)
 
     def close(self) -> None:
@@ -77,14 +78,14 @@ class FrameStore:
         self._open.clear()
 
     def pread(self, shard: int, size: int, offset: int) -> bytes:
-        """Return ``size`` bytes of a shard, fewer where it ends before.
+        """Return ``size`` bytes of a shard, or fewer at its end.
 
         Raises:
             OSError: the shard cannot be opened or read.
         """
         with self._lock:
             file = self._open.get(shard)
-        if file is None:  # opened outside the lock: on a network that takes a while
+        if file is None:  # opened outside the lock, because it is slow on a network file system
             file = _Shard(self._split.shard_path(shard))
         with self._lock:
             self._open[shard] = file
@@ -95,11 +96,11 @@ class FrameStore:
 
 
 class _Shard:
-    """An open file that closes when no thread holds it any more."""
+    """An open file that closes when the last thread drops it."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        if hasattr(os, "posix_fadvise"):  # no read-ahead: a clip wants a few frames of many
+        if hasattr(os, "posix_fadvise"):  # no read-ahead: a clip needs a few scattered frames
             os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
     def __del__(self) -> None:
@@ -108,22 +109,23 @@ class _Shard:
 
 
 class _Video:
-    """What is known of a video's frames while its clip is read."""
+    """The frames of a video that were read so far, good and damaged, while its clip is read."""
 
     def __init__(self, store: FrameStore, split: Split, clip: int) -> None:
         video = split.videos[clip]
-        first, self._count = int(video["first_frame"]), int(video["num_frames"])
-        self._rows = split.frames[first : first + self._count]
+        first = int(video["first_frame"])
+        self._num_frames = int(video["num_frames"])
+        self._rows = split.frames[first : first + self._num_frames]
         self._store = store
         self.good: dict[int, np.ndarray] = {}
         self.damage: dict[int, str] = {}
 
     def nearest_good(self, frame: int) -> int | None:
-        """Return the good frame nearest to ``frame``, the earlier of two; None if there is none."""
-        for distance in range(self._count):
-            for place in (frame - distance, frame + distance):
-                if 0 <= place < self._count and self._is_good(place):
-                    return place
+        """Return the good frame nearest to ``frame``, the earlier of two, or None."""
+        for distance in range(self._num_frames):
+            for candidate in (frame - distance, frame + distance):
+                if 0 <= candidate < self._num_frames and self._is_good(candidate):
+                    return candidate
         return None
 
     def _is_good(self, frame: int) -> bool:
@@ -132,6 +134,7 @@ class _Video:
         return frame in self.good
 
     def _read(self, frame: int) -> None:
+        """Read a frame, compare its checksum, and note it as good or as damaged."""
         shard, offset, size, crc32 = self._rows[frame].item()
         try:
             data = self._store.pread(shard, size, offset)
@@ -141,6 +144,6 @@ class _Video:
         if len(data) < size:
             self.damage[frame] = f"shard {shard} ends after {len(data)} of {size} bytes"
         elif zlib.crc32(data) != crc32:
-            self.damage[frame] = f"shard {shard} has other bytes than its table's crc32"
+            self.damage[frame] = f"shard {shard}: the crc32 of the bytes differs from the table"
         else:
             self.good[frame] = np.frombuffer(data, np.uint8)

@@ -22,8 +22,13 @@ FLOORS = {
     "pipeline": ["random_numbers crops frames store", "plan", "batches", "graph", "loader"],
     "tin": ["op", "models", "runs ranks", "evaluation", "training", "bench reports"],
     "tin.op": ["cuda_toolkit", "build", "interlace", "selftest"],
-    "tin.models": ["resnet imagenet size temporal", "network", "weights"],
-    "tin.runs": ["folder", "checkpoint", "restore", "foreign"],
+    "tin.models": [
+        "resnet imagenet size temporal tensor_files",
+        "network",
+        "tensor_names",
+        "weights",
+    ],
+    "tin.runs": ["commit", "folder", "checkpoint settings", "restore", "foreign"],
     "tin.ranks": ["distributed", "signals node_check watchdog"],
     "tin.evaluation": ["metrics opposites", "scores", "evaluate predict fuse"],
     "tin.training": [
@@ -31,8 +36,8 @@ FLOORS = {
         "augment state",
         "trainer",
     ],
-    "tin.reports": ["curves tables", "page", "results"],
-    "tin.bench": ["timing two_shifts", "cases"],
+    "tin.reports": ["curves tables classes", "attempts page", "results"],
+    "tin.bench": ["timing two_shifts", "cases", "on_dataset"],
     "launch": [
         "errors record",
         "slurm_query local",

@@ -68,3 +68,24 @@ def test_an_editable_install_finds_its_sources_from_any_folder(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert str(ROOT / "cuda") in done.stdout
+
+
+def test_the_wheel_renders_a_report(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(tmp_path / "site")
+    code = (
+        "import pathlib, tin\n"
+        "from tin.reports.results import load_runs, write_report\n"
+        "print(tin.__path__[0])\n"
+        "write_report(load_runs(['nowhere']), pathlib.Path('out'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "site" / "tin")
+    assert "missing: no run here" in (tmp_path / "out" / "results.html").read_text()

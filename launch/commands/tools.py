@@ -111,9 +111,9 @@ def bench_op(
 @bench.command(name="data")
 def bench_data(dataset: Dataset, settings: Settings = None, json: Json = None) -> None:
     """Time the loader alone."""
-    from tin.bench import cases
+    from tin.bench import on_dataset
 
-    _show(cases.bench_data(dataset, settings=settings or ()), json)
+    _show(on_dataset.bench_data(dataset, settings=settings or ()), json)
 
 
 @bench.command(name="model")
@@ -131,9 +131,9 @@ def bench_model(
 @bench.command(name="train")
 def bench_train(dataset: Dataset, settings: Settings = None, json: Json = None) -> None:
     """Time training with its loader, for each temporal module."""
-    from tin.bench import cases
+    from tin.bench import on_dataset
 
-    _show(cases.bench_train(dataset, settings or ()), json)
+    _show(on_dataset.bench_train(dataset, settings or ()), json)
 
 
 def check() -> None:

@@ -26,7 +26,7 @@ def train(
 ) -> None:
     """Train a model from shards, or resume the training of an existing run."""
     from configs.load import run_path
-    from tin.runs.folder import resolve
+    from tin.runs.settings import resolve
     from tin.training.trainer import train as train_run
 
     folder = run_path(run_dir)

@@ -1,1 +1,1 @@
-"""What runs inside a job: stages, staging, requeue decisions."""
+"""Code that runs inside a job: stages, staging, and the decision to requeue."""

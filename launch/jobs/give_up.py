@@ -1,34 +1,41 @@
-"""When a run that fails again and again is given up."""
+"""The limits after which a run that keeps failing is given up."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 from launch.record import End
 
-NO_PROGRESS = 3  # failures with no step between that end a run
+NO_PROGRESS = 3
+"""A stage is given up after this many failures in a row at the same step."""
 FAILURES = ("failed", "lost")
 
 
 def limited(end: End, before: Sequence[End], max_restarts: int) -> End:
-    """Return `end`, turned into `gave up` where its stage has failed too often.
+    """Return `end`, changed to `gave up` if its stage has failed too often.
+
+    Failures count since the stage was last completed or given up.
 
     Args:
-        end: the newest one.
-        before: the earlier ones of the run, in order.
-        max_restarts: failures of the stage that are allowed, since it was last completed.
+        end: the newest end.
+        before: the earlier ends of the run, in order.
+        max_restarts: number of failures of the stage that are allowed.
     """
     if end.kind not in FAILURES:
         return end
-    same = [other for other in before if other.stage == end.stage]
-    final = [index for index, other in enumerate(same) if other.kind in ("done", "gave up")]
-    same = [*same[max(final, default=-1) + 1 :], end]
-    recent = same[-NO_PROGRESS:]
-    stuck = all(other.kind in FAILURES and other.step == end.step for other in recent)
-    failures = sum(other.kind in FAILURES for other in same)
-    if stuck and len(recent) == NO_PROGRESS:
+    # Keep what happened to this stage since it was last completed or given up.
+    same_stage = [other for other in before if other.stage == end.stage]
+    final = [index for index, other in enumerate(same_stage) if other.kind in ("done", "gave up")]
+    counted = [*same_stage[max(final, default=-1) + 1 :], end]
+
+    recent = counted[-NO_PROGRESS:]
+    is_stuck = len(recent) == NO_PROGRESS and all(
+        other.kind in FAILURES and other.step == end.step for other in recent
+    )
+    num_failures = sum(other.kind in FAILURES for other in counted)
+    if is_stuck:
         reason = f"{NO_PROGRESS} failures with no step between"
-    elif failures > max_restarts:
-        reason = f"{failures} failures, and run.max_restarts is {max_restarts}"
+    elif num_failures > max_restarts:
+        reason = f"{num_failures} failures, and run.max_restarts is {max_restarts}"
     else:
         return end
     return replace(end, kind="gave up", text=f"{reason}: {end.text}", nodes=[])

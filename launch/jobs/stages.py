@@ -1,4 +1,4 @@
-"""What each stage of a run does, from the settings that were submitted with it."""
+"""What each stage of a run does, with the settings that were submitted with it."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.cluster import Cluster, for_stage
+from configs.cluster import Cluster, for_stage, load_submitted_cluster
 from configs.errors import BAD_DATA, TinError
 from configs.load import STAGED, ConfigError, dataset_path, load_site, parse, read_yaml
 from configs.schema import Config
@@ -20,73 +20,88 @@ log = logging.getLogger(__name__)
 
 
 class QuarantineError(TinError):
-    """More videos could not be used than a dataset may lose; it stands all the same."""
+    """More videos are in quarantine than a dataset may lose; the dataset is otherwise complete."""
 
     exit_code = BAD_DATA
     is_final = True
 
 
-def submitted_config(run: Path) -> Config:
+def run_stage(run_dir: Path, stage: str) -> None:
+    """Run a stage on this rank.
+
+    Args:
+        run_dir: folder of the run.
+        stage: name of the stage; `shard:3` is part 3 of the shards.
+    """
+    name, _, part = stage.partition(":")
+    if name == "shard":
+        _shard(run_dir, int(part) if part else None)
+    else:
+        STAGES[name](run_dir)
+
+
+def submitted_config(run_dir: Path) -> Config:
     """Return the settings that a run was submitted with."""
-    path = Run(run).recipe
+    path = Run(run_dir).recipe
     return parse(Config, read_yaml(path), str(path))
 
 
-def submitted_cluster(run: Path) -> Cluster:
-    """Return the cluster file that a run was submitted with."""
-    path = Run(run).job / "cluster.yaml"
-    return parse(Cluster, read_yaml(path), str(path))
+def submitted_cluster(run_dir: Path, stage: str) -> Cluster:
+    """Return the cluster settings that a stage of a run was submitted with."""
+    cluster = load_submitted_cluster(Run(run_dir).job / "cluster.yaml")
+    name = stage.partition(":")[0]
+    # The merge of shards has no settings of its own.
+    return for_stage(cluster, "shard" if name == "merge" else name)
 
 
 def dataset_folder(config: Config) -> Path:
     """Return the folder of the recipe's dataset, which may not exist yet."""
     name = config.data.dataset
     if not name:
-        raise ConfigError("data.dataset is empty: name a folder, or a name of site.yaml")
+        raise ConfigError("data.dataset is empty: set it to a folder or to a name of site.yaml")
     return Path(load_site().datasets.get(name, name)).expanduser()
 
 
-def _shard(run: Path, stage: str) -> None:
+def _shard(run_dir: Path, part: int | None) -> None:
     from preprocess.convert import shard
 
-    config, part = submitted_config(run), stage.partition(":")[2]
+    config = submitted_config(run_dir)
     folder = dataset_folder(config)
-    if part:
-        shard(config, folder, int(part))
-    else:
-        _check_quarantine(folder, shard(config, folder))
+    result = shard(config, folder, part)
+    if part is None:  # otherwise the merge checks the parts together
+        _check_quarantine(folder, result)
 
 
-def _merge(run: Path, stage: str) -> None:
+def _merge(run_dir: Path) -> None:
     from preprocess.convert import merge
 
-    folder = dataset_folder(submitted_config(run))
+    folder = dataset_folder(submitted_config(run_dir))
     _check_quarantine(folder, merge(folder))
 
 
 def _check_quarantine(folder: Path, result: "ShardResult") -> None:
     if result.too_many_bad:
         raise QuarantineError(
-            f"{result.num_quarantined} videos could not be used, {result.num_videos} could:"
-            f" {folder / 'quarantine.csv'} says why; the dataset is complete but for them, train"
-            " on it with `tin submit train` if that is all right"
+            f"{result.num_quarantined} videos could not be used, {result.num_videos} could;"
+            f" {folder / 'quarantine.csv'} gives the reasons. The dataset is otherwise complete: to"
+            " train without these videos, run `tin submit train`."
         )
 
 
-def _train(run: Path, stage: str) -> None:
+def _train(run_dir: Path) -> None:
     from tin.training.trainer import train
 
-    config = submitted_config(run)
-    _bring_shards(run, stage, config, (config.data.train_split, config.data.test_split))
-    train(config, run)
+    config = submitted_config(run_dir)
+    _stage_shards(run_dir, "train", config, (config.data.train_split, config.data.test_split))
+    train(config, run_dir)
 
 
-def _test(run: Path, stage: str) -> None:
+def _test(run_dir: Path) -> None:
     from tin.evaluation.evaluate import test
     from tin.ranks.distributed import start
 
-    config = submitted_config(run)
-    _bring_shards(run, stage, config, (config.data.test_split,))
+    config = submitted_config(run_dir)
+    _stage_shards(run_dir, "test", config, (config.data.test_split,))
     values = {"test": config.test.model_dump(), "data": {"test_split": config.data.test_split}}
     settings = [
         f"{section}.{key}={json.dumps(value)}"
@@ -94,31 +109,29 @@ def _test(run: Path, stage: str) -> None:
         for key, value in group.items()
     ]
     with start(config.run.device) as world:
-        test(run, settings, world)
+        test(run_dir, settings, world)
 
 
-def _bring_shards(run: Path, stage: str, config: Config, splits: Sequence[str]) -> None:
-    """Copy the shards to this node where the cluster file says so; `dataset_path` finds them."""
-    staging = for_stage(submitted_cluster(run), stage).stage
+def _stage_shards(run_dir: Path, stage: str, config: Config, splits: Sequence[str]) -> None:
+    """Copy the shards to this node if the cluster file asks for it; `dataset_path` finds them."""
+    staging = submitted_cluster(run_dir, stage).staging
     if staging:
-        from launch.jobs.staging import meet
-        from launch.jobs.staging import stage as copy_shards
+        from launch.jobs.staging import copy_shards, wait_for_nodes
 
         copy = copy_shards(dataset_path(config.data.dataset), splits, staging)
         os.environ[STAGED] = str(copy)
-        meet(run)
+        wait_for_nodes(run_dir)
 
 
-def _report(run: Path, stage: str) -> None:
+def _report(run_dir: Path) -> None:
     from launch.slurm_query import account
     from tin.reports.results import load_runs, write_report
 
-    account([run])
-    log.info("%s", write_report(load_runs([run]), run / "report"))
+    account([run_dir])
+    log.info("%s", write_report(load_runs([run_dir]), run_dir / "report"))
 
 
-RUN_STAGE: dict[str, Callable[[Path, str], None]] = {
-    "shard": _shard,
+STAGES: dict[str, Callable[[Path], None]] = {
     "merge": _merge,
     "train": _train,
     "test": _test,

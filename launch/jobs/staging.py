@@ -1,4 +1,7 @@
-"""Shards on the disk of each node: copied once, checked, reused; the rest is read where it is."""
+"""Copies shards to the local disk of each node: once, checked, and reused by later jobs.
+
+A shard that does not fit, or whose copy is damaged, is read from its source through a link.
+"""
 
 import fcntl
 import logging
@@ -7,132 +10,169 @@ import shutil
 import socket
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import submitit
 
 from configs.cluster import Staging
+from configs.errors import TinError
+from configs.files import BUFFER_BYTES, atomic_file, remove_leftovers, write_link
 from configs.load import ConfigError
 from launch.record import place
 from preprocess.shards import Split, open_split, read_info
 from tin.runs.folder import Run
 
 log = logging.getLogger(__name__)
-NAME = "tin-{digest}"  # of the folder below `stage.dir`: equal data lie in one place
+FOLDER_NAME = "tin-{digest}"
+"""Folder below `staging.dir`; datasets with the same digest share it."""
 
 
-def stage(dataset: Path, splits: Sequence[str], staging: Staging) -> Path:
+class DamagedCopyError(TinError):
+    """A frame of a copied shard does not have its checksum."""
+
+
+def copy_shards(dataset: Path, splits: Sequence[str], staging: Staging) -> Path:
     """Copy the shards and tables of splits to this node's disk; return the folder to read.
 
-    One process of a node copies, the others wait for it. What lies there already is taken; a shard
-    that does not fit, or whose copy is damaged, is a link to the original.
+    One process of a node copies while the others wait for it. Copies of earlier jobs are reused.
 
     Args:
         dataset: folder of the dataset.
-        splits: those that will be read.
-        staging: where to, and how much of that disk stays free.
+        splits: names of the splits that will be read.
+        staging: the folder on the node's disk, and the share of that disk to keep free.
 
     Raises:
         ConfigError: the folder cannot be used on this node.
     """
+    began = time.monotonic()
     root = _root(staging)
     info = read_info(dataset)
-    target = root / NAME.format(digest=info.digest[:16]) / dataset.name
+    target = root / FOLDER_NAME.format(digest=info.digest[:16]) / dataset.name
     keep_free = shutil.disk_usage(root).total * float(staging.keep_free.rstrip("%")) / 100
-    began, copied, linked = time.monotonic(), 0, 0
+    copied = 0
+    linked = 0
     with (root / f".{target.parent.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         target.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target)  # safe: whoever writes here holds the lock
         for split in dict.fromkeys(splits):
-            for file in sorted(dataset.glob(f"{split}.*")):
-                _copy(file, target / file.name)
-            tables = open_split(dataset, split)
-            for number in np.unique(tables.frames["shard"]).tolist():
-                shard = tables.shard_path(number)
-                copy = target / shard.name
-                if _is_copy(shard, copy):
-                    continue
-                size = shard.stat().st_size
-                fits = shutil.disk_usage(root).free - size >= keep_free
-                if fits and _copy_checked(tables, number, copy):
-                    copied += size
-                else:
-                    _link(shard, copy)
-                    linked += size
-        for name in ("plan.yaml", "dataset.yaml"):  # dataset.yaml last: with it, it is whole
+            split_copied, split_linked = _copy_split(dataset, split, target, keep_free)
+            copied += split_copied
+            linked += split_linked
+        # dataset.yaml comes last: a folder that has it is complete.
+        for name in ("plan.yaml", "dataset.yaml"):
             if (dataset / name).exists():
                 _copy(dataset / name, target / name)
     if copied or linked:
         log.info(
-            "%s: %.3f GB copied to %s in %.0f s, %.3f GB stay where they are",
-            socket.gethostname(), copied / 1e9, target, time.monotonic() - began, linked / 1e9,
-        )  # fmt: skip
+            "%s: %.3f GB copied to %s in %.0f s, %.3f GB are read from their source",
+            socket.gethostname(),
+            copied / 1e9,
+            target,
+            time.monotonic() - began,
+            linked / 1e9,
+        )
     return target
 
 
-def meet(run: Path) -> None:
-    """Wait until every node of the job has its shards; the ranks may then look for each other."""
+def wait_for_nodes(run_dir: Path) -> None:
+    """Wait until every node of the job has its shards; the ranks then meet within their timeout.
+
+    Each node creates a file in the run folder and waits for the files of the other nodes.
+    """
     job_id, restart, _ = place()
-    folder = Run(run).job / "staged" / f"{job_id}-{restart}"
+    if job_id == "debug":
+        return
+    num_nodes = submitit.JobEnvironment().num_nodes
+    folder = Run(run_dir).job / "staged" / f"{job_id}-{restart}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / socket.gethostname()).touch()
-    while len(list(folder.iterdir())) < int(os.environ.get("SLURM_JOB_NUM_NODES", 1)):
+    while len(list(folder.iterdir())) < num_nodes:
         time.sleep(0.5)
 
 
 def _root(staging: Staging) -> Path:
+    """Return `staging.dir` with its variables expanded, as a folder that exists on this node."""
+    node = socket.gethostname()
     text = str(Path(os.path.expandvars(staging.dir)).expanduser()) if staging.dir else ""
     if "$" in text or not text:
         raise ConfigError(
-            f"stage.dir {staging.dir}: {text or 'nothing'} is no folder on {socket.gethostname()};"
-            " name a variable that the job has, or a path"
+            f"staging.dir {staging.dir}: {text or 'an empty name'} is not a folder on {node}; set"
+            " staging.dir to a path, or to a variable that jobs have"
         )
     try:
         Path(text).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"stage.dir {text} on {socket.gethostname()}: {error.strerror}") from None
+        raise ConfigError(f"staging.dir {text} on {node}: {error.strerror}") from None
     return Path(text)
 
 
+def _copy_split(dataset: Path, split: str, target: Path, keep_free: float) -> tuple[int, int]:
+    """Copy the tables and shards of a split; return the bytes of shards copied and linked."""
+    for file in sorted(dataset.glob(f"{split}.*")):
+        _copy(file, target / file.name)
+    tables = open_split(dataset, split)
+    copied = 0
+    linked = 0
+    for number in np.unique(tables.frames["shard"]).tolist():
+        shard = tables.shard_path(number)
+        copy = target / shard.name
+        if _is_copy(shard, copy):
+            continue
+        size = shard.stat().st_size
+        fits = shutil.disk_usage(target).free - size >= keep_free
+        if fits and _copy_shard(tables, number, copy):
+            copied += size
+        else:
+            write_link(copy, shard.absolute())
+            linked += size
+    return copied, linked
+
+
 def _is_copy(source: Path, copy: Path) -> bool:
+    """Return whether `copy` was made from `source` as it is now: equal size and time of change."""
     if copy.is_symlink() or not copy.exists():
         return False
-    ours, theirs = copy.stat(), source.stat()
+    ours = copy.stat()
+    theirs = source.stat()
     return (ours.st_size, ours.st_mtime_ns) == (theirs.st_size, theirs.st_mtime_ns)
 
 
-def _copy(source: Path, copy: Path) -> None:
+def _copy(source: Path, copy: Path, check: Callable[[Path], None] | None = None) -> None:
+    """Copy a file with its time of change, unless that was done before.
+
+    `check` gets the path of the finished bytes; the copy gets its name only if `check` returns.
+    """
     if _is_copy(source, copy):
         return
-    _copy_aside(source, copy).replace(copy)
+    with source.open("rb") as original, atomic_file(copy) as file:
+        shutil.copyfileobj(original, file, BUFFER_BYTES)
+        file.flush()  # a later write would change the time again
+        shutil.copystat(source, file.name)
+        if check:
+            check(Path(file.name))
 
 
-def _copy_aside(source: Path, copy: Path) -> Path:
-    aside = copy.with_name(f".{copy.name}")
-    shutil.copyfile(source, aside)
-    shutil.copystat(source, aside)
-    return aside
+def _copy_shard(split: Split, shard: int, copy: Path) -> bool:
+    """Copy a shard and compare all its frames; return False if the source must be read instead."""
 
-
-def _copy_checked(split: Split, shard: int, copy: Path) -> bool:
-    """Copy a shard; it gets its name when each frame has its checksum, so a kill does no harm."""
-    try:
-        aside = _copy_aside(split.shard_path(shard), copy)
-        data = np.memmap(aside, mode="r")
+    def check(file: Path) -> None:
+        data = np.memmap(file, mode="r").data
         rows = split.frames[split.frames["shard"] == shard]
         for _, offset, size, crc32 in rows.tolist():
             if zlib.crc32(data[offset : offset + size]) != crc32:
-                raise OSError(f"frame at byte {offset} has another checksum")
-        aside.replace(copy)
-    except OSError as error:
-        log.warning("%s: %s: %s; the original is read", socket.gethostname(), copy, error)
+                raise DamagedCopyError(f"the frame at byte {offset} has another checksum")
+
+    try:
+        _copy(split.shard_path(shard), copy, check)
+    except (OSError, DamagedCopyError) as error:
+        log.warning(
+            "%s: copy of a shard to %s failed (%s); the source is read instead",
+            socket.gethostname(),
+            copy,
+            error,
+        )
         return False
     return True
-
-
-def _link(source: Path, copy: Path) -> None:
-    aside = copy.with_name(f".{copy.name}")
-    aside.unlink(missing_ok=True)
-    aside.symlink_to(source.absolute())
-    aside.replace(copy)

@@ -1,4 +1,4 @@
-"""What a run will need, before it is submitted: steps, reads, bytes and memory."""
+"""Estimates what training needs before it is submitted: steps, reads, bytes and memory."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,19 @@ from configs.load import ConfigError, dataset_path
 from configs.schema import Config
 
 RATE = {"gpu": 250.0, "cpu": 1.5}
-"""Clips/s of a rank that reads are counted for, assumed: ResNet-50, 8 frames of 224 pixels, on an
-A100-class GPU in bfloat16, or a CPU core in float32; scaled by frames, pixels and backbone."""
+"""Assumed clips per second of a rank for ResNet-50 with 8 frames of 224 pixels: on an A100-class
+GPU in bfloat16, or on a CPU core in float32. Scaled by frames, pixels and backbone."""
 MODEL_MB = {"resnet18": 45, "resnet34": 86, "resnet50": 96, "resnet101": 172}
-"""10^6 bytes of the weights in float32, 174 classes, counted."""
-STATES = 3  # weights, gradients, momentum
+"""10^6 bytes of the weights in float32 with 174 classes, counted."""
+STATES = 3
+"""Copies of the weights on a device: weights, gradients, momentum."""
 ACTIVATION_MB = {"resnet18": 29, "resnet34": 43, "resnet50": 126, "resnet101": 190}
-"""10^6 bytes that autograd keeps of a frame of 224 pixels in float32, counted; half in bfloat16."""
-PROCESS_GB = 1.5  # torch, DALI and the CUDA context, measured as resident memory
-DECODED = 3 * 224 * 224 / 1e6  # MB of a decoded frame of 224 pixels
+"""10^6 bytes that autograd keeps for a frame of 224 pixels in float32, counted; bfloat16 takes
+half."""
+PROCESS_GB = 1.5
+"""Resident memory of a process with torch, DALI and a CUDA context, measured."""
+DECODED_MB = 3 * 224 * 224 / 1e6
+"""10^6 bytes of a decoded frame of 224 pixels."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +33,15 @@ class Estimate:
     mb_per_clip: float
     """10^6 bytes that are read for a clip."""
     reads_per_s: float
-    """Reads a second of all ranks, at the assumed speed."""
+    """Reads per second of all ranks, at the assumed speed."""
     mb_per_s: float
-    """10^6 bytes a second of all ranks, at the assumed speed."""
+    """10^6 bytes per second of all ranks, at the assumed speed."""
     host_gb: float
-    """10^9 bytes of memory of a rank, its GPU's apart."""
+    """10^9 bytes of host memory of a rank."""
     device_gb: float
-    """10^9 bytes that model, optimizer and activations of a rank take."""
+    """10^9 bytes of model, optimizer and activations of a rank."""
     checkpoint_gb: float
-    """10^9 bytes of a checkpoint; three are kept."""
+    """10^9 bytes of a checkpoint; three checkpoints are kept."""
 
     def lines(self, config: Config) -> list[str]:
         """Return the figures as text."""
@@ -53,10 +57,10 @@ class Estimate:
 
 
 def estimate(config: Config, cluster: Cluster) -> Estimate | None:
-    """Return what training will need; None where the dataset does not exist yet.
+    """Return what training needs; None if the dataset does not exist yet.
 
-    Frames are counted from the dataset's tables; speed and memory are assumptions that this module
-    names, good for an order of magnitude.
+    The sizes of frames come from the dataset's tables. Speed and memory are the assumptions that
+    this module lists, so the result is good for an order of magnitude only.
     """
     from preprocess.shards import open_split
 
@@ -65,25 +69,35 @@ def estimate(config: Config, cluster: Cluster) -> Estimate | None:
     except ConfigError:
         return None
     ranks = cluster.nodes * cluster.ranks_per_node
+    on_gpu = cluster.gpus_per_node > 0 and config.run.device != "cpu"
+
+    # Reads: the frames of a clip have the mean size of the split's frames.
     frames = config.clip.num_segments * config.clip.frames_per_segment
     mb_per_clip = frames * float(split.frames["size"].mean()) / 1e6
-    size = config.clip.crop**2 / 224**2
-    on_gpu = cluster.gpus_per_node > 0 and config.run.device != "cpu"
-    work = frames / 8 * size * ACTIVATION_MB[config.model.arch] / ACTIVATION_MB["resnet50"]
+
+    # Speed: the work of a clip grows with its frames, their pixels and the backbone's activations.
+    pixels = config.clip.crop**2 / 224**2
+    activation_mb = ACTIVATION_MB[config.model.arch]
+    work = frames / 8 * pixels * activation_mb / ACTIVATION_MB["resnet50"]
     rate = RATE["gpu" if on_gpu else "cpu"] / work * ranks
-    rate *= 1 if on_gpu else cluster.cpus_per_task
+    if not on_gpu:
+        rate *= cluster.cpus_per_task
+
+    # Memory: a rank holds the model's states and the activations of the clips of one pass.
     clips = config.train.batch // config.train.accumulate // ranks
-    activations = clips * frames * size * ACTIVATION_MB[config.model.arch] / (2 if on_gpu else 1)
-    model = STATES * MODEL_MB[config.model.arch]
-    buffers = config.run.prefetch * clips * (mb_per_clip + 4 * frames * size * DECODED)
-    device = (model + activations) / 1000
+    activations_mb = clips * frames * pixels * activation_mb / (2 if on_gpu else 1)
+    device_gb = (STATES * MODEL_MB[config.model.arch] + activations_mb) / 1000
+    buffers_mb = config.run.prefetch * clips * (mb_per_clip + 4 * frames * pixels * DECODED_MB)
+    host_gb = PROCESS_GB + buffers_mb / 1000
+    if not on_gpu:
+        host_gb += device_gb
     return Estimate(
         clips=split.num_videos,
         steps=split.num_videos // config.train.batch,
         mb_per_clip=mb_per_clip,
         reads_per_s=rate * frames,
         mb_per_s=rate * mb_per_clip,
-        host_gb=PROCESS_GB + buffers / 1000 + (0 if on_gpu else device),
-        device_gb=device,
+        host_gb=host_gb,
+        device_gb=device_gb,
         checkpoint_gb=2 * MODEL_MB[config.model.arch] / 1000,
     )

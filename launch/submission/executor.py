@@ -1,6 +1,7 @@
-"""Jobs of submitit's executors: what sbatch is asked for, and how jobs follow one another."""
+"""submitit's executors: the options of sbatch and srun, the batch script, and the submission."""
 
 import contextlib
+import getpass
 import io
 import os
 import shlex
@@ -22,7 +23,8 @@ from launch.jobs.job import StageJob
 from launch.jobs.srun_log import START
 
 STREAMS = (0, 1, 2)
-HINTS = {  # what sbatch says, and the command that lists what there is
+"""File descriptors of stdin, stdout and stderr."""
+CHOICES = {
     "invalid partition": ["sinfo", "-h", "-o", "%R"],
     "invalid account": ["sacctmgr", "-nP", "show", "assoc", "user=$USER", "format=account"],
     "invalid qos": ["sacctmgr", "-nP", "show", "qos", "format=name"],
@@ -31,6 +33,7 @@ HINTS = {  # what sbatch says, and the command that lists what there is
     "node name": ["sinfo", "-h", "-o", "%N"],
     "feature": ["sinfo", "-h", "-o", "%R %f"],
 }
+"""Words of sbatch's errors, each with the command that lists the valid values."""
 
 
 def submit_jobs(
@@ -41,39 +44,42 @@ def submit_jobs(
     code: Path,
     dependency: str = "",
 ) -> list[str]:
-    """Submit jobs, several as one array, and return their numbers.
+    """Submit jobs, several of them as one array, and return their numbers.
 
     Args:
-        jobs: what each job or task of the array runs.
+        jobs: what each job, or each task of the array, runs.
         cluster: settings of the stage.
-        name: name of the job; no two jobs of one name run at a time.
+        name: name of the job; Slurm runs jobs of the same name one after the other.
         logs: folder of pickles and log files.
-        code: folder that Python looks into first.
-        dependency: `afterok:12`, say.
+        code: folder where Python looks for packages first.
+        dependency: sbatch's option, for example `afterok:12`.
 
     Raises:
-        ConfigError: the cluster refuses the job; says why, and what there is.
+        ConfigError: the cluster rejects the job; gives the reason and the valid values.
     """
     executor = make_executor(cluster, name, logs, code, dependency)
     try:
-        with warnings.catch_warnings(action="ignore"), _streams(cluster.executor):
+        with warnings.catch_warnings(action="ignore"), _quiet(cluster.executor):
             submitted = executor.submit_array(list(jobs))
     except FailedJobError as error:
-        raise ConfigError(_refusal(str(error))) from None
+        raise ConfigError(_rejection(str(error))) from None
     if cluster.executor == "debug":
         for job in submitted:
-            error = job.exception()  # this runs it; results() would open a debugger
-            if error:
-                raise error
+            failure = job.exception()  # runs the job; job.results() would start a debugger
+            if failure:
+                raise failure
     return [job.job_id for job in submitted]
 
 
 def make_executor(
     cluster: Cluster, name: str, logs: Path, code: Path, dependency: str = ""
 ) -> submitit.AutoExecutor:
-    """Return submitit's executor with everything that the cluster file asks for."""
+    """Return submitit's executor with all that the cluster file asks for."""
     if cluster.executor == "slurm" and not shutil.which("srun"):
-        raise ConfigError("this machine has no srun: go to a login node, or --cluster local")
+        raise ConfigError(
+            "srun was not found: submit from a login node of a Slurm cluster, or use --cluster"
+            " local"
+        )
     python = cluster.python or shlex.quote(sys.executable)
     chosen = {} if cluster.executor == "debug" else {f"{cluster.executor}_python": python}
     executor = submitit.AutoExecutor(folder=logs, cluster=cluster.executor, **chosen)
@@ -86,14 +92,7 @@ def make_executor(
         gpus_per_node=cluster.gpus_per_node,
         timeout_min=cluster.time_min,
     )
-    setup = [
-        *cluster.setup,
-        "export PYTHONSAFEPATH=1",  # else the current folder's code comes before the snapshot's
-        f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
-    ]
-    commit = code / "COMMIT"
-    if commit.exists():
-        setup.append(f"export TIN_COMMIT={shlex.quote(commit.read_text().strip())}")
+    setup = _setup(cluster, code)
     if cluster.executor == "local":
         executor.update_parameters(local_setup=setup)
         return executor
@@ -108,31 +107,33 @@ def make_executor(
         slurm_additional_parameters=_sbatch_options(cluster, dependency),
     )
     if not cluster.gpus_per_node:
-        executor._executor.parameters.pop("gpus_per_node")  # submitit would ask for 0 of them
+        # Otherwise the batch script asks for 0 GPUs by name.
+        executor._executor.parameters.pop("gpus_per_node")
     return executor
 
 
-def script(executor: submitit.AutoExecutor, num_jobs: int) -> str:
+def batch_script(executor: submitit.AutoExecutor, num_jobs: int) -> str:
     """Return the batch script that sbatch would get."""
-    inner = executor._executor
+    slurm = executor._executor
+    assert isinstance(slurm, submitit.SlurmExecutor)
     if num_jobs > 1:
-        inner.parameters["map_count"] = num_jobs
-    return inner._make_submission_file_text(inner._submitit_command_str, "")
+        slurm.parameters["map_count"] = num_jobs
+    return slurm._make_submission_file_text(slurm._submitit_command_str, "")
 
 
-def test_only(text: str) -> str:
-    """Return what `sbatch --test-only` says to a batch script.
+def test_only(script: str) -> str:
+    """Return what `sbatch --test-only` answers to a batch script.
 
     Raises:
-        ConfigError: the cluster would refuse it.
+        ConfigError: the cluster would reject it.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
-        file.write(text)
+        file.write(script)
         file.flush()
         command = ["sbatch", "--test-only", file.name]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise ConfigError(_refusal(done.stderr))
+        raise ConfigError(_rejection(done.stderr))
     return done.stderr.strip()
 
 
@@ -141,16 +142,25 @@ _HEADER = f'echo "{START}$SLURM_JOB_ID, start ${{SLURM_RESTART_COUNT:-0}}, $SLUR
 
 
 @contextlib.contextmanager
-def _streams(executor: str) -> Iterator[None]:
-    """Keep sbatch's messages from stderr, and local jobs from this process's open streams."""
-    if executor != "local":
-        with (
-            contextlib.redirect_stderr(io.StringIO())
-            if executor == "slurm"
-            else contextlib.nullcontext()
-        ):
+def _quiet(executor: str) -> Iterator[None]:
+    """While jobs are submitted, hide sbatch's messages, and this process's streams from local jobs.
+
+    A local job lives on after this process; if it kept stdout open, a pipe after `tin submit` would
+    not end.
+    """
+    if executor == "slurm":
+        with contextlib.redirect_stderr(io.StringIO()):
             yield
-        return
+    elif executor == "local":
+        with _null_streams():
+            yield
+    else:
+        yield
+
+
+@contextlib.contextmanager
+def _null_streams() -> Iterator[None]:
+    """While entered, stdin, stdout and stderr of this process and its children are /dev/null."""
     kept = [os.dup(number) for number in STREAMS]
     null = os.open(os.devnull, os.O_RDWR)
     try:
@@ -164,9 +174,23 @@ def _streams(executor: str) -> Iterator[None]:
         os.close(null)
 
 
+def _setup(cluster: Cluster, code: Path) -> list[str]:
+    """Return the shell lines before a job: the user's own, and the snapshot of the code."""
+    lines = [
+        *cluster.setup,
+        # Otherwise Python prefers packages in the current folder to those of the snapshot.
+        "export PYTHONSAFEPATH=1",
+        f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+    ]
+    commit = code / "COMMIT"
+    if commit.exists():
+        lines.append(f"export TIN_COMMIT={shlex.quote(commit.read_text().strip())}")
+    return lines
+
+
 def _srun_options(cluster: Cluster) -> list[str]:
     return [
-        "--kill-on-bad-exit=1",  # one dead rank ends them all
+        "--kill-on-bad-exit=1",  # a rank that dies ends the others
         "--wait=60",
         f"--cpus-per-task={cluster.cpus_per_task}",  # srun does not inherit it from sbatch
         *cluster.srun,
@@ -174,12 +198,14 @@ def _srun_options(cluster: Cluster) -> list[str]:
 
 
 def _teardown(cluster: Cluster, python: str, logs: Path) -> list[str]:
+    """Return the end of the batch script: `launch.jobs.requeue` after a failure, the exit code."""
     after = f"{python} -m launch.jobs.requeue {shlex.quote(str(logs))} $rc"
-    if any(option.startswith("--container") for option in cluster.srun):  # pyxis: not without srun
+    if any(option.startswith("--container") for option in cluster.srun):
+        # pyxis enters a container only through srun.
         alone = ["srun", "--nodes=1", "--ntasks=1", "--nodelist=$SLURMD_NODENAME", *cluster.srun]
         after = f"{' '.join(alone)} {after}"
-    runs = '"$(squeue -h -j $SLURM_JOB_ID -o %T)" = RUNNING'
-    requeue = f"[ {runs} ] && scontrol requeue $SLURM_JOB_ID"
+    is_running = '"$(squeue -h -j $SLURM_JOB_ID -o %T)" = RUNNING'
+    requeue = f"[ {is_running} ] && scontrol requeue $SLURM_JOB_ID"
     return [
         "rc=$?",
         f"[ $rc -eq 0 ] || {{ {after}; rc=$?; }}",
@@ -197,20 +223,14 @@ def _sbatch_options(cluster: Cluster, dependency: str) -> dict[str, str | int | 
     return {**options, **cluster.options}
 
 
-def _refusal(text: str) -> str:
-    """Return sbatch's reason with what there is to choose from."""
+def _rejection(text: str) -> str:
+    """Return sbatch's reason for an error as one line, with the valid values if they are known."""
     line = next((line for line in text.splitlines() if "error: " in line), text.strip())
     reason = line.rpartition("error: ")[2].rpartition("failure: ")[2]
-    for words, command in HINTS.items():
+    for words, command in CHOICES.items():
         if words in reason.lower():
-            command = [word.replace("$USER", _user()) for word in command]
+            command = [word.replace("$USER", getpass.getuser()) for word in command]
             done = subprocess.run(command, capture_output=True, text=True)
             found = ", ".join(dict.fromkeys(done.stdout.split("\n"))).strip(", ")
-            return f"sbatch: {reason}; there is {found or 'none'}: change the cluster file"
+            return f"sbatch: {reason}; this cluster has {found or 'none'}: change the cluster file"
     return f"sbatch: {reason.removeprefix('sbatch: ')}"
-
-
-def _user() -> str:
-    import getpass
-
-    return getpass.getuser()

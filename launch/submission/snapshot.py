@@ -1,50 +1,55 @@
-"""A copy of the code that a job runs, so that edits after `tin submit` do not reach it."""
+"""A copy of the code for a job to run, so that later edits do not affect submitted jobs."""
 
+import fnmatch
+import importlib.util
 import shutil
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGES = ("configs", "cuda", "preprocess", "pipeline", "tin", "launch")
-KINDS = {".py", ".yaml", ".h", ".cu", ".cpp"}
-HOME = Path(__file__).resolve().parents[2]  # not by import: NVIDIA's cuda may come first
+from configs.files import atomic_folder
+from tin.runs.commit import commit, patch
+
+PACKAGES = ("configs", "preprocess", "pipeline", "tin", "launch")
+SOURCES = "cuda"
+"""Folder of the operator's sources, which `tin.op.build` reads beside the package `tin`."""
+LEFT_OUT = ("__pycache__", "*.pyc", "*.so", "*~", "#*#", ".*")
+"""Names that are not copied: compiled files, leftovers of editors, hidden files and folders."""
 
 
 def snapshot(folder: Path) -> str:
-    """Copy the packages as they run now into `folder`; return the commit that they come from.
+    """Copy the code that runs now into `folder`; return its commit.
 
-    `COMMIT` holds the commit, with `-dirty` where files differ from it, and `PATCH` what differs.
-    Both are absent where the code was not installed from a git checkout.
+    Every file of the packages is copied, except those in `LEFT_OUT`. The file `COMMIT` holds the
+    commit, with `-dirty` if tracked files differ from it, and the file `PATCH` these differences.
+    Both files are absent where the commit is not known, see `tin.runs.commit`.
     """
-    aside = folder.with_name(f".{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    for name in PACKAGES:
-        for file in (HOME / name).rglob("*"):
-            if file.suffix in KINDS:
-                target = aside / file.relative_to(HOME)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target)
-    commit = _git("describe", "--always", "--dirty", "--abbrev=12")
-    if commit:
-        (aside / "COMMIT").write_text(commit)
-        (aside / "PATCH").write_text(_git("diff", "HEAD"))
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
-    return commit
+    with atomic_folder(folder) as copy:
+        for name in PACKAGES:
+            home = _home(name)
+            _copy(home.rglob("*"), home, copy / name)
+        # An installed folder `cuda` may also hold NVIDIA's Python packages, which stay out.
+        sources = _home("tin").with_name(SOURCES)
+        _copy((file for file in sources.iterdir() if file.suffix != ".py"), sources, copy / SOURCES)
+        known = commit()
+        if known:
+            (copy / "COMMIT").write_text(known)
+            (copy / "PATCH").write_bytes(patch())
+    return known
 
 
-def _git(*words: str) -> str:
-    """Return what git says of the folder of this code; empty if it is no checkout of it."""
-    command = ["git", "-C", str(HOME)]
-    try:
-        top = subprocess.run(
-            [*command, "ls-files", "launch/submission/snapshot.py"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        if not top.stdout:
-            return ""
-        done = subprocess.run([*command, *words], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip() if words[0] == "describe" else done.stdout
+def _home(package: str) -> Path:
+    """Return the folder that a package lies in; an editable install may use several places."""
+    spec = importlib.util.find_spec(package)
+    assert spec
+    assert spec.origin
+    return Path(spec.origin).resolve().parent
+
+
+def _copy(files: Iterator[Path], home: Path, target: Path) -> None:
+    for file in files:
+        parts = file.relative_to(home).parts
+        left_out = any(fnmatch.fnmatch(part, pattern) for part in parts for pattern in LEFT_OUT)
+        if file.is_file() and not left_out:
+            copy = target.joinpath(*parts)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)

@@ -1,4 +1,4 @@
-"""The cluster of these tests, small videos and shards on it, and hands that disturb its jobs."""
+"""Fixtures of the cluster tests: a Slurm of several nodes, small videos and shards, a first run."""
 
 import os
 import shutil
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import slurm_box
-from cluster_actions import Run, tin
-from processes import run, which
+from cluster_actions import ClusterRun, tin
+from processes import run_command, which
 
 SETTINGS = """
 shard.shard_mb=0.2 shard.parts=4 model.dropout=0.5 optim.lr_batch=8 train.batch=8
 train.evaluate_every=4 run.device=cpu run.threads=1 run.readers=2 run.log_steps=1
 run.tensorboard=false run.checkpoint_steps=4
 """.split()
-"""What differs from the demo recipe: 48 videos, 24 steps, a checkpoint at each fourth."""
+"""Changes of the demo recipe; with 48 videos, 24 steps and a checkpoint at every fourth step."""
 CLUSTER = """\
 partition: main
 nodes: 2
@@ -31,36 +31,37 @@ NUM_NODES = 9
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what takes long, unless it is asked for."""
+    """Skip the long tests, unless `-m soak` asks for them."""
     if "soak" not in config.getoption("-m"):
         for item in items:
             if item.get_closest_marker("soak"):
-                item.add_marker(pytest.mark.skip(reason="takes long: `make soak` runs it"))
+                item.add_marker(pytest.mark.skip(reason="long: `make soak` runs it"))
 
 
 @pytest.fixture(scope="session")
 def slurm(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """Return the folder of a running cluster; for the soak its nodes have networks to cut."""
+    """Return the folder of a running cluster; for `make soak`, its nodes have links to cut."""
     if not os.environ.get("TIN_REQUIRE_SLURM"):
         pytest.skip("TIN_REQUIRE_SLURM=1 starts a Slurm on this machine (`make test-cluster`)")
     if not which("slurmctld"):
         slurm_box.install()
     box = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # paths of sockets must be short
-    reason = slurm_box.refusal(box)
+    reason = slurm_box.obstacle(box)
     if reason:
         box.rmdir()
         pytest.fail(reason)
     old = dict(os.environ)
     small = box / "small"
     small.mkdir()
-    run("mount", "-t", "tmpfs", "-o", "size=150m", "tmpfs", small)  # nodes see it too
+    # The nodes start later, so they see this mount.
+    run_command("mount", "-t", "tmpfs", "-o", "size=150m", "tmpfs", small)
     try:
         network = "soak" in request.config.getoption("-m")
         slurm_box.up(box, NUM_NODES, network=network)
         yield box
     finally:
         slurm_box.down(box)
-        run("umount", "-l", small)
+        run_command("umount", "-l", small)
         os.environ.clear()
         os.environ.update(old)
         shutil.rmtree(box, ignore_errors=True)
@@ -70,12 +71,13 @@ def slurm(request: pytest.FixtureRequest) -> Iterator[Path]:
 def work(slurm: Path, tmp_path_factory) -> Path:
     """Return a folder with videos, a recipe `tiny.yaml`, a cluster file `box.yaml` and shards."""
     folder = tmp_path_factory.mktemp("work")
-    tin("op", "build")  # now or never: the operator and its definition differ in their last bits
+    # Build before any run: the compiled operator and its definition differ in their last bits.
+    tin("op", "build")
     videos = folder / "videos"
     tin("data", "demo", videos, "--train", 48, "--val", 16, "--size", 36)
     labels = videos / "labels.csv"
-    places = {"data.dataset": folder / "data", "shard.source": videos, "shard.labels": labels}
-    named = [f"{name}={place}" for name, place in places.items()]
+    paths = {"data.dataset": folder / "data", "shard.source": videos, "shard.labels": labels}
+    named = [f"{name}={path}" for name, path in paths.items()]
     (folder / "tiny.yaml").write_text(tin("config", "demo", *named, *SETTINGS))
     (folder / "box.yaml").write_text(CLUSTER)
     (slurm / "python").write_text(f'#!/bin/sh\nPATH=/nowhere exec {sys.executable} "$@"\n')
@@ -85,8 +87,8 @@ def work(slurm: Path, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(work: Path) -> Run:
-    """Return a run of two nodes with a rank each that nothing happened to."""
-    run = Run(work, "undisturbed")
+def undisturbed(work: Path) -> ClusterRun:
+    """Return a run on two nodes with one rank each that is not disturbed."""
+    run = ClusterRun(work, "undisturbed")
     run.submit("train")
     return run

@@ -1,4 +1,4 @@
-"""What a cluster does to a job: the run ends complete by itself, and nothing shows in its bits."""
+"""Interrupted jobs: each run completes by itself, with the same bits as an undisturbed run."""
 
 import csv
 import random
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import slurm_box
-from cluster_actions import Run, accounted, ask, assert_same_bits, call_prod, tin, wait
+from cluster_actions import ClusterRun, accounted, ask, assert_same_bits, call_prod, tin, wait
 
 pytestmark = pytest.mark.cluster
 ON_TWO = "cluster.options={nodelist: 'node[1-2]'}"
@@ -17,18 +17,19 @@ ON_PREEMPTED = ("cluster.partition=low", "cluster.options={nodelist: 'node[6-7]'
 ON_THREE = "cluster.exclude=node[4-9]"
 ON_OTHER_THREE = "cluster.exclude=node[1-2],node[6-9]"
 ON_LAST = ("cluster.partition=low", "cluster.options={nodelist: 'node[8-9]'}")
-STAGED = "cluster.stage={dir: '%s/$SLURMD_NODENAME', keep_free: '0%%'}"
-CONTAINER = "cluster.python=%s/python"  # one without the commands of Slurm, as in a container
+STAGED = "cluster.staging={dir: '%s/$SLURMD_NODENAME', keep_free: '0%%'}"
+CONTAINER = "cluster.python=%s/python"
+"""A Python that finds no Slurm commands, as in a container."""
 NUM_STEPS = 24
 
 
-def preempt(run: Run, box: Path) -> None:
+def preempt(run: ClusterRun, box: Path) -> None:
     run.wait_step(5)
     call_prod("node[6-7]")
 
 
-def five_times(run: Run, box: Path) -> None:
-    """Disturb a run at five random moments, each after some steps of its own."""
+def five_times(run: ClusterRun, box: Path) -> None:
+    """Disturb a run at five random moments, each a few steps after the previous one."""
     chance = random.Random(0)
     for start in range(5):
         run.wait_step(2 + 3 * start + chance.randrange(3))
@@ -42,34 +43,34 @@ def five_times(run: Run, box: Path) -> None:
         wait("the end of this start", lambda start=start: len(run.ends) > start)
 
 
-def user_signal(run: Run, box: Path) -> None:
+def user_signal(run: ClusterRun, box: Path) -> None:
     run.wait_step(5)
     run.signal_all(signal.SIGUSR2)
 
 
-def terminate(run: Run, box: Path) -> None:
+def terminate(run: ClusterRun, box: Path) -> None:
     run.wait_step(5)
     run.signal_all(signal.SIGTERM)
 
 
-def kill_rank(run: Run, box: Path) -> None:
+def kill_rank(run: ClusterRun, box: Path) -> None:
     run.wait_step(5)
     run.signal_rank(1, signal.SIGKILL)
 
 
-def stop_rank(run: Run, box: Path) -> None:
+def stop_rank(run: ClusterRun, box: Path) -> None:
     run.wait_step(5)
     run.signal_rank(1, signal.SIGSTOP)
 
 
-def lose_node(run: Run, box: Path) -> None:
+def lose_node(run: ClusterRun, box: Path) -> None:
     run.wait_step(5)
     nodes = ask("squeue", "-h", "-j", run.job, "-o", "%N").strip()
     last = ask("scontrol", "show", "hostnames", nodes).split()[-1]
     slurm_box.kill(box, last)
 
 
-CASES: dict[str, tuple[Callable[[Run, Path], None], tuple[str, ...]]] = {
+CASES: dict[str, tuple[Callable[[ClusterRun, Path], None], tuple[str, ...]]] = {
     "preempt": (preempt, ON_PREEMPTED),
     "user_signal": (user_signal, (ON_TWO, STAGED)),
     "terminate": (terminate, (ON_TWO, CONTAINER)),
@@ -81,12 +82,12 @@ CASES: dict[str, tuple[Callable[[Run, Path], None], tuple[str, ...]]] = {
 
 
 @pytest.fixture(scope="module")
-def disturbed(slurm: Path, work: Path, undisturbed: Run):
-    """Return each case's run, under way; they run side by side, since most of it is waiting."""
+def disturbed(slurm: Path, work: Path, undisturbed: ClusterRun):
+    """Return the future run of each case; all run at once, since much of the time is waiting."""
 
-    def live(name: str) -> Run:
+    def start(name: str) -> ClusterRun:
         disturb, settings = CASES[name]
-        run = Run(work, name)
+        run = ClusterRun(work, name)
         run.submit(
             "train", *(word.replace("%s", str(slurm)).replace("%%", "%") for word in settings)
         )
@@ -95,12 +96,12 @@ def disturbed(slurm: Path, work: Path, undisturbed: Run):
         return run
 
     with ThreadPoolExecutor(len(CASES)) as pool:
-        yield {name: pool.submit(live, name) for name in CASES}
+        yield {name: pool.submit(start, name) for name in CASES}
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_disturbed_run_ends_complete_with_the_same_bits(
-    name: str, disturbed: dict[str, Future[Run]], undisturbed: Run
+def test_a_disturbed_run_completes_with_the_same_bits(
+    name: str, disturbed: dict[str, Future[ClusterRun]], undisturbed: ClusterRun
 ):
     run = disturbed[name].result()
     undisturbed.wait_done()
@@ -110,7 +111,7 @@ def test_a_disturbed_run_ends_complete_with_the_same_bits(
 
 
 @pytest.mark.parametrize("name", ["preempt", "user_signal", "terminate"])
-def test_a_signal_costs_no_step(name: str, disturbed: dict[str, Future[Run]]):
+def test_a_signal_costs_no_step(name: str, disturbed: dict[str, Future[ClusterRun]]):
     run = disturbed[name].result()
     assert run.ends[0].kind == "stopped"
     assert run.steps_logged() == list(range(1, NUM_STEPS + 1))
@@ -118,7 +119,7 @@ def test_a_signal_costs_no_step(name: str, disturbed: dict[str, Future[Run]]):
 
 @pytest.mark.parametrize("name", ["kill_rank", "stop_rank", "lose_node"])
 def test_a_failure_costs_the_steps_since_the_last_checkpoint(
-    name: str, disturbed: dict[str, Future[Run]]
+    name: str, disturbed: dict[str, Future[ClusterRun]]
 ):
     run = disturbed[name].result()
     assert run.ends[0].kind in ("failed", "lost")
@@ -126,13 +127,13 @@ def test_a_failure_costs_the_steps_since_the_last_checkpoint(
     assert 0 <= repeated <= 4  # run.checkpoint_steps
 
 
-def test_a_killed_rank_and_its_node_are_named(disturbed: dict[str, Future[Run]]):
+def test_a_killed_rank_and_its_node_are_named(disturbed: dict[str, Future[ClusterRun]]):
     end = disturbed["kill_rank"].result().ends[0]
     assert "rank 1 on node2" in end.text
     assert end.nodes == ["node2"]
 
 
-def test_the_next_try_stays_away_from_the_node_of_a_dead_rank(disturbed: dict[str, Future[Run]]):
+def test_the_next_start_avoids_the_node_of_a_dead_rank(disturbed: dict[str, Future[ClusterRun]]):
     run = disturbed["kill_rank"].result()
     first, second = accounted(run.job, "NodeList")
     assert "node2" in ask("scontrol", "show", "hostnames", first).split()
@@ -140,7 +141,7 @@ def test_the_next_try_stays_away_from_the_node_of_a_dead_rank(disturbed: dict[st
 
 
 def test_a_hang_leaves_the_stacks_of_all_ranks_that_could_write_them(
-    disturbed: dict[str, Future[Run]],
+    disturbed: dict[str, Future[ClusterRun]],
 ):
     run = disturbed["stop_rank"].result()
     stacks = (run.path / "job/stacks-01-rank0.txt").read_text()
@@ -150,7 +151,7 @@ def test_a_hang_leaves_the_stacks_of_all_ranks_that_could_write_them(
 
 
 def test_shards_were_read_from_the_disk_of_each_node(
-    slurm: Path, disturbed: dict[str, Future[Run]]
+    slurm: Path, disturbed: dict[str, Future[ClusterRun]]
 ):
     run = disturbed["user_signal"].result()
     assert "GB copied to" in run.log
@@ -160,7 +161,7 @@ def test_shards_were_read_from_the_disk_of_each_node(
         assert not any(copy.is_symlink() for copy in copies)
 
 
-def test_gpu_hours_of_all_executions_reach_the_report(disturbed: dict[str, Future[Run]]):
+def test_gpu_hours_of_all_executions_reach_the_report(disturbed: dict[str, Future[ClusterRun]]):
     run = disturbed["lose_node"].result()
     elapsed = accounted(run.job, "ElapsedRaw")
     tin("report", run.path, "--out", run.path / "report")
@@ -170,7 +171,9 @@ def test_gpu_hours_of_all_executions_reach_the_report(disturbed: dict[str, Futur
     assert hours == pytest.approx(2 * sum(map(int, elapsed)) / 3600)  # two nodes with a GPU each
 
 
-def test_a_lost_node_is_left(slurm: Path, disturbed: dict[str, Future[Run]]):
+def test_a_lost_node_is_named_and_not_used_again(
+    slurm: Path, disturbed: dict[str, Future[ClusterRun]]
+):
     run = disturbed["lose_node"].result()
     assert run.ends[0].text == f"{run.ends[0].nodes[0]} was lost"
     down = ask("sinfo", "-h", "-N", "-p", "main", "-t", "down", "-o", "%N").split()

@@ -1,4 +1,4 @@
-"""Chains, sweeps, arrays and restarts on a real Slurm, and what it refuses."""
+"""Chains, sweeps, arrays, restarts and failures on a real Slurm."""
 
 import csv
 import re
@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from cluster_actions import STEP, Run, accounted, ask, ended, queue, tin, wait
+from cluster_actions import STEP, ClusterRun, accounted, ask, queue, tin, wait, wait_ended
 
 from launch import record
 from launch.live_jobs import cancel
@@ -18,15 +18,15 @@ ALONE = ("cluster.nodes=1",)
 SHORT = ("train.epochs=1", "train.evaluate_every=1")
 
 
-def failing_chain(work: Path, box: Path) -> Run:
-    run = Run(work, "failing_chain")
+def failing_chain(work: Path, box: Path) -> ClusterRun:
+    run = ClusterRun(work, "failing_chain")
     run.submit("train,test,report", *ALONE, "data.test_split=nowhere")
-    ended(run)
+    wait_ended(run)
     return run
 
 
-def sweep(work: Path, box: Path) -> tuple[Run, int]:
-    run = Run(work, "sweep")
+def sweep(work: Path, box: Path) -> tuple[ClusterRun, int]:
+    run = ClusterRun(work, "sweep")
     lists = ("optim.lr=0.01,0.02", "train.seed=0,1,2")
     run.submit("train,report", *ALONE, *SHORT, "cluster.parallel=2", "run.check_node=false", *lists)
     most = 0
@@ -40,9 +40,9 @@ def sweep(work: Path, box: Path) -> tuple[Run, int]:
     return run, most
 
 
-def shard_array(work: Path, box: Path) -> Run:
-    run = Run(work, "shard_array")
-    slow = "cluster.setup=['sleep 5']"  # for the hand to come in time
+def shard_array(work: Path, box: Path) -> ClusterRun:
+    run = ClusterRun(work, "shard_array")
+    slow = "cluster.setup=['sleep 5']"  # leaves time for the requeue
     run.submit("shard", *ALONE, f"data.dataset={work / 'parts'}", slow)
     part = f"{record.jobs(run.path)[1].id}"
     wait("part 1", lambda: queue("shard_array").get(part) == "RUNNING")
@@ -51,40 +51,40 @@ def shard_array(work: Path, box: Path) -> Run:
     return run
 
 
-def chain_of_three(work: Path, box: Path) -> Run:
-    run = Run(work, "chain_of_three")
+def chain_of_three(work: Path, box: Path) -> ClusterRun:
+    run = ClusterRun(work, "chain_of_three")
     run.submit("train", *ALONE, "cluster.restart=chain:3")
     for job in record.jobs(run.path)[:2]:
         log = job.log_file()
         wait("steps", lambda log=log: log.exists() and len(STEP.findall(log.read_text())) > 2)
-        ask("scancel", "--signal=USR2", job.id)  # as Slurm does before the time limit
+        ask("scancel", "--signal=USR2", job.id)  # as Slurm sends it before the time limit
         wait("its end", lambda job=job: job.id not in queue())
     run.wait_done()
-    ended(run)
+    wait_ended(run)
     return run
 
 
-def two_nodes_then_one(work: Path, box: Path) -> Run:
-    run = Run(work, "two_then_one")
+def two_nodes_then_one(work: Path, box: Path) -> ClusterRun:
+    run = ClusterRun(work, "two_then_one")
     run.submit("train", "train.epochs=2", "train.evaluate_every=2")
     run.wait_step(3)
-    cancel(run.path)  # `tin cancel` has to import much, and the run is short
-    ended(run)
+    cancel(run.path)  # `tin cancel` takes long to import, and the run is short
+    wait_ended(run)
     run.submit("train", *ALONE, "train.epochs=2", "train.evaluate_every=2")
     run.wait_done()
     return run
 
 
-def unknown_master(work: Path, box: Path) -> Run:
-    run = Run(work, "unknown_master")
+def unknown_master(work: Path, box: Path) -> ClusterRun:
+    run = ClusterRun(work, "unknown_master")
     run.submit("train", "cluster.setup=['export MASTER_ADDR=nowhere.invalid']")
-    ended(run)
+    wait_ended(run)
     return run
 
 
-def unfit_node(work: Path, box: Path) -> Run:
-    """Let node8 see the run folder, but for logs, as one that it cannot write."""
-    run = Run(work, "unfit_node")
+def bad_node(work: Path, box: Path) -> ClusterRun:
+    """Make the run folder read-only on node8, except for its job/ folder."""
+    run = ClusterRun(work, "bad_node")
     job = run.path / "job"
     job.mkdir(parents=True)
     inside = ["nsenter", "-m", "-t", (box / "run/slurmd-node8.pid").read_text().strip()]
@@ -97,26 +97,27 @@ def unfit_node(work: Path, box: Path) -> Run:
     return run
 
 
-def full_disk(work: Path, box: Path) -> Run:
-    run = Run(work, "full_disk")
+def full_disk(work: Path, box: Path) -> ClusterRun:
+    run = ClusterRun(work, "full_disk")
     run.path = box / "small" / "run"
     run.submit("train", *ALONE)
-    ended(run)
+    wait_ended(run)
     return run
 
 
-def two_by_two(work: Path, box: Path) -> tuple[Run, Run]:
+def two_by_two(work: Path, box: Path) -> tuple[ClusterRun, ClusterRun]:
     exact = ("train.bn=frozen", "model.dropout=0.0", "train.epochs=2", "train.evaluate_every=2")
-    many, one = Run(work, "two_by_two"), Run(work, "one_process")
+    many = ClusterRun(work, "two_by_two")
+    one = ClusterRun(work, "one_process")
     many.submit("train", "cluster.tasks_per_node=2", *exact)
     many.wait_done()
     tin("train", work / "tiny.yaml", "--run", one.path, *exact)
     return many, one
 
 
-def own_scripts(work: Path, box: Path) -> dict[str, Run]:
-    """Train once with torchrun and once with srun, from batch scripts of a user's own."""
-    runs = {"torchrun": Run(work, "own_torchrun"), "srun": Run(work, "own_srun")}
+def own_scripts(work: Path, box: Path) -> dict[str, ClusterRun]:
+    """Train once with torchrun and once with srun, from the user's own batch scripts."""
+    runs = {"torchrun": ClusterRun(work, "own_torchrun"), "srun": ClusterRun(work, "own_srun")}
     python = sys.executable
     words = {
         "torchrun": f"srun --ntasks-per-node=1 {python} -m torch.distributed.run --nnodes=2"
@@ -144,7 +145,7 @@ SCENES: dict[str, Callable[[Path, Path], object]] = {
         chain_of_three,
         shard_array,
         full_disk,
-        unfit_node,
+        bad_node,
         two_by_two,
         two_nodes_then_one,
         own_scripts,
@@ -156,7 +157,7 @@ SCENES: dict[str, Callable[[Path, Path], object]] = {
 
 @pytest.fixture(scope="module")
 def scenes(slurm: Path, work: Path):
-    """Return what comes of each scene; three at a time, since much of it is waiting."""
+    """Return the future outcome of each scene; three run at once, since much time is waiting."""
     with ThreadPoolExecutor(3) as pool:
         yield {name: pool.submit(scene, work, slurm) for name, scene in SCENES.items()}
 
@@ -164,7 +165,7 @@ def scenes(slurm: Path, work: Path):
 Scenes = dict[str, Future]
 
 
-def test_a_failed_stage_does_not_leave_the_next_waiting(scenes: Scenes):
+def test_the_stages_after_a_failed_one_do_not_stay_queued(scenes: Scenes):
     run = scenes["failing_chain"].result()
     jobs = {job.stage: job.id for job in record.jobs(run.path)}
     states = {stage: accounted(job_id, "State") for stage, job_id in jobs.items()}
@@ -176,7 +177,7 @@ def test_a_failed_stage_does_not_leave_the_next_waiting(scenes: Scenes):
     assert "nowhere" in told
 
 
-def test_a_sweep_of_six_keeps_to_two_slots(scenes: Scenes):
+def test_a_sweep_of_six_runs_two_jobs_at_once(scenes: Scenes):
     run, most = scenes["sweep"].result()
     names = {path.name for path in run.path.glob("optim.lr-*")}
     assert len(names) == 6
@@ -198,38 +199,38 @@ def test_a_shard_array_with_a_requeued_part_gives_the_bytes_of_one_process(
             assert (work / "parts" / name).read_bytes() == (work / "data" / name).read_bytes()
 
 
-def test_a_chain_goes_on_where_the_job_before_was_stopped(scenes: Scenes):
+def test_a_job_of_a_chain_resumes_where_the_previous_one_stopped(scenes: Scenes):
     run = scenes["chain_of_three"].result()
     assert [end.kind for end in run.ends] == ["stopped", "stopped", "done"]
     assert run.steps_logged() == list(range(1, 25))
     assert len(record.jobs(run.path)) == 3
 
 
-def test_what_ran_on_two_nodes_continues_on_one_and_says_what_that_costs(scenes: Scenes):
+def test_a_run_of_two_nodes_resumes_on_one_with_a_warning(scenes: Scenes):
     run = scenes["two_nodes_then_one"].result()
     assert "comes from 2 ranks, now there are 1" in run.log
     assert "no longer bit-equal" in run.log
     assert run.steps_logged() == list(range(1, 13))  # a cancelled job saves first
 
 
-def test_an_unknown_master_is_named_and_given_up_after_three_tries(scenes: Scenes):
+def test_a_run_is_given_up_after_three_starts_with_an_unknown_master(scenes: Scenes):
     run = scenes["unknown_master"].result()
     assert [end.kind for end in run.ends] == ["failed", "failed", "gave up"]
     assert "cannot resolve rank 0's address nowhere.invalid" in run.ends[-1].text
     assert "3 failures with no step between" in run.ends[-1].text
 
 
-def test_an_unfit_node_is_named_and_left(scenes: Scenes):
-    run = scenes["unfit_node"].result()
+def test_an_bad_node_is_named_and_left(scenes: Scenes):
+    run = scenes["bad_node"].result()
     assert [(end.kind, end.nodes) for end in run.ends] == [("failed", ["node8"]), ("done", [])]
     assert f"node8 cannot write {run.path}: Read-only file system" in run.ends[0].text
     assert run.steps_logged() == list(range(1, 7))
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(scenes: Scenes):
+def test_a_full_disk_keeps_the_earlier_checkpoint_and_is_reported(scenes: Scenes):
     run = scenes["full_disk"].result()
     assert run.ends[-1].kind == "gave up"
-    assert "was not written" in run.ends[-1].text
+    assert "cannot write" in run.ends[-1].text
     assert [path.name[:13] for path in (run.path / "checkpoints").glob("step-*")] == [
         "step-00000004"
     ]
@@ -242,14 +243,12 @@ def test_two_nodes_with_two_ranks_have_the_losses_of_one_process(scenes: Scenes)
 
 
 @pytest.mark.parametrize("name", ["torchrun", "srun"])
-def test_own_batch_scripts_work(name: str, scenes: Scenes, work: Path):
+def test_batch_scripts_of_a_user_work(name: str, scenes: Scenes, work: Path):
     run = scenes["own_scripts"].result()[name]
     assert run.step == 6, (work / f"{name}.log").read_text()
 
 
-def test_status_answers_from_the_files_where_slurm_is_down(
-    scenes: Scenes, slurm: Path, tmp_path: Path
-):
+def test_status_reads_the_run_folder_if_slurm_is_down(scenes: Scenes, slurm: Path, tmp_path: Path):
     run = scenes["chain_of_three"].result()
     conf = (slurm / "etc/slurm.conf").read_text()
     (tmp_path / "slurm.conf").write_text(conf.replace("SlurmctldPort=168", "SlurmctldPort=169"))
@@ -263,9 +262,9 @@ def test_logs_show_every_attempt(scenes: Scenes):
     told = tin("logs", run.path)
     assert told.count("=== job ") == 3
     assert "stopped by SIGUSR2" in told
-    assert "train: done already" not in told
+    assert "train: already done" not in told
 
 
-def _losses(run: Run) -> list[float]:
+def _losses(run: ClusterRun) -> list[float]:
     with (run.path / "steps.csv").open() as file:
         return [float(row["loss"]) for row in csv.DictReader(file)]

@@ -17,6 +17,7 @@ from configs.files import (
     remove_leftovers,
     temporary_path,
     write_bytes,
+    write_link,
     write_text,
 )
 
@@ -162,3 +163,26 @@ def test_leftovers_of_killed_writers_are_removed(tmp_path: Path):
     assert young.exists()
     remove_leftovers(tmp_path, "b.pt.*")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".a.pt.keep", "a.pt"]
+
+
+def test_a_link_takes_the_place_of_a_file_or_of_another_link(tmp_path: Path):
+    path = tmp_path / "a.tar"
+    path.write_text("old")
+    for target in (tmp_path / "first", tmp_path / "second"):
+        write_link(path, target)
+        assert path.readlink() == target
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "a.tar"
+    path.write_text("old")
+
+    def fails(self: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("configs.files.Path.replace", fails)
+    with pytest.raises(WriteError, match="Free some disk space"):
+        write_link(path, tmp_path / "target")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,7 +1,8 @@
-"""The operators of cuda/ without torch: compiled by g++, the CUDA kernels by way of emulate.h.
+"""The operators of cuda/ without torch, compiled by g++; emulate.h runs the CUDA kernels on a CPU.
 
-Run as a command, ``emulated.py LIBRARY``, it calls the kernels of a library that has sanitizers
-compiled in, on arrays that end where the memory given to them does.
+As a command, ``emulated_kernels.py LIBRARY`` calls the kernels of a library that was compiled with
+sanitizers. The arrays end where their allocated memory ends, so that a sanitizer finds any access
+beyond them.
 """
 
 import ctypes
@@ -17,34 +18,38 @@ TYPES = ["float32", "float64", "float16", "bfloat16"]
 ENTRY_CPU = """
 #include "interlace.h"
 namespace {
-const tin::Parallel at_once = [](int64_t tasks, int64_t,
+const tin::Parallel in_one_range = [](int64_t tasks, int64_t,
                                  const std::function<void(int64_t, int64_t)>& body) {
   body(0, tasks);
 };
 }
 extern "C" const char* forward_cpu(const tin::Shape* s, tin::Type t, const tin::Tensors* p, void*) {
-  return tin::forward_cpu(*s, t, *p, at_once), nullptr;
+  return tin::forward_cpu(*s, t, *p, in_one_range), nullptr;
 }
 """
 
 
 class Shape(ctypes.Structure):
+    """tin::Shape of cuda/core.h."""
+
     _fields_ = [(name, ctypes.c_int) for name in ("B", "T", "C", "inner", "channels", "G")]
     _fields_ += [("channels_last", ctypes.c_bool)]
 
 
 class Tensors(ctypes.Structure):
+    """tin::Tensors of cuda/core.h."""
+
     names = "x offset weight grad y dx partial d_offset d_weight".split()
     _fields_ = [(name, ctypes.c_void_p) for name in names]
 
 
 def compile_cuda(library: Path, *flags: str) -> Path:
-    """Compile interlace.cu for the CPU."""
+    """Compile interlace.cu for the CPU; return the library."""
     return _compile(library, "-DTIN_EMULATE", "-x", "c++", CUDA / "interlace.cu", *flags)
 
 
 def compile_cpu(library: Path) -> Path:
-    """Compile the CPU's own operator, with an entry ``forward_cpu`` like those of CUDA."""
+    """Compile the operator for CPUs, with an entry ``forward_cpu`` that is like those for CUDA."""
     entry = library.with_suffix(".cpp")
     entry.write_text(ENTRY_CPU)
     return _compile(library, CUDA / "interlace_cpu.cpp", entry, "-Wno-psabi")
@@ -58,46 +63,53 @@ def _compile(library: Path, *arguments: Path | str) -> Path:
 
 
 class Kernels:
-    """A compiled library; what its calls take by name are addresses."""
+    """A compiled library; its functions take the addresses of tensors."""
 
-    def __init__(self, library: Path):
+    def __init__(self, library: Path) -> None:
         self.library = ctypes.CDLL(str(library))
 
     def reverse(self, reverse: bool) -> None:
-        """Let the last thread of each block run first, or the first again."""
+        """Run the threads of a block from the last to the first, or from the first to the last."""
         ctypes.c_int.in_dll(self.library, "tin_emulate_reversed").value = reverse
 
     def num_partials(self, shape: Shape, dtype: str) -> int:
+        """Return the size of ``partial`` for a backward call."""
         count = self.library.tin_partials_cuda
         count.restype = ctypes.c_int64
         return count(ctypes.byref(shape), TYPES.index(dtype))
 
     def call(self, name: str, shape: Shape, dtype: str, **addresses: int) -> None:
-        tensors, entry = Tensors(**addresses), getattr(self.library, name)
+        """Call the function ``name``; a tensor without an address is null."""
+        tensors = Tensors(**addresses)
+        entry = getattr(self.library, name)
         entry.restype = ctypes.c_char_p
         error = entry(ctypes.byref(shape), TYPES.index(dtype), ctypes.byref(tensors), None)
         assert error is None, error
 
 
 def sweep(kernels: Kernels) -> None:
-    """Run shapes, types, layouts, orders and offsets, in and out of the clip; results are left."""
+    """Call the kernels for many shapes, types, layouts, orders of threads and offsets.
+
+    The results are not compared with anything: a sanitizer ends the process if it finds an error.
+    """
     sizes = {"float64": 8, "float32": 4}
     shapes = [(2, 8, 16, 12, 8, 2), (1, 11, 13, 15, 9, 3), (1, 3, 1200, 1, 1200, 6)]
     offsets = [0.3, -1.7, 2.0, 50.0, -1e30, np.nan, np.inf]
     cases = itertools.product(shapes, TYPES, (False, True), (False, True))
-    for ((B, T, C, inner, channels, G), dtype, last, reverse), offset in zip(
+    for (sides, dtype, channels_last, reverse), offset in zip(
         cases, itertools.cycle(offsets), strict=False
     ):
         kernels.reverse(reverse)
-        shape = Shape(B, T, C, inner, channels, G, last)
+        shape = Shape(*sides, channels_last)
+        B, T, C, inner, _, G = sides
+        size_bytes = B * T * C * inner * sizes.get(dtype, 2)
         small = np.float64 if dtype == "float64" else np.float32
-        x, grad, y, dx = (
-            np.ones(B * T * C * inner * sizes.get(dtype, 2), np.uint8) for _ in "1234"
-        )
-        offset, weight = np.full((B, G), offset, small), np.ones((B, T, G), small)
-        arrays = {"x": x, "grad": grad, "y": y, "dx": dx, "offset": offset, "weight": weight}
-        arrays |= {"d_offset": offset.copy(), "d_weight": weight.copy()}
-        arrays |= {"partial": np.empty(kernels.num_partials(shape, dtype), small)}
+        arrays = {name: np.ones(size_bytes, np.uint8) for name in ("x", "grad", "y", "dx")}
+        for name in ("offset", "d_offset"):
+            arrays[name] = np.full((B, G), offset, small)
+        for name in ("weight", "d_weight"):
+            arrays[name] = np.ones((B, T, G), small)
+        arrays["partial"] = np.empty(kernels.num_partials(shape, dtype), small)
         addresses = {name: array.ctypes.data for name, array in arrays.items()}
         kernels.call("tin_forward_cuda", shape, dtype, **addresses)
         kernels.call("tin_backward_cuda", shape, dtype, **addresses)

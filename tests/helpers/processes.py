@@ -1,4 +1,4 @@
-"""Commands and processes, for slurm_box.py. Only the standard library is used."""
+"""Commands and processes, for slurm_box.py."""
 
 import os
 import shutil
@@ -8,20 +8,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 
-def alive(pid: int) -> bool:
-    """Return whether a process lives; a zombie does not (pid 1 of a container leaves them)."""
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process runs; a zombie does not (pid 1 of a container may leave zombies)."""
     try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 
 def stop(pid: int) -> None:
-    """End a process politely, then by force."""
+    """End a process with SIGTERM and, if it does not exit, with SIGKILL."""
     for number, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, 1)):
         end = time.monotonic() + seconds
-        while alive(pid) and time.monotonic() < end:
+        while is_alive(pid) and time.monotonic() < end:
             try:
                 os.kill(pid, number)
             except ProcessLookupError:
@@ -29,8 +31,12 @@ def stop(pid: int) -> None:
             time.sleep(0.1)
 
 
-def run(*command: object, check: bool = True, env: dict[str, str] | None = None) -> str:
-    """Run a command and return what it printed; its errors become ours."""
+def run_command(*command: object, check: bool = True, env: dict[str, str] | None = None) -> str:
+    """Run a command and return what it prints.
+
+    Raises:
+        RuntimeError: the command failed, and `check` is set; holds what the command printed.
+    """
     words = [str(word) for word in command]
     done = subprocess.run(words, capture_output=True, text=True, env=env, stdin=subprocess.DEVNULL)
     if check and done.returncode:
@@ -45,14 +51,18 @@ def spawn(*command: str) -> None:
 
 
 def which(name: str) -> str | None:
-    """Return where a program is, /usr/sbin included."""
+    """Return the path of a program, which may lie in /usr/sbin or /sbin."""
     return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 
 
 def wait(what: str, ready: Callable[[], object], box: Path, seconds: float = 120) -> None:
-    """Wait until `ready()` is true and raises nothing."""
+    """Wait until `ready()` is true and raises no RuntimeError.
+
+    Raises:
+        RuntimeError: this took too long; holds the last error of `ready()`.
+    """
     end = time.monotonic() + seconds
-    problem: object = ""
+    problem: object = "no error"
     while time.monotonic() < end:
         try:
             if ready():
@@ -60,4 +70,4 @@ def wait(what: str, ready: Callable[[], object], box: Path, seconds: float = 120
         except RuntimeError as error:
             problem = error
         time.sleep(0.1)
-    raise RuntimeError(f"{what}: not there after {seconds:g} s {problem}; see {box}/log")
+    raise RuntimeError(f"{what}: not ready after {seconds:g} s ({problem}); see {box}/log")

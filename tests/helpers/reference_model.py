@@ -1,22 +1,32 @@
-"""Models with the weights of the reference's recipe (shared/reference/README.md), by name."""
+"""Models with the weights of shared/reference, which are drawn by tensor name.
 
+The recipe of the weights is described in shared/reference/README.md.
+"""
+
+import functools
 import json
 import re
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tin.models.network import TIN
-from tin.models.weights import from_reference, to_reference
+from tin.models.tensor_names import from_reference, to_reference
 
 
 def recipe_tensor(key: str, shape: tuple[int, ...], seed: int, last_norm: str) -> Tensor:
-    """Return the tensor that the recipe draws for a name of the original.
+    """Return the tensor that the recipe draws for one of the original's tensor names.
 
-    `last_norm` is the last BatchNorm of a block, which starts small: bn3, or bn2 of resnet18.
+    Args:
+        key: the original's name of the tensor; it seeds the draw together with `seed`.
+        shape: shape of the tensor.
+        seed: the seed of the recipe.
+        last_norm: the last BatchNorm of a block, which starts with small weights: bn3, or bn2
+            for resnet18.
     """
     draw = np.random.RandomState((zlib.crc32(key.encode()) + seed) & 0xFFFFFFFF)
     if key.endswith("num_batches_tracked"):
@@ -39,6 +49,7 @@ def recipe_tensor(key: str, shape: tuple[int, ...], seed: int, last_norm: str) -
 
 
 def _scale(key: str, shape: tuple[int, ...]) -> float:
+    """Return the standard deviation of the recipe's weights, by the rank of the tensor."""
     fan_in = np.prod(shape[1:])
     if key == "new_fc.weight":
         return 0.01
@@ -46,7 +57,7 @@ def _scale(key: str, shape: tuple[int, ...]) -> float:
 
 
 def recipe_state(model: TIN, seed: int) -> dict[str, Tensor]:
-    """Return the recipe's tensors of a model by the names of the original."""
+    """Return the recipe's tensors for a model, by the original's names."""
     own = to_reference(model)
     last_norm = "bn3" if "base_model.layer1.0.bn3.weight" in own else "bn2"
     return {
@@ -55,22 +66,26 @@ def recipe_state(model: TIN, seed: int) -> dict[str, Tensor]:
 
 
 class Reference:
-    """One model of shared/reference/model: its numbers, weights, input and target."""
+    """One model of shared/reference/model: its numbers, weights, input and target.
+
+    `facts` are the numbers of the JSON file and `arrays` those of the npz file. `x` is the input,
+    ``(B, T, 3, H, W)``, and `target` ``(B,)`` its classes.
+    """
 
     def __init__(self, shared: Path, name: str):
         folder = shared / "reference" / "model"
         self.facts = json.loads((folder / f"{name}.json").read_text())
         with np.load(folder / f"{name}.npz") as arrays:
             self.arrays = dict(arrays)
-        facts = self.facts
-        draw = np.random.RandomState(facts["weight_seed"] + 1)
-        B, T, (H, W) = facts["batch"], facts["num_segments"], facts["hw"]
-        x = draw.randn(B, 3 * T, H, W).astype(np.float32)
+        T = self.facts["num_segments"]
+        H, W = self.facts["hw"]
+        draw = np.random.RandomState(self.facts["weight_seed"] + 1)
+        x = draw.randn(self.facts["batch"], 3 * T, H, W).astype(np.float32)
         self.x = torch.from_numpy(x).unflatten(1, (T, 3))
-        self.target = torch.tensor(facts["target"])
+        self.target = torch.tensor(self.facts["target"])
 
-    def empty_model(self, **changes) -> TIN:
-        """Return the network with fresh weights; its dropout layer is there, but passes all."""
+    def empty_model(self, **changes: Any) -> TIN:
+        """Return the network with random weights; `changes` are arguments of TIN."""
         facts = self.facts
         settings = {
             "arch": facts["arch"],
@@ -79,9 +94,14 @@ class Reference:
         }
         return TIN(facts["num_class"], **{**settings, **changes})
 
+    @functools.cached_property
+    def initial_state(self) -> dict[str, Tensor]:
+        """The recipe's tensors by our names."""
+        return self.model().state_dict()
+
     def model(self) -> TIN:
         """Return the network with the recipe's weights, without dropout."""
         model = self.empty_model()
         model.load_state_dict(from_reference(recipe_state(model, self.facts["weight_seed"])))
-        model.dropout.p = 0.0
+        model.dropout.p = 0.0  # after loading: the original's names depend on it
         return model

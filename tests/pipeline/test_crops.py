@@ -1,4 +1,4 @@
-"""Crops of a frame: all of the reference's table, and by arithmetic."""
+"""Crops of a frame, compared with the whole table of the reference and with arithmetic."""
 
 import json
 import random
@@ -30,19 +30,20 @@ def test_multi_scale_boxes_equal_the_table(shared):
     assert checked == 4 * 10 * 13
 
 
-def test_crops_that_the_original_drew_are_those_of_its_numbers(shared):
+def test_boxes_equal_the_crops_that_the_original_drew(shared):
     for entry in read_table(shared):
         width, height = (np.array([side]) for side in entry["image_wh"])
         multi = entry["multiscale_on_unscaled_image"]
         for sample in entry["seeded_samples"]:
             draw = random.Random(sample["python_random_seed"])
-            pair, position = draw.choice(range(10)), draw.choice(range(13))
+            pair = draw.choice(range(10))
+            position = draw.choice(range(13))
             draws = np.array([[(pair + 0.5) / 10, (position + 0.5) / 13]])
             box = training_boxes(width, height, AugmentSettings(), multi["input_size"], draws)[0]
             assert [*box[2:], *box[:2]] == sample["crop_w_h_offx_offy"]
 
 
-def test_positions_of_one_size_equal_the_table(shared):
+def test_positions_of_crops_of_one_size_equal_the_table(shared):
     for entry in read_table(shared):
         width, height = (np.array([side]) for side in entry["scaled_wh_shorter_side_256"])
         for crop, want in entry["crops"].items():
@@ -80,26 +81,30 @@ def test_ten_crops_are_five_twice():
     assert corners[5:] == corners[:5]
 
 
-def test_regions_are_crops_in_pixels_of_the_stored_frame():
-    # 320x240 scaled to 341x256, crop 256 at x 85: everything times 320/341 and 240/256
-    corners, sizes = np.array([[[85, 0]]]), np.array([[341, 256]])
+def test_regions_are_the_crops_in_pixels_of_the_stored_frame():
+    # 320x240 is scaled to 341x256 and cropped to 256 at x = 85: the region is the crop times
+    # 320/341 in x and 240/256 in y.
+    corners = np.array([[[85, 0]]])
+    sizes = np.array([[341, 256]])
     region = source_regions(corners, 256, sizes, np.array([320]), np.array([240]))[0, 0]
     assert region == pytest.approx([0, 85 * 320 / 341, 240, 320])
 
 
 @pytest.mark.parametrize("width", [1, 8, 223, 1000, 4000])
 @pytest.mark.parametrize("height", [1, 9, 225, 4000])
-def test_boxes_lie_inside_of_frames_of_any_size(width, height):
+def test_boxes_lie_inside_frames_of_any_size(width, height):
     draws = np.random.default_rng(0).random((300, 2))
     sides = [np.full(300, side) for side in (width, height)]
     x, y, w, h = training_boxes(*sides, AugmentSettings(), 224, draws).T
-    assert min(x.min(), y.min()) >= 0 and min(w.min(), h.min()) >= 1
-    assert (x + w <= width).all() and (y + h <= height).all()
+    assert min(x.min(), y.min()) >= 0
+    assert min(w.min(), h.min()) >= 1
+    assert (x + w <= width).all()
+    assert (y + h <= height).all()
     corners = view_corners(scaled_sizes(*sides, 256)[:1], 224, 10, reference=False)
     assert corners.min() >= 0
 
 
-def test_crops_are_no_further_apart_than_asked():
+def test_scales_of_width_and_height_differ_by_at_most_max_distort():
     augment = AugmentSettings(scales=(1.0, 0.5), max_distort=0)
     draws = np.random.default_rng(0).random((100, 2))
     boxes = training_boxes(np.full(100, 200), np.full(100, 100), augment, 30, draws)

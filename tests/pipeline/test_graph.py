@@ -1,4 +1,4 @@
-"""The DALI graphs against the pixels of the reference, of Pillow and by arithmetic."""
+"""The DALI graphs, compared with the pixels of the reference, with Pillow and with arithmetic."""
 
 import io
 
@@ -13,7 +13,7 @@ from pipeline.crops import scaled_sizes, source_regions, view_corners
 from pipeline.graph import dali_training_graph, evaluation_graph, training_graph
 
 CPU = torch.device("cpu")
-GREY_LEVEL = 1 / 255 / 0.224  # of a normalized picture, about
+GRAY_LEVEL = 1 / 255 / 0.224  # of a normalized image; 0.224 is the mean of STD
 PIXELS = ["w107_h80_s64_c56", "w80_h107_s64_c64", "w45_h60_s64_c56_upscale"]
 
 
@@ -24,14 +24,14 @@ def pixels(request, shared):
 
 
 def png(image: np.ndarray) -> np.ndarray:
-    """Encode without loss: the decoder takes PNG as well."""
+    """Encode an image without loss; the decoder reads PNG as well."""
     data = io.BytesIO()
     Image.fromarray(image).save(data, "PNG")
     return np.frombuffer(data.getvalue(), np.uint8)
 
 
 def noise(width: int, height: int, seed: int = 0) -> np.ndarray:
-    """Return a picture with coarse and fine structure."""
+    """Return an image with coarse and fine structure."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     coarse = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
@@ -46,13 +46,14 @@ def jpeg(image: np.ndarray) -> np.ndarray:
 def train(images, boxes, flips, crop: int, threads=1, make=training_graph) -> torch.Tensor:
     graph = make(len(images), crop, threads, CPU)
     x, y, width, height = np.array(boxes, np.int32).T
-    corner, size = np.stack([y, x], axis=1), np.stack([height, width], axis=1)
+    corner = np.stack([y, x], axis=1)
+    size = np.stack([height, width], axis=1)
     graph.start(images, corner=corner, size=size, flip=np.array(flips, np.int32))
     return graph.finish()[0]
 
 
 def normalized(images: np.ndarray) -> torch.Tensor:
-    """Return uint8 ``(N, H, W, 3)`` as ``(N, 3, H, W)``, by the definition."""
+    """Normalize uint8 ``(N, H, W, 3)`` by the definition; return ``(N, 3, H, W)``."""
     values = (images.astype(np.float64) / 255 - MEAN) / STD
     return torch.from_numpy(values).permute(0, 3, 1, 2).float()
 
@@ -69,7 +70,8 @@ def evaluate(images, width: int, height: int, short: int, crop: int, num_crops: 
 
 
 def test_the_center_view_equals_the_reference(pixels):
-    frames, crop = pixels["frames"], pixels["out"].shape[-1]
+    frames = pixels["frames"]
+    crop = pixels["out"].shape[-1]
     _, height, width, _ = frames.shape
     (view,) = evaluate([png(f) for f in frames], width, height, 64, crop, 1, True)
     want = torch.from_numpy(pixels["out"]).view(2, 3, crop, crop)
@@ -77,11 +79,12 @@ def test_the_center_view_equals_the_reference(pixels):
 
 
 def test_three_views_have_the_pixels_and_means_of_the_reference(pixels):
-    frames, crop = pixels["frames"], pixels["out"].shape[-1]
+    frames = pixels["frames"]
+    crop = pixels["out"].shape[-1]
     _, height, width, _ = frames.shape
     views = evaluate([png(f) for f in frames], width, height, 64, crop, 3, True)
     found = torch.cat(views).mean(dim=(2, 3)).numpy()
-    assert found == pytest.approx(pixels["full_res3_means"], abs=0.3 * GREY_LEVEL)
+    assert found == pytest.approx(pixels["full_res3_means"], abs=0.3 * GRAY_LEVEL)
     _, rows, columns, _ = pixels["scaled"].shape
     corners = view_corners(np.array([[columns, rows]]), crop, 3, True)[0]
     for view, (x, y) in zip(views, corners, strict=True):
@@ -95,19 +98,20 @@ GRAPHS = pytest.mark.parametrize("make", [training_graph, dali_training_graph])
 @GRAPHS
 def test_a_multi_scale_crop_equals_the_reference(pixels, make):
     width, height, x, y = pixels["multiscale_params_w_h_x_y"]
-    want, crop = normalized(pixels["multiscale"]), pixels["multiscale"].shape[1]
+    want = normalized(pixels["multiscale"])
+    crop = pixels["multiscale"].shape[1]
     images = [png(frame) for frame in pixels["frames"]]
     found = train(images, [(x, y, width, height)] * 2, [0, 0], crop, make=make)
     assert (found - want).abs().max() <= 2 / 255 / 0.22
 
 
 @GRAPHS
-def test_a_region_that_keeps_its_size_equals_pillow_to_the_bit(make):
+def test_a_region_that_is_not_scaled_equals_pillow_exactly(make):
     data = jpeg(noise(90, 70))
     image = Image.open(io.BytesIO(data.tobytes()))
     want = np.asarray(image.crop((7, 11, 7 + 48, 11 + 48)))[None]
     found = train([data], [(7, 11, 48, 48)], [0], 48, make=make)
-    assert (found - normalized(want)).abs().max() < 1e-5  # a grey level is 0.017
+    assert (found - normalized(want)).abs().max() < 1e-5  # a gray level is 0.017
 
 
 @GRAPHS
@@ -115,7 +119,7 @@ def test_a_flip_mirrors_left_and_right(make):
     data = jpeg(noise(64, 64))
     plain, flipped = train([data, data], [(3, 5, 40, 50)] * 2, [0, 1], 32, make=make)
     torch.testing.assert_close(flipped, plain.flip(-1), rtol=0, atol=1e-5)
-    assert (plain - flipped).abs().max() > 10 * GREY_LEVEL
+    assert (plain - flipped).abs().max() > 10 * GRAY_LEVEL
 
 
 def test_the_last_five_of_ten_views_mirror_the_first():
@@ -134,12 +138,13 @@ def test_views_equal_scaling_and_then_cropping_with_pillow():
 
 
 @GRAPHS
-def test_threads_and_neighbours_in_the_batch_change_no_bit(make):
+def test_pixels_do_not_depend_on_threads_or_on_other_frames_of_the_batch(make):
     images = [jpeg(noise(80, 60, seed)) for seed in range(4)]
     boxes = [(seed, 2 * seed, 40 + seed, 50) for seed in range(4)]
     one, four = (train(images, boxes, [0, 1, 0, 1], 24, threads, make) for threads in (1, 4))
     alone = train(images[2:3], boxes[2:3], [0], 24, make=make)
-    assert torch.equal(one, four) and torch.equal(one[2:3], alone)
+    assert torch.equal(one, four)
+    assert torch.equal(one[2:3], alone)
 
 
 def test_batches_come_out_in_order_and_stay_valid():
@@ -150,18 +155,19 @@ def test_batches_come_out_in_order_and_stay_valid():
         graph.start(images[first : first + 2], flip=np.zeros(2, np.int32), **box)
     found = torch.cat([graph.finish()[0] for _ in range(4)])
     want = normalized(np.arange(0, 160, 20, dtype=np.uint8)[:, None, None, None].repeat(3, -1))
-    assert (found - want).abs().max() < 2 * GREY_LEVEL
+    assert (found - want).abs().max() < 2 * GRAY_LEVEL
 
 
-def test_garbage_raises():
+def test_data_that_is_not_an_image_raises():
     with pytest.raises(RuntimeError):
         train([np.frombuffer(b"no image" * 9, np.uint8)], [(0, 0, 8, 8)], [0], 8)
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_nearly_the_pixels_of_the_cpu():
+def test_a_gpu_gives_nearly_the_same_pixels_as_the_cpu():
     images = [jpeg(noise(320, 240, seed)) for seed in range(4)]
-    size, corner = np.full((4, 2), 200, np.int32), np.full((4, 2), 20, np.int32)
+    size = np.full((4, 2), 200, np.int32)
+    corner = np.full((4, 2), 20, np.int32)
     found = []
     for device in (CPU, torch.device("cuda:0")):
         graph = training_graph(4, 224, 2, device)
@@ -169,4 +175,5 @@ def test_a_gpu_gives_nearly_the_pixels_of_the_cpu():
         found.append(graph.finish()[0])
     assert found[1].device == torch.device("cuda:0")
     difference = (found[1].cpu() - found[0]).abs()
-    assert difference.mean() < GREY_LEVEL and difference.max() < 12 * GREY_LEVEL
+    assert difference.mean() < GRAY_LEVEL
+    assert difference.max() < 12 * GRAY_LEVEL

@@ -1,4 +1,4 @@
-"""The plan: draws, the order of an epoch, and what a step reads at any number of ranks."""
+"""The plan: random numbers, the order of an epoch, and the steps at any number of ranks."""
 
 from types import SimpleNamespace
 
@@ -19,10 +19,13 @@ from preprocess.shards import FRAME_ROW, VIDEO_ROW
 
 
 def fake_split(num_videos: int, frames: int = 20, per_shard: int = 5) -> SimpleNamespace:
-    """Tables of a split without shards: all that a plan looks at."""
-    videos, rows = np.zeros(num_videos, VIDEO_ROW), np.zeros(num_videos * frames, FRAME_ROW)
-    videos["first_frame"], videos["num_frames"] = np.arange(num_videos) * frames, frames
-    videos["width"], videos["height"] = 320, 240
+    """Return the tables of a split without shards, which are all that a plan reads."""
+    videos = np.zeros(num_videos, VIDEO_ROW)
+    videos["first_frame"] = np.arange(num_videos) * frames
+    videos["num_frames"] = frames
+    videos["width"] = 320
+    videos["height"] = 240
+    rows = np.zeros(num_videos * frames, FRAME_ROW)
     rows["shard"] = np.arange(len(rows)) // (frames * per_shard)
     return SimpleNamespace(videos=videos, frames=rows, num_videos=num_videos)
 
@@ -31,18 +34,19 @@ def fake_split(num_videos: int, frames: int = 20, per_shard: int = 5) -> SimpleN
 
 
 def test_keys_are_the_numbers_of_splitmix64():
-    # the first two outputs for seed 0, as Java's SplittableRandom and splitmix64.c give them
-    assert key(0) == 0xE220A8397B1DCDAF and key(0x9E3779B97F4A7C15) == 0x6E789E6AA1B965F4
+    # These are the first two outputs of splitmix64.c and of Java's SplittableRandom for seed 0.
+    assert key(0) == 0xE220A8397B1DCDAF
+    assert key(0x9E3779B97F4A7C15) == 0x6E789E6AA1B965F4
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 16, 17, 99, 1000, 65536, 65537])
-def test_a_shuffle_of_any_size_holds_each_number_once(size):
+def test_a_shuffle_of_any_size_contains_each_number_once(size):
     for number in range(3):
         found = shuffled(np.arange(size), size, key(number))
         assert sorted(found.tolist()) == list(range(size))
 
 
-def test_shuffles_of_different_keys_and_sizes_can_be_asked_at_once():
+def test_one_call_evaluates_shuffles_of_different_keys_and_sizes():
     sizes = np.array([5, 5, 8, 8, 1])
     keys = np.concatenate([key(1), key(1), key(2), key(2), key(3)])
     found = shuffled(np.array([0, 4, 0, 7, 0]), sizes, keys)
@@ -50,17 +54,19 @@ def test_shuffles_of_different_keys_and_sizes_can_be_asked_at_once():
     assert found.tolist() == [one[0], one[4], two[0], two[7], 0]
 
 
-def test_shuffles_are_spread_evenly():
-    # each of the 6 orders of 3 things, over 6000 keys: 1000 on average, deviation 29
+def test_all_shuffles_are_equally_likely():
+    # Over 6000 keys, each of the 6 orders of 3 elements comes 1000 times, deviation 29.
     orders = [tuple(shuffled(np.arange(3), 3, key(number))) for number in range(6000)]
     counts = [orders.count(order) for order in set(orders)]
-    assert len(counts) == 6 and max(abs(count - 1000) for count in counts) < 5 * 29
+    assert len(counts) == 6
+    assert max(abs(count - 1000) for count in counts) < 5 * 29
 
 
 def test_draws_depend_on_each_of_seed_stream_epoch_and_clip_alone():
     clips = np.array([3, 9, 2**40])
     draws = uniforms(1, FRAMES, 2, clips, 4)
-    assert draws.shape == (3, 4) and (uniforms(1, FRAMES, 2, clips[1:], 4) == draws[1:]).all()
+    assert draws.shape == (3, 4)
+    assert (uniforms(1, FRAMES, 2, clips[1:], 4) == draws[1:]).all()
     assert (uniforms(1, FRAMES, 2, clips, 3) == draws[:, :3]).all()
     for other in (
         uniforms(0, FRAMES, 2, clips, 4),
@@ -73,8 +79,9 @@ def test_draws_depend_on_each_of_seed_stream_epoch_and_clip_alone():
 
 def test_draws_are_uniform_and_uncorrelated():
     draws = uniforms(0, FLIPS, 0, np.arange(40000), 4)
-    assert draws.min() >= 0 and draws.max() < 1
-    # 5 deviations of a mean (12**-0.5 / 200) and of a correlation (1 / 200)
+    assert draws.min() >= 0
+    assert draws.max() < 1
+    # Allow 5 deviations: 12**-0.5 / 200 for a mean, 1 / 200 for a correlation.
     assert abs(draws.mean(axis=0) - 0.5).max() < 5 * 12**-0.5 / 200
     columns = np.concatenate([draws[:-1].T, draws[1:].T])
     assert abs(np.corrcoef(columns) - np.eye(8)).max() < 5 / 200
@@ -85,7 +92,7 @@ def test_draws_are_uniform_and_uncorrelated():
 
 @pytest.mark.parametrize("order", ["global", "local"])
 @pytest.mark.parametrize("num_videos", [1, 7, 53])
-def test_an_epoch_visits_each_video_once_in_another_order_each_time(order, num_videos):
+def test_each_epoch_visits_each_video_once_in_a_different_order(order, num_videos):
     settings = [f"data.order={order}", "data.window_shards=3"]
     order = epoch_order(fake_split(num_videos), load(None, settings))
     epochs = [order.clips(epoch, np.arange(num_videos)) for epoch in range(3)]
@@ -94,7 +101,7 @@ def test_an_epoch_visits_each_video_once_in_another_order_each_time(order, num_v
     assert num_videos < 7 or (epochs[0] != epochs[1]).any()
 
 
-def test_a_local_order_mixes_so_many_shards_at_a_time():
+def test_a_local_order_mixes_the_shards_of_each_window():
     split = fake_split(60, per_shard=5)  # 12 shards
     order = epoch_order(split, load(None, ["data.order=local", "data.window_shards=4"]))
     shards = order.clips(0, np.arange(60)) // 5
@@ -102,17 +109,17 @@ def test_a_local_order_mixes_so_many_shards_at_a_time():
     assert [len(window) for window in windows] == [4, 4, 4]
     assert set.union(*windows) == set(range(12))
     assert windows != [set(range(4)), set(range(4, 8)), set(range(8, 12))]
-    assert len(set(shards[:5].tolist())) > 1  # and inside of a window they are mixed
+    assert len(set(shards[:5].tolist())) > 1  # the shards of a window are mixed
 
 
-def test_a_local_order_knows_shards_with_gaps():
+def test_a_local_order_works_with_empty_shards():
     split = fake_split(9, frames=2, per_shard=3)
     split.frames["shard"] = np.repeat([0, 0, 2, 2, 2, 2, 2, 5, 5], 2)  # 1, 3 and 4 are empty
     order = epoch_order(split, load(None, ["data.order=local", "data.window_shards=1"]))
     found = order.clips(3, np.arange(9))
     assert sorted(found.tolist()) == list(range(9))
     shards = split.frames["shard"][2 * found]
-    assert sum(shards[1:] != shards[:-1]) == 2  # one shard after the other
+    assert sum(shards[1:] != shards[:-1]) == 2  # the three shards come one after the other
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -142,19 +149,23 @@ def test_evaluation_reads_each_video_once_at_every_world_size(world_size, num_vi
     assert np.concatenate(parts).tolist() == list(range(num_videos))
 
 
-def test_flips_are_drawn_for_half_of_the_clips_when_asked():
-    split, order = fake_split(2000), Order(0, 2000)
+def test_half_of_the_clips_are_flipped_if_the_setting_says_so():
+    split = fake_split(2000)
+    order = Order(0, 2000)
     flips = [
         plan_training(split, load(None, [f"augment.flip={how}"]), order, 0, np.arange(2000)).flips
         for how in ("none", "random", "labels")
     ]
-    assert not flips[0].any() and (flips[1] == flips[2]).all()
+    assert not flips[0].any()
+    assert (flips[1] == flips[2]).all()
     assert abs(flips[1].mean() - 0.5) < 5 * 0.5 / 2000**0.5
 
 
-def test_evaluation_with_the_reference_sampling_repeats_its_draws():
+def test_evaluation_with_the_reference_sampling_is_repeatable():
     settings = ["clip.sampling=reference", "test.clips=3", "clip.num_segments=4"]
-    split, config = fake_split(5, frames=40), load(None, settings)
+    split = fake_split(5, frames=40)
+    config = load(None, settings)
     one, two = (plan_evaluation(split, config, np.arange(5)) for _ in range(2))
-    assert (one.frames == two.frames).all() and one.frames.shape == (5, 12)
+    assert one.frames.shape == (5, 12)
+    assert (one.frames == two.frames).all()
     assert one.frames[0, :4].tolist() == [5, 15, 25, 35]

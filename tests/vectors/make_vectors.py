@@ -1,7 +1,7 @@
-"""Writes vectors.npz: numbers of the method in float64 NumPy, from its definitions alone.
+"""Writes vectors.npz: numbers of the method, computed in float64 NumPy from its definitions.
 
-Nothing of the project, and no torch, is imported here: loops over frames, groups and pixels that
-follow the formulas word by word. Gradients are central differences of the forward pass.
+This script imports neither the project nor torch. It loops over frames, groups and pixels, exactly
+as the formulas are written. Gradients are central differences of the forward pass.
 
     python tests/vectors/make_vectors.py
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-STEP = 1e-6  # of central differences
+STEP = 1e-6  # the step of central differences
 
 
 def interlace(x, offset, weight, channels):
@@ -46,9 +46,10 @@ def conv1d(x, kernel, bias):
 
 
 def module(x, p, num_segments, channels):
-    """Return interlaced features, offsets (B, 2) and gains (B, T, 2), of parameters p by name."""
+    """Return interlaced features, offsets (B, 2) and gains (B, T, 2), for parameters p by name."""
     pooled = x[:, :channels].mean((2, 3)).reshape(-1, num_segments, channels)
-    offsets, gains = [], []
+    offsets = []
+    gains = []
     for clip in pooled:
         hidden = conv1d(clip.T, p["offset_net.conv.weight"], p["offset_net.conv.bias"])[0]
         hidden = np.maximum(p["offset_net.fc1.weight"] @ hidden + p["offset_net.fc1.bias"], 0)
@@ -56,7 +57,8 @@ def module(x, p, num_segments, channels):
         offsets.append(4 * (sigmoid(hidden) - 0.5))
         gain = conv1d(clip.T, p["weight_net.conv.weight"], p["weight_net.conv.bias"])
         gains.append(2 * sigmoid(gain).T)
-    offsets, gains = np.array(offsets), np.array(gains)
+    offsets = np.array(offsets)
+    gains = np.array(gains)
     four = np.concatenate([offsets, -offsets], 1)
     y = interlace(x, four, np.concatenate([gains, gains], 2), channels)
     return y, offsets, gains
@@ -76,14 +78,14 @@ def conv2d(x, kernel, padding=0):
 
 
 def norm(x, p, name):
-    """Normalize by running statistics."""
+    """Normalize with the running statistics."""
     scale = p[f"{name}.weight"] / np.sqrt(p[f"{name}.running_var"] + 1e-5)
     shift = p[f"{name}.bias"] - p[f"{name}.running_mean"] * scale
     return x * scale[:, None, None] + shift[:, None, None]
 
 
 def block(x, p, num_segments, channels):
-    """Return what a basic block makes of x: interlace, two 3x3 convolutions, shortcut."""
+    """Return the output of a basic block: interlacing, two 3x3 convolutions and a shortcut."""
     inner = {name.removeprefix("temporal."): value for name, value in p.items()}
     y, _, _ = module(x, inner, num_segments, channels)
     y = np.maximum(norm(conv2d(y, p["conv1.weight"], padding=1), p, "bn1"), 0)
@@ -92,7 +94,7 @@ def block(x, p, num_segments, channels):
 
 
 def gradients(function, arrays, grad):
-    """Return d(sum(grad * function)) / d(each array) by central differences."""
+    """Return the derivatives of sum(grad * function()) by each array, by central differences."""
     found = {}
     for name, array in arrays.items():
         slope = np.zeros_like(array)
@@ -109,8 +111,9 @@ def gradients(function, arrays, grad):
 
 
 def average_precision(scores, positive):
-    """Sum, over falling thresholds, of precision times the gain in recall."""
-    area = recall = 0.0
+    """Return the sum, over falling thresholds, of precision times the gain in recall."""
+    area = 0.0
+    recall = 0.0
     for threshold in sorted(set(scores), reverse=True):
         chosen = scores >= threshold
         hits = (chosen & positive).sum()
@@ -120,7 +123,7 @@ def average_precision(scores, positive):
 
 
 def cosine(step, steps_per_epoch, epochs, warmup, lr):
-    """Warm up from lr/10 to lr, then half a cosine to zero."""
+    """Return the rate of a warm-up from lr/10 to lr and half a cosine down to zero."""
     epoch = step / steps_per_epoch
     if epoch < warmup:
         return lr / 10 + (lr - lr / 10) * epoch / warmup
@@ -128,6 +131,7 @@ def cosine(step, steps_per_epoch, epochs, warmup, lr):
 
 
 def draw_parameters(draw, channels, num_segments):
+    """Draw the parameters of the offset net and the weight net, by their names."""
     shapes = {
         "offset_net.conv.weight": (1, channels, 3), "offset_net.conv.bias": (1,),
         "offset_net.fc1.weight": (num_segments, num_segments),
@@ -139,6 +143,7 @@ def draw_parameters(draw, channels, num_segments):
 
 
 def op_vectors(draw):
+    """Return inputs, outputs and gradients of the operator, and outputs for whole offsets."""
     a = {
         "x": draw.normal(size=(6, 10, 2, 3)),
         "offset": np.array([[0.25, -1.5, 2.75, -3.0 + 1e-3], [1.4, -0.6, 9.5, -0.01]]),
@@ -155,7 +160,9 @@ def op_vectors(draw):
 
 
 def module_vectors(draw):
-    p, x = draw_parameters(draw, 4, 3), draw.normal(size=(6, 16, 2, 2))
+    """Return parameters, input, output and gradients of the temporal module."""
+    p = draw_parameters(draw, 4, 3)
+    x = draw.normal(size=(6, 16, 2, 2))
     y, offset, weight = module(x, p, 3, 4)
     grad = draw.normal(size=x.shape)
     slopes = gradients(lambda: module(x, p, 3, 4)[0], {"x": x, **p}, grad)
@@ -167,6 +174,7 @@ def module_vectors(draw):
 
 
 def block_vectors(draw):
+    """Return parameters, input and output of a residual block."""
     p = {f"temporal.{name}": value for name, value in draw_parameters(draw, 4, 4).items()}
     for number in (1, 2):
         p[f"conv{number}.weight"] = draw.normal(0, 0.1, (16, 16, 3, 3))
@@ -179,9 +187,11 @@ def block_vectors(draw):
 
 
 def metric_vectors(draw):
-    scores = draw.integers(0, 9, (12, 7)) / 8  # some are equal
+    """Return scores, targets and labels of 12 videos and 7 classes, and their metrics."""
+    scores = draw.integers(0, 9, (12, 7)) / 8  # only nine values, so that some scores are equal
     targets = draw.random((12, 7)) < 0.35
-    targets[0], targets[:, 2] = False, False
+    targets[0] = False  # a video without a class
+    targets[:, 2] = False  # a class without a video
     by_class = [average_precision(scores[:, k], targets[:, k]) for k in range(7)
                 if targets[:, k].any()]  # fmt: skip
     by_sample = [average_precision(scores[n], targets[n]) for n in range(12) if targets[n].any()]
@@ -200,6 +210,7 @@ def metric_vectors(draw):
 
 
 def sampling_vectors(draw):
+    """Return the middle and a random frame of each of 8 segments, for videos of several lengths."""
     num_frames = np.array([1, 3, 7, 8, 9, 16, 37, 100, 1023])
     draws = draw.random((len(num_frames), 8))
     middle = [[(2 * t + 1) * int(n) // 16 for t in range(8)] for n in num_frames]
@@ -216,7 +227,7 @@ def sampling_vectors(draw):
 
 
 def vectors():
-    """Return every array by ``part/name``."""
+    """Return all arrays by ``part/name``."""
     draw = np.random.default_rng(20200117)
     parts = {
         "op": op_vectors(draw),

@@ -1,1 +1,1 @@
-"""Speed measurements."""
+"""Measurements of speed: the operator, the model, the loader and training."""

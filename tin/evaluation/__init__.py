@@ -1,1 +1,1 @@
-"""Tests and predictions of trained models, their scores and metrics."""
+"""Tests and predictions of trained models: scores, metrics and fused scores."""

@@ -1,4 +1,4 @@
-"""Measures a model on a split, every video exactly once whatever the number of ranks."""
+"""Measures a model on a split; each video counts exactly once at any number of ranks."""
 
 import functools
 import logging
@@ -10,24 +10,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from configs.load import ConfigError, dataset_path, differences, parse, with_settings
 from configs.schema import Config
-from pipeline.batches import refuse
+from pipeline.batches import check_bad_frames
 from pipeline.loader import ClipLoader
 from preprocess.shards import DatasetInfo
-from tin.evaluation.scores import Scores, load_result, save, summarize
+from tin.evaluation.scores import Scores, load_result, save
 from tin.models.size import count
 from tin.ranks.distributed import World, cpus
 from tin.runs import checkpoint
 from tin.runs.folder import Run, describe_environment
 from tin.runs.restore import find_checkpoint, precision_of, restore
 
-__all__ = ["evaluate", "summarize", "test"]
 log = logging.getLogger(__name__)
-SECTIONS = ("test", "run", "data")  # what `tin test` may change
-LOG_SECONDS = 30.0
+SECTIONS = ("test", "run", "data")  # sections of the settings that `tin test` may change
+LOG_INTERVAL_S = 30.0
 
 
 def evaluate(
@@ -38,21 +37,24 @@ def evaluate(
     loss: str,
     beat: Callable[[], None] = lambda: None,
 ) -> Scores | None:
-    """Return the scores of a split on rank 0, its videos in their order; None on other ranks.
+    """Return the scores of a split in the order of its videos on rank 0, and None on other ranks.
 
-    A video without a good frame is left out. The model is left in evaluation mode.
+    A video without a readable frame is left out. The model stays in evaluation mode.
 
     Args:
         model: ``(B, T, L*3, H, W)`` clips to ``(B, K)`` logits, with the same weights on all ranks.
-        loader: of the split, not in training.
+        loader: a loader of the split, not in training.
         world: the ranks; all of them must call.
         precision: float32 or bfloat16.
-        loss: nll for softmax scores, bce for sigmoid.
+        loss: nll for softmax scores, bce for sigmoid scores.
         beat: called after each step, for a watchdog.
     """
     activation = torch.sigmoid if loss == "bce" else functools.partial(torch.softmax, dim=1)
     model.eval()
-    rows, labels, scores, logged = [], [], [], time.monotonic()
+    rows: list[Tensor] = []
+    labels: list[Tensor] = []
+    scores: list[Tensor] = []
+    logged = time.monotonic()
     with torch.no_grad():
         for step, batch in enumerate(loader.epoch(0), start=1):
             with torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
@@ -61,60 +63,52 @@ def evaluate(
             labels.append(batch.labels)
             scores.append(activation(logits.float()).unflatten(0, batch.x.shape[:2]))
             beat()
-            if time.monotonic() - logged > LOG_SECONDS:
+            if time.monotonic() - logged > LOG_INTERVAL_S:
                 logged = time.monotonic()
                 log.info("%s: step %d of %d", loader.split.name, step, loader.num_steps)
-    seen = tuple(torch.cat(part).cpu().numpy() for part in (rows, labels, scores))
-    gathered = world.gather(tuple(part[seen[0] >= 0] for part in seen))
+    # Send the rows, labels and scores of the videos to rank 0, without the -1 of filled rows.
+    seen = [torch.cat(part).cpu().numpy() for part in (rows, labels, scores)]
+    is_video = seen[0] >= 0
+    gathered = world.gather([part[is_video] for part in seen])
     return None if gathered is None else _joined(gathered, loader)
 
 
-def test(run: Path, settings: Sequence[str], world: World) -> Path:
-    """Measure a trained run; return its folder ``tests/<split>-<clips>x<crops>-<crop>``.
+def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
+    """Measure a trained run; return the folder ``tests/<split>-<clips>x<crops>-<crop>`` of it.
 
     Args:
-        run: folder of the run.
+        run_dir: folder of the run.
         settings: ``section.key=value`` of the sections test, run and data.
         world: the ranks; all of them must call.
 
     Raises:
-        ConfigError: other settings, or a dataset of other classes.
+        ConfigError: settings of other sections differ, or the dataset has other classes.
         CheckpointError: the run has no checkpoint, or it cannot be used.
-        BadDataError: more damaged frames than `data.bad_frames` allows.
+        BadDataError: more frames are damaged than `data.bad_frames` allows.
     """
-    folder = Run(run)
-    config = _config(folder, settings)
+    run = Run(run_dir)
+    config = _config(run, settings)
     torch.set_num_threads(config.run.threads or cpus())
-    path, state = _chosen(folder, config, world)
+    path, state = _load_checkpoint(run, config, world)
     loader = _open(config, world)
     try:
         _check_classes(state["classes"], loader.info)
-        model = restore(state, config).to(world.device, memory_format=torch.channels_last)
-        began, precision = time.monotonic(), precision_of(config, world.device)
+        model = restore(state, config)
+        # torch's stubs do not know memory_format
+        model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        precision = precision_of(config, world.device)
+        began = time.monotonic()
         scores = evaluate(model, loader, world, precision, config.train.loss)
         seconds = time.monotonic() - began
-        bad_frames = _check_frames(loader, world)
+        num_bad_frames = _check_frames(loader, world)
     finally:
         loader.close()
-    views = f"{config.test.clips}x{config.test.crops}"
-    out = folder.tests / f"{config.data.test_split}-{views}-{config.test_crop}"
+    out = run.tests / f"{config.data.test_split}-{_views(config)}-{config.test_crop}"
     if scores is not None:
-        params, gflops = count(model, config)
         result = {
-            "split": config.data.test_split,
-            "views": views,
-            "crop": config.test_crop,
-            "dataset": loader.info.name,
-            "dataset_digest": loader.info.digest,
-            "num_videos": loader.num_videos,
-            "missing": sorted(set(loader.split.keys()) - set(scores.keys)),
-            "bad_frames": bad_frames,
-            "checkpoint": path.name,
-            "epoch": state["epoch"],
-            "step": state["global_step"],
-            "ema": state["ema"] is not None,
-            "params": params,
-            "gflops": gflops,
+            **_describe_data(config, loader, scores),
+            "bad_frames": num_bad_frames,
+            **_describe_model(config, path, state, model),
             "precision": precision,
             "seconds": round(seconds, 3),
             "clips_per_s": round(scores.scores[..., 0].size / seconds, 3),
@@ -122,44 +116,51 @@ def test(run: Path, settings: Sequence[str], world: World) -> Path:
             "environment": describe_environment(str(world.device), world.world_size),
         }
         save(out, scores, result)
-        _tell(load_result(out))
+        _log_result(load_result(out))
     world.barrier()
     return out
 
 
-def _joined(gathered: list[tuple[np.ndarray, ...]], loader: ClipLoader) -> Scores:
-    rows, labels, scores = (np.concatenate(parts) for parts in zip(*gathered, strict=True))
+def _joined(gathered: list[list[np.ndarray]], loader: ClipLoader) -> Scores:
+    """Return the rows, labels and scores of all ranks in the order of the split."""
+    rows = np.concatenate([part[0] for part in gathered])
+    labels = np.concatenate([part[1] for part in gathered])
+    scores = np.concatenate([part[2] for part in gathered])
     order = np.argsort(rows)
     rows = rows[order]
-    assert (np.diff(rows) > 0).all(), "the loader gave a video twice"
+    assert (np.diff(rows) > 0).all(), "the loader returned a video twice"
     if labels.ndim == 2:
         labels = labels.astype(np.uint8)
     keys = loader.split.keys()
     return Scores([keys[row] for row in rows], labels[order], scores[order], loader.info.classes)
 
 
-def _config(folder: Run, settings: Sequence[str]) -> Config:
-    before = folder.config()
+def _config(run: Run, settings: Sequence[str]) -> Config:
+    """Return the run's settings with ``settings`` applied, which may change `SECTIONS` only."""
+    before = run.config()
     after = parse(Config, with_settings(before.model_dump(mode="json"), settings), "settings")
-    refused = [
+    rejected = [
         difference
         for difference in differences(before, after)
         if difference.partition(".")[0] not in SECTIONS
     ]
-    if refused:
+    if rejected:
         raise ConfigError(
-            f"{folder.path} was trained with other settings: {'; '.join(refused)}; a test may"
-            f" change the sections {', '.join(SECTIONS)}"
+            f"{run.path} was trained with other settings: {'; '.join(rejected)}. A test may change"
+            f" only the sections {', '.join(SECTIONS)}; leave the other settings out."
         )
     return after
 
 
-def _chosen(folder: Run, config: Config, world: World) -> tuple[Path, dict[str, Any]]:
-    """Return the checkpoint to test, the same on all ranks though the run may still train."""
-    path = world.broadcast(find_checkpoint(folder, config.test.checkpoint))
+def _load_checkpoint(run: Run, config: Config, world: World) -> tuple[Path, dict[str, Any]]:
+    """Return the checkpoint to test, the same on all ranks even while the run is training."""
+    path = world.broadcast(find_checkpoint(run, config.test.checkpoint))
     state = checkpoint.load(path)
     if world.broadcast(state["global_step"]) != state["global_step"]:
-        raise checkpoint.CheckpointError(f"{path} was replaced while it was read; test again")
+        raise checkpoint.CheckpointError(
+            f"{path} was replaced while the ranks read it, because the run is still training;"
+            " run the test again"
+        )
     return path, state
 
 
@@ -176,36 +177,74 @@ def _open(config: Config, world: World) -> ClipLoader:
 
 
 def _check_classes(trained: list[str], info: DatasetInfo) -> None:
-    if trained != list(info.classes):
-        pairs = enumerate(zip(trained, info.classes, strict=False))
-        first = next((f"class {i} was {a!r}, is {b!r}" for i, (a, b) in pairs if a != b), "")
-        raise ConfigError(
-            f"{info.name} has other classes than the run was trained on ({len(trained)}, now"
-            f" {len(info.classes)}){f'; {first}' if first else ''}"
-        )
+    """Raise ConfigError unless the dataset has the classes of the run, in their order."""
+    if trained == list(info.classes):
+        return
+    pairs = enumerate(zip(trained, info.classes, strict=False))
+    first = next((f"; class {i} was {a!r} and is now {b!r}" for i, (a, b) in pairs if a != b), "")
+    raise ConfigError(
+        f"{info.name} has other classes than the run was trained on: the run has {len(trained)}"
+        f" and the dataset {len(info.classes)}{first}"
+    )
 
 
 def _check_frames(loader: ClipLoader, world: World) -> int:
-    """Return how many damaged frames all ranks met."""
+    """Return the number of damaged frames on all ranks; raise BadDataError if it is too high."""
     bad = [
         frame for part in world.broadcast(world.gather(loader.take_bad_frames())) for frame in part
     ]
-    refuse(bad, loader.max_bad_frames, loader.split)
+    check_bad_frames(bad, loader.max_bad_frames, loader.split)
     if bad and world.is_main:
-        log.warning("%d damaged frames were replaced by good ones of their videos", len(bad))
+        log.warning("%d damaged frames were replaced by intact frames of their videos", len(bad))
     return len(bad)
 
 
-def _tell(result: dict[str, Any]) -> None:
-    known = [(name, value) for name, value in result["metrics"].items() if value is not None]
-    words = [
+def _views(config: Config) -> str:
+    return f"{config.test.clips}x{config.test.crops}"
+
+
+def _describe_data(config: Config, loader: ClipLoader, scores: Scores) -> dict[str, Any]:
+    """Return the part of result.json that says what was measured."""
+    return {
+        "split": config.data.test_split,
+        "views": _views(config),
+        "crop": config.test_crop,
+        "dataset": loader.info.name,
+        "dataset_digest": loader.info.digest,
+        "num_videos": loader.num_videos,
+        "missing": sorted(set(loader.split.keys()) - set(scores.keys)),
+    }
+
+
+def _describe_model(
+    config: Config, path: Path, state: dict[str, Any], model: nn.Module
+) -> dict[str, Any]:
+    """Return the part of result.json that says which model was measured."""
+    params, gflops = count(model, config)
+    return {
+        "checkpoint": path.name,
+        "epoch": state["epoch"],
+        "step": state["global_step"],
+        "ema": state["ema"] is not None,
+        "params": params,
+        "gflops": gflops,
+    }
+
+
+def _log_result(result: dict[str, Any]) -> None:
+    """Log the metrics that are known, the videos left out, and the speed."""
+    parts = [
         f"{name} {value:.4f}" if name == "loss" else f"{name} {100 * value:.2f} %"
-        for name, value in known
+        for name, value in result["metrics"].items()
+        if value is not None
     ]
     if result["missing"]:
-        words.append(f"{len(result['missing'])} left out for want of a good frame")
+        parts.append(f"{len(result['missing'])} videos without a readable frame left out")
     log.info(
         "%s: %s (%d videos in %.0f s, %.1f clips/s)",
-        result["split"], ", ".join(words), result["num_videos"], result["seconds"],
+        result["split"],
+        ", ".join(parts),
+        result["num_videos"],
+        result["seconds"],
         result["clips_per_s"],
-    )  # fmt: skip
+    )

@@ -1,4 +1,4 @@
-"""Classes that come in pairs of opposites, found by their names: left and right, open and close."""
+"""Pairs of classes whose names are opposites, such as left and right, and accuracy within them."""
 
 import math
 import re
@@ -22,7 +22,7 @@ OPPOSITE_WORDS = (
 
 
 def opposites(classes: Sequence[str]) -> list[tuple[int, int]]:
-    """Return the pairs of class indices whose names differ in opposite words only."""
+    """Return the pairs of class indices whose names differ only in opposite words."""
     index = {name: i for i, name in enumerate(classes)}
     pairs = set()
     for word, opposite in OPPOSITE_WORDS:
@@ -37,9 +37,9 @@ def opposites(classes: Sequence[str]) -> list[tuple[int, int]]:
 def pair_accuracy(
     scores: np.ndarray, labels: np.ndarray, pairs: Sequence[tuple[int, int]]
 ) -> float:
-    """Return how often the right one of two opposite classes has the higher score.
+    """Return how often the right class of a pair of opposites has the higher score.
 
-    What is left to tell where the pair is given: the direction of a motion whose axis is known.
+    The metric tells how well a model sees the direction of a motion whose axis is given.
 
     Args:
         scores: ``(N, K)`` class probabilities.
@@ -47,22 +47,27 @@ def pair_accuracy(
         pairs: class indices; videos of other classes are left out.
 
     Returns:
-        A fraction; a tie counts as half. NaN where no video is of a pair.
+        A fraction in which a tie counts as half; NaN if no video belongs to a pair.
     """
-    other = np.full(scores.shape[1], -1)
+    # Map each class to its opposite, and classes without one to -1.
+    opposite = np.full(scores.shape[1], -1)
     for i, j in pairs:
-        other[i], other[j] = j, i
-    rows = np.flatnonzero((labels >= 0) & (other[labels] >= 0))
+        opposite[i] = j
+        opposite[j] = i
+
+    # Compare the scores of the label and of its opposite on the videos of paired classes.
+    rows = np.flatnonzero((labels >= 0) & (opposite[labels] >= 0))
     if not len(rows):
         return math.nan
-    right, wrong = scores[rows, labels[rows]], scores[rows, other[labels[rows]]]
+    right = scores[rows, labels[rows]]
+    wrong = scores[rows, opposite[labels[rows]]]
     return float(((right > wrong) + 0.5 * (right == wrong)).mean())
 
 
 def _swapped(name: str, swap: dict[str, str]) -> str:
-    """Replace whole words, letter case of their first letter kept."""
+    """Replace whole words and keep a capital first letter."""
 
-    def other(match: re.Match) -> str:
+    def other(match: re.Match[str]) -> str:
         word = match[0]
         found = swap.get(word.lower(), word)
         return found.capitalize() if word[0].isupper() and found != word else found

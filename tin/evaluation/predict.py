@@ -1,5 +1,6 @@
-"""Names the likeliest classes of video files, as `tin test` would score them."""
+"""Names the most likely classes of video files, which are scored as in `tin test`."""
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from configs.files import write_bytes
 from configs.schema import Config
 from pipeline.batches import MEAN, STD
 from pipeline.plan import plan_evaluation
@@ -23,47 +25,53 @@ from tin.runs.restore import config_of, find_checkpoint, precision_of, restore
 
 TOP = 5
 GAP = 4  # pixels between the frames of a strip
+UPRIGHT_CROPS = 5  # of ten crops, the last five are the first five in a mirror
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of a video."""
+    """The classes that a model predicts for a video."""
 
     video: Path
     classes: list[tuple[str, float]]
-    """The likeliest classes with their scores, best first; none where the video is bad."""
+    """The most likely classes with their scores, best first; empty if the video cannot be used."""
     frames: np.ndarray
-    """uint8 ``(F, S, S, 3)``: the frames that the first view shows to the model."""
+    """uint8 ``(F, S, S, 3)``: the frames of the first view."""
     problem: str = ""
-    """Why the video cannot be used."""
+    """The reason why the video cannot be used."""
 
     def record(self) -> dict[str, Any]:
-        """Return what JSON should say."""
+        """Return the prediction for JSON."""
         classes = [{"class": name, "score": round(score, 6)} for name, score in self.classes]
-        problem = {"problem": self.problem} if self.problem else {}
-        return {"video": str(self.video), "classes": classes, **problem}
+        record: dict[str, Any] = {"video": str(self.video), "classes": classes}
+        if self.problem:
+            record["problem"] = self.problem
+        return record
 
 
 def predict(model: Path, videos: Sequence[Path]) -> Iterator[Prediction]:
-    """Score videos one after the other, on a GPU where there is one.
+    """Score videos one after the other, on a GPU if there is one.
 
-    A video is scaled and compressed as `tin shard` does by the recipe's section `shard`, and seen
-    in the clips and crops of its section `test`.
+    A video is scaled and compressed as in `tin shard` with the settings `shard` of the recipe. The
+    model sees it in the clips and crops of the settings `test`.
 
     Args:
-        model: folder of a run, or a checkpoint file of one.
+        model: folder of a run, or one of its checkpoint files.
         videos: video files, or folders of frames.
 
     Raises:
-        CheckpointError: there is no checkpoint that can be used.
+        CheckpointError: no checkpoint can be used.
     """
     if model.is_dir():
         run = Run(model)
         model = find_checkpoint(run, run.config().test.checkpoint)
     state = checkpoint.load(model)
-    config, classes = config_of(state), state["classes"]
+    config = config_of(state)
+    classes = state["classes"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = restore(state, config).to(device, memory_format=torch.channels_last)
+    network = restore(state, config)
+    # torch's stubs do not know memory_format
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for video in videos:
         try:
             views = _views(_encoded(video, config), config)
@@ -76,38 +84,56 @@ def predict(model: Path, videos: Sequence[Path]) -> Iterator[Prediction]:
 
 
 def save_strip(predictions: Sequence[Prediction], path: Path) -> None:
-    """Save the frames that were used as a picture, a row a video."""
+    """Save the frames of the first views as one picture with a row for each video.
+
+    Raises:
+        ValueError: none of the videos could be used, or the suffix is not that of a picture.
+    """
     shown = [prediction.frames for prediction in predictions if len(prediction.frames)]
     if not shown:
-        raise ValueError(f"{path} is not written: no video could be used")
+        raise ValueError(f"cannot write {path}: none of the videos could be used")
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None:
+        raise ValueError(f"cannot write {path}: unknown picture format; use a name ending in .png")
     F, S = shown[0].shape[:2]
     step = S + GAP
     strip = np.full((len(shown) * step - GAP, F * step - GAP, 3), 255, np.uint8)
     for row, frames in enumerate(shown):
         for column, frame in enumerate(frames):
             strip[row * step : row * step + S, column * step : column * step + S] = frame
-    Image.fromarray(strip).save(path)
+    picture = io.BytesIO()
+    Image.fromarray(strip).save(picture, kind)
+    write_bytes(path, picture.getvalue())
 
 
 def _encoded(video: Path, config: Config) -> EncodedVideo:
-    return (encode_folder if video.is_dir() else encode_video)(video, config.shard)
+    encode = encode_folder if video.is_dir() else encode_video
+    return encode(video, config.shard)
 
 
 def _views(video: EncodedVideo, config: Config) -> np.ndarray:
     """Return the frames of each view as the loader's evaluation cuts them, ``(V, F, S, S, 3)``."""
+    # Plan the clips and crops as for a split that holds this video alone.
     row = (0, len(video.jpegs), video.source_frames, video.width, video.height, 0)
-    nothing = np.zeros(0, FRAME_ROW), np.zeros(0, LABEL)
-    split = Split("", Path(), np.array([row], VIDEO_ROW), *nothing)
+    videos = np.array([row], VIDEO_ROW)
+    split = Split("", Path(), videos, np.zeros(0, FRAME_ROW), np.zeros(0, LABEL))
     plan = plan_evaluation(split, config, np.array([0]))
     clips = plan.frames[0].reshape(config.test.clips, -1)
+
+    # Decode each frame once, although clips may share it.
     images = {
         frame: Image.fromarray(simplejpeg.decode_jpeg(video.jpegs[frame]))
         for frame in set(clips.reshape(-1).tolist())
     }
+
+    # Cut the crops of each clip.
     views = [
-        [_cut(images[frame], region, view >= 5, config.test_crop) for frame in clip.tolist()]
+        [
+            _cut(images[frame], region, crop >= UPRIGHT_CROPS, config.test_crop)
+            for frame in clip.tolist()
+        ]
         for clip in clips
-        for view, region in enumerate(plan.regions[0].tolist())
+        for crop, region in enumerate(plan.regions[0].tolist())
     ]
     return np.array(views)
 
@@ -122,8 +148,10 @@ def _cut(image: Image.Image, region: Sequence[float], mirrored: bool, side: int)
 def _scores(
     network: nn.Module, views: np.ndarray, config: Config, device: torch.device
 ) -> np.ndarray:
+    """Return the class probabilities of a video, averaged over its views, float64 ``(K,)``."""
     V, _, S = views.shape[:3]
-    mean, std = (torch.tensor(values, device=device) for values in (MEAN, STD))
+    mean = torch.tensor(MEAN, device=device)
+    std = torch.tensor(STD, device=device)
     x = (torch.from_numpy(views).to(device) / 255 - mean) / std
     x = x.permute(0, 1, 4, 2, 3).reshape(V, config.clip.num_segments, -1, S, S)
     bfloat16 = precision_of(config, device) == "bfloat16"

@@ -1,9 +1,8 @@
-"""Scores of a test on disk: scores.npz, predictions.csv and result.json, written and read here."""
+"""The files of a test, written and read here: scores.npz, predictions.csv and result.json."""
 
 import json
 import math
-import os
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,27 +12,30 @@ import numpy as np
 import pandas as pd
 
 from configs.errors import TinError
+from configs.files import atomic_file, remove_leftovers, write_text
 from tin.evaluation import metrics
 from tin.evaluation.opposites import opposites, pair_accuracy
 
-SCORES, PREDICTIONS, RESULT = "scores.npz", "predictions.csv", "result.json"
-ARRAYS = ("keys", "labels", "scores", "classes")
+SCORES = "scores.npz"
+PREDICTIONS = "predictions.csv"
+RESULT = "result.json"
+LEFTOVER_AGE_S = 24 * 3600.0  # a temporary file this old belongs to a writer that was killed
 
 
 class ScoresError(TinError, ValueError):
-    """A folder of scores that cannot be used; says which and why."""
+    """Scores or results cannot be used; the message names the folder and the reason."""
 
     is_final = True
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model says of N videos in V views about K classes."""
+    """The scores that a model gives K classes on N videos in V views."""
 
     keys: list[str]
     """Key of each video."""
     labels: np.ndarray
-    """int64 ``(N,)``, -1 where unknown; several labels a video: uint8 multi-hot ``(N, K)``."""
+    """int64 ``(N,)``, -1 where unknown. With several labels a video: uint8 multi-hot ``(N, K)``."""
     scores: np.ndarray
     """float32 ``(N, V, K)`` after softmax or sigmoid."""
     classes: tuple[str, ...]
@@ -52,79 +54,92 @@ class Scores:
     @property
     def labeled(self) -> np.ndarray:
         """Whether each video has a label, bool ``(N,)``."""
-        return self.labels.any(axis=1) if self.multi_label else self.labels >= 0
+        if self.multi_label:
+            return np.asarray(self.labels.any(axis=1))
+        return self.labels >= 0
 
 
 def summarize(scores: Scores) -> dict[str, float]:
-    """Return every metric by name, as a fraction, over the videos that have a label.
+    """Return all metrics by name, as fractions, over the videos that have a label.
 
-    One label a video: ``top1``, ``top5``, ``mean_class``. Several: ``map_class``, ``map_sample``.
-    Where classes come in pairs of opposites, ``pair`` is the accuracy within the pair. ``loss`` is
-    the (binary) cross entropy of the averaged scores, in nats. NaN where no video has a label.
+    With one label a video: ``top1``, ``top5`` and ``mean_class``, and ``pair``, the accuracy within
+    pairs of opposite classes, if there are such pairs. With several labels: ``map_class`` and
+    ``map_sample``. ``loss`` is the (binary) cross entropy of the averaged scores in nats. All are
+    NaN if no video has a label.
     """
-    known, pairs = scores.labeled, opposites(scores.classes)
-    mean, labels = scores.mean[known], scores.labels[known]
+    labeled = scores.labeled
+    mean = scores.mean[labeled]
+    labels = scores.labels[labeled]
     if scores.multi_label:
-        named = {
+        measures = {
             "map_class": metrics.map_class(mean, labels),
             "map_sample": metrics.map_sample(mean, labels),
         }
     else:
-        named = {
+        measures = {
             "top1": metrics.top_k(mean, labels, 1),
             "top5": metrics.top_k(mean, labels, 5),
             "mean_class": metrics.mean_class_accuracy(mean, labels),
         }
+        pairs = opposites(scores.classes)
         if pairs:
-            named["pair"] = pair_accuracy(mean, labels, pairs)
-    named["loss"] = float(-np.log(likelihoods(mean, labels)).mean()) if known.any() else math.nan
-    return named
+            measures["pair"] = pair_accuracy(mean, labels, pairs)
+    entropies = -np.log(likelihoods(mean, labels))
+    measures["loss"] = float(entropies.mean()) if labeled.any() else math.nan
+    return measures
 
 
 def likelihoods(mean: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the probability that scores ``(N, K)`` give to what is true, never quite zero.
+    """Return the probability that scores ``(N, K)`` give to the true labels, always above zero.
 
-    Shape ``(N,)`` for one label a video; for multi-hot labels ``(N * K,)``, each class by itself.
+    The shape is ``(N,)`` with one label a video, and ``(N * K,)`` with multi-hot labels, where each
+    class counts by itself.
     """
     if labels.ndim == 2:
-        chosen = np.where(labels > 0, mean, 1 - mean).reshape(-1)
+        true = np.where(labels > 0, mean, 1 - mean).reshape(-1)
     else:
-        chosen = mean[np.arange(len(mean)), labels]
-    return np.maximum(chosen, np.finfo(np.float32).tiny)
+        true = mean[np.arange(len(mean)), labels]
+    return np.maximum(true, np.finfo(np.float32).tiny)
 
 
 def save(folder: Path, scores: Scores, result: dict[str, Any]) -> None:
-    """Write the three files; result.json comes last and says that the others are complete.
+    """Write the three files of a test.
 
-    ``result`` gets the metrics of `summarize`, null where one is not known.
+    result.json is removed first and written last, so its presence means that the other two are
+    complete. It holds ``result`` and the metrics of `summarize`, null where a metric is NaN.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT).unlink(missing_ok=True)
-    arrays = {name: np.asarray(getattr(scores, name)) for name in ARRAYS}
-    _write(folder / SCORES, lambda path: _save_arrays(path, arrays))
-    _write(folder / PREDICTIONS, lambda path: predictions(scores).to_csv(path, index=False))
-    measures = {name: _known(value) for name, value in summarize(scores).items()}
+    remove_leftovers(folder, before=time.time() - LEFTOVER_AGE_S)
+    _save_arrays(folder / SCORES, scores)
+    write_text(folder / PREDICTIONS, predictions(scores).to_csv(index=False))
+    measures = {name: _none_if_nan(value) for name, value in summarize(scores).items()}
     text = json.dumps({**result, "metrics": measures}, indent=2, allow_nan=False) + "\n"
-    _write(folder / RESULT, lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(folder / RESULT, text)
 
 
 def predictions(scores: Scores) -> pd.DataFrame:
-    """Return one row a video: key, labels, top1, score of top1, rank of the best label.
+    """Return one row a video: key, labels, top1, score of top1, and rank of the best label.
 
-    Ranks count from 1; equal scores rank in the order of the classes. No label, no rank.
+    Ranks count from 1, and equal scores rank in the order of the classes. A video without a label
+    has no rank.
     """
-    mean, classes = scores.mean, np.array(scores.classes, dtype=object)
+    mean = scores.mean
+    classes = np.array(scores.classes, dtype=object)
     order = np.argsort(-mean, axis=1, kind="stable")
     ranks = np.argsort(order, axis=1) + 1
-    truth = scores.labels > 0 if scores.multi_label else _one_hot(scores.labels, len(classes))
-    best = np.where(truth, ranks, len(classes) + 1).min(axis=1)
+    if scores.multi_label:
+        truth = scores.labels > 0
+    else:
+        truth = scores.labels[:, None] == np.arange(len(classes))
+    best_rank = np.where(truth, ranks, len(classes) + 1).min(axis=1)
     return pd.DataFrame(
         {
             "key": scores.keys,
             "labels": [";".join(classes[row]) for row in truth],
             "top1": classes[order[:, 0]],
             "score": np.take_along_axis(mean, order[:, :1], axis=1)[:, 0].round(6),
-            "label_rank": pd.Series(best, dtype="Int64").where(scores.labeled),
+            "label_rank": pd.Series(best_rank, dtype="Int64").where(scores.labeled),
         }
     )
 
@@ -133,24 +148,32 @@ def load(folder: Path) -> Scores:
     """Read the scores of a folder.
 
     Raises:
-        ScoresError: there are none, or the file is not one of ours.
+        ScoresError: scores.npz is missing, damaged, or has other arrays than `save` writes.
     """
     path = folder / SCORES
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ARRAYS}
+            keys = file["keys"]
+            labels = file["labels"]
+            scores = file["scores"]
+            classes = file["classes"]
     except FileNotFoundError:
-        raise ScoresError(f"{folder} holds no {SCORES}; make it with `tin test`") from None
+        raise ScoresError(f"{path} does not exist; run `tin test` to create it") from None
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise ScoresError(f"{path} is no file of scores: {error}") from None
-    keys, labels, scores, classes = arrays.values()
-    N, K = len(keys), len(classes)
+        raise ScoresError(
+            f"{path} is not a valid scores file ({error}); run `tin test` to write it again"
+        ) from None
+    N = len(keys)
+    K = len(classes)
     if scores.ndim != 3 or scores.shape[::2] != (N, K) or scores.dtype != np.float32:
         raise ScoresError(
             f"{path}: scores are {scores.dtype} {scores.shape}, expected float32 ({N}, views, {K})"
         )
     if labels.shape not in ((N,), (N, K)) or labels.dtype.kind not in "iu":
-        raise ScoresError(f"{path}: labels are {labels.dtype} {labels.shape}, expected ({N},)")
+        raise ScoresError(
+            f"{path}: labels are {labels.dtype} {labels.shape},"
+            f" expected integers of shape ({N},) or ({N}, {K})"
+        )
     return Scores(keys.tolist(), labels, scores, tuple(classes.tolist()))
 
 
@@ -158,35 +181,34 @@ def load_result(folder: Path) -> dict[str, Any]:
     """Read result.json of a folder.
 
     Raises:
-        ScoresError: there is none, which means that the test did not end, or it is damaged.
+        ScoresError: the file is missing, because the test did not finish, or it is damaged.
     """
     path = folder / RESULT
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ScoresError(f"{folder} holds no {RESULT}: its test did not end") from None
+        raise ScoresError(
+            f"{path} does not exist, so the test did not finish; run `tin test` again"
+        ) from None
     except (OSError, ValueError) as error:
-        raise ScoresError(f"{path} cannot be read: {error}") from None
+        raise ScoresError(
+            f"{path} is not a valid result ({error}); run `tin test` to write it again"
+        ) from None
     if not isinstance(result, dict):
-        raise ScoresError(f"{path}: an object is expected, found {type(result).__name__}")
+        raise ScoresError(f"{path} holds a {type(result).__name__}, expected a JSON object")
     return result
 
 
-def _known(value: float) -> float | None:
+def _none_if_nan(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    return labels[:, None] == np.arange(num_classes)
-
-
-def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with path.open("wb") as file:
-        np.savez(file, **arrays)
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file aside and rename it, so that a reader sees all of it or none."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    write(aside)
-    aside.replace(path)
+def _save_arrays(path: Path, scores: Scores) -> None:
+    with atomic_file(path) as file:
+        np.savez(
+            file,
+            keys=np.asarray(scores.keys),
+            labels=scores.labels,
+            scores=scores.scores,
+            classes=np.asarray(scores.classes),
+        )

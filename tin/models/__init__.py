@@ -1,1 +1,1 @@
-"""The networks: temporal modules, ResNets, and weights of other projects."""
+"""The networks: temporal modules, ResNets, and the weights of other projects."""

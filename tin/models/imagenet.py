@@ -1,19 +1,21 @@
-"""ImageNet weights: fetched into the cache on a machine with a network, found there by all."""
+"""ImageNet weights: downloaded into the cache where there is a network, read from it everywhere."""
 
 import hashlib
+import http.client
 import logging
-import os
-import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import BinaryIO
 
+from configs.errors import TinError
+from configs.files import WriteError, atomic_file
 from configs.load import ConfigError, cache_path
 
 log = logging.getLogger(__name__)
 
 SOURCE = "https://download.pytorch.org/models"
-# torchvision's first ImageNet weights of each network, which the original starts from too. The
-# eight digits in a name are the first of the file's SHA-256.
+# torchvision's first ImageNet weights of each network, from which the original code starts too.
+# The eight hexadecimal digits in a name are the first digits of the file's SHA-256.
 FILES = {
     "resnet18": "resnet18-f37072fd.pth",
     "resnet34": "resnet34-b627a593.pth",
@@ -21,81 +23,88 @@ FILES = {
     "resnet101": "resnet101-63fe2227.pth",
 }
 TERMS = (
-    "Trained by the torchvision project (BSD-3-Clause) on ImageNet-1k, whose terms of access"
-    " allow non-commercial research and education; check that they allow your use."
+    "These weights were trained by the torchvision project (BSD-3-Clause) on ImageNet-1k. The"
+    " terms of access of ImageNet allow non-commercial research and education. Check that they"
+    " allow your use."
 )
 BLOCK_BYTES = 1 << 20
 TIMEOUT_S = 60
+
+
+class FetchError(TinError):
+    """A file that could not be downloaded, or that is not the expected one; nothing is kept."""
 
 
 def imagenet_path(arch: str) -> Path:
     """Return the file of a network's ImageNet weights in the cache.
 
     Raises:
-        ConfigError: it has not been fetched.
+        ConfigError: the file is not in the cache.
     """
     path = _path(arch)
     if not path.exists():
         raise ConfigError(
-            f"model.init imagenet: {path} is absent; run `tin weights fetch {arch}` where there"
-            f" is a network (a login node), copy {SOURCE}/{path.name} there by hand, or start"
-            " from nothing with model.init=none"
+            f"model.init imagenet: {path} does not exist. Run `tin weights fetch {arch}` on a"
+            f" machine with a network (a login node), copy {SOURCE}/{path.name} there by hand, or"
+            " train from random weights with model.init=none."
         )
     return path
 
 
-def fetch(name: str, source: str = SOURCE) -> Path:
-    """Fetch a network's ImageNet weights into the cache, unless they are there; return the file.
+def fetch(arch: str, source: str = SOURCE) -> Path:
+    """Download a network's ImageNet weights into the cache and return the file.
+
+    A file that is already in the cache is not downloaded again.
 
     Args:
-        name: resnet18, resnet34, resnet50 or resnet101.
-        source: URL of the folder of the file, for a mirror: https, http or file.
+        arch: resnet18, resnet34, resnet50 or resnet101.
+        source: URL of the folder that holds the file: https, http or file.
 
     Raises:
-        ConfigError: there is no such network.
-        OSError: it cannot be fetched, or its checksum is wrong; nothing is kept then.
+        ConfigError: `arch` is not one of these networks.
+        FetchError: the download fails, or the checksum of the file is wrong.
+        WriteError: the cache is full or not writable.
     """
-    if name not in FILES:
-        raise ConfigError(f"no ImageNet weights of {name}; there are {', '.join(FILES)}")
-    path = _path(name)
+    if arch not in FILES:
+        raise ConfigError(f"{arch} has no ImageNet weights here; choose one of {', '.join(FILES)}")
+    path = _path(arch)
     if path.exists():
-        log.info("%s is there already", path)
+        log.info("%s is already in the cache", path)
         return path
     url = f"{source.rstrip('/')}/{path.name}"
-    log.info("%s -> %s\n%s", url, path, TERMS)
+    log.info("downloading %s to %s\n%s", url, path, TERMS)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        digest = _download(url, aside)
+    with atomic_file(path) as file:
+        digest = _download(url, file, path.parent)
         expected = path.stem.rpartition("-")[2]
         if not digest.startswith(expected):
-            raise OSError(
-                f"{url}: SHA-256 {digest[:8]}... instead of {expected}...; the file is damaged or"
-                " not the one it should be"
+            raise FetchError(
+                f"{url}: found SHA-256 {digest[:8]}..., expected {expected}...; the file is"
+                " damaged or is a different file"
             )
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
     return path
 
 
-def _path(name: str) -> Path:
-    return cache_path() / "weights" / FILES[name]
+def _path(arch: str) -> Path:
+    return cache_path() / "weights" / FILES[arch]
 
 
-def _download(url: str, path: Path) -> str:
-    """Write what `url` holds to `path` and return its SHA-256."""
+def _download(url: str, file: BinaryIO, folder: Path) -> str:
+    """Copy the content of `url` to `file` and return its SHA-256.
+
+    `folder` is where a user without a network has to put the file; the error message names it.
+    """
     digest = hashlib.sha256()
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response, path.open("wb") as file:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
             while block := response.read(BLOCK_BYTES):
                 digest.update(block)
                 file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-    except (urllib.error.URLError, TimeoutError, ValueError) as error:
-        raise OSError(
-            f"{url}: cannot be fetched ({error}); where there is no network, fetch it on another"
-            f" machine and copy it to {path.parent}"
+    except WriteError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise FetchError(
+            f"cannot download {url}: {error}. If this machine has no network, download the file"
+            f" on another machine and copy it to {folder}."
         ) from error
     return digest.hexdigest()

@@ -14,8 +14,8 @@ from tin.models.temporal import TemporalInterlace, temporal_module
 class TIN(nn.Module):
     """A residual network over frames with a temporal module in each block.
 
-    Frames are classified one by one and their logits averaged (Wang et al., ECCV 2016,
-    arXiv:1608.00859); what passes between frames passes through the temporal modules.
+    The network classifies each frame and averages the logits of a clip's frames (Wang et al.,
+    ECCV 2016, arXiv:1608.00859). Only the temporal modules pass information between frames.
     """
 
     def __init__(
@@ -28,17 +28,18 @@ class TIN(nn.Module):
         dropout: float = 0.8,
         frames_per_segment: int = 1,
     ):
-        """Build the network with fresh weights; the arguments are settings of `model` and `clip`.
+        """Build the network with random weights; the arguments are settings of `model` and `clip`.
 
         Raises:
-            ValueError: the temporal module does not fit the channels, or there is none such.
+            ConfigError: `temporal` names a module that does not exist.
+            ValueError: `arch` is unknown, or the temporal module does not fit the channels.
         """
         super().__init__()
         self.num_segments = num_segments
         module = functools.partial(
             temporal_module, temporal, num_segments=num_segments, shift_div=shift_div
         )
-        # TSM shifts every second block of so deep a network, and its checkpoints expect that
+        # TSM shifts only every second block of a ResNet-101, and its checkpoints expect that.
         every = 2 if temporal == "shift" and arch == "resnet101" else 1
         self.backbone = ResNet(arch, 3 * frames_per_segment, module, every)
         self.dropout = nn.Dropout(dropout)
@@ -50,14 +51,15 @@ class TIN(nn.Module):
         """Return logits ``(B, K)``, float32 or wider, of clips ``(B, T, L*3, H, W)``."""
         B, T, C, H, W = x.shape
         if self.num_segments != T:
-            raise ValueError(f"the model takes {self.num_segments} frames a clip, found {T}")
+            raise ValueError(f"the model takes clips of {self.num_segments} frames, found {T}")
         logits = self.fc(self.dropout(self.backbone(x.flatten(0, 1))))
+        # Under bfloat16 autocast, the mean over frames is still computed in float32.
         wide = torch.promote_types(logits.dtype, torch.float32)
         return logits.unflatten(0, (B, T)).mean(1, dtype=wide)
 
 
 def build_model(config: Config, num_classes: int) -> TIN:
-    """Return the network of a recipe with fresh weights, in training mode.
+    """Return the network of a recipe with random weights, in training mode.
 
     Raises:
         ConfigError: `model.temporal` cannot be imported.
@@ -72,46 +74,57 @@ def build_model(config: Config, num_classes: int) -> TIN:
         config.model.dropout,
         config.clip.frames_per_segment,
     )
-    train_mode(model, config.train.bn)  # the optimizer's groups leave out what is frozen
+    # Set which BatchNorms train before an optimizer is built: it leaves out what is frozen.
+    train_mode(model, config.train.bn)
     return model
 
 
 def train_mode(model: nn.Module, bn: str) -> None:
-    """Set training mode, with BatchNorm as `train.bn` says.
+    """Set training mode, and train those BatchNorms that `train.bn` selects.
+
+    A BatchNorm that does not train keeps its statistics, scale and shift.
 
     Args:
-        model: the network, not its DDP or compiled wrapper.
-        bn: full and sync train all BatchNorm, partial only the network's first, frozen none. A
-            BatchNorm that does not train keeps its statistics, scale and shift.
+        model: the network itself, not its DDP or compiled wrapper.
+        bn: `full` and `sync` train every BatchNorm, `partial` only the first one of the network,
+            and `frozen` none.
 
     Raises:
-        ValueError: sync on a CPU, where torch has no synchronized BatchNorm.
+        ValueError: `sync` on a CPU; torch has synchronized BatchNorm for GPUs only.
     """
     if bn == "sync" and next(model.parameters()).device.type == "cpu" and _distributed():
-        raise ValueError("train.bn sync needs GPUs, the model is on the CPU; set train.bn=full")
+        raise ValueError("train.bn sync needs GPUs, but the model is on the CPU; set train.bn=full")
     model.train()
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    trained = {"full": len(norms), "sync": len(norms), "partial": 1, "frozen": 0}[bn]
+    num_trained = {"full": len(norms), "sync": len(norms), "partial": 1, "frozen": 0}[bn]
     for index, norm in enumerate(norms):
-        norm.train(index < trained)
-        norm.requires_grad_(index < trained)
+        norm.train(index < num_trained)
+        norm.requires_grad_(index < num_trained)
 
 
 def record_offsets(model: nn.Module, record: bool) -> None:
-    """Make the temporal interlacing of each block keep its offsets and weights, or stop it."""
+    """Start or stop recording the offsets and weights of each block's temporal interlacing."""
     for module in model.modules():
         if isinstance(module, TemporalInterlace):
             module.record = record
-            module.offset = module.weight = None
+            module.offset = None
+            module.weight = None
 
 
 def recorded_offsets(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return ``{block: (offset (B, 2) in frames, weight (B, T, 2))}`` of the last forward."""
-    return {
-        name.removesuffix(".temporal").removeprefix("backbone."): (module.offset, module.weight)
-        for name, module in model.named_modules()
-        if isinstance(module, TemporalInterlace) and module.offset is not None
-    }
+    """Return what the last forward pass recorded for each block.
+
+    The keys are blocks such as ``layer1.0``; a value is the offset ``(B, 2)`` in frames and the
+    weight ``(B, T, 2)``.
+    """
+    recorded = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, TemporalInterlace):
+            continue
+        if module.offset is not None and module.weight is not None:
+            block = name.removesuffix(".temporal").removeprefix("backbone.")
+            recorded[block] = (module.offset, module.weight)
+    return recorded
 
 
 def _distributed() -> bool:

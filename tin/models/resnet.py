@@ -13,7 +13,7 @@ LAYERS = {
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut around them and the temporal module."""
+    """A temporal module and two 3x3 convolutions, with a shortcut around all three."""
 
     expansion = 1
 
@@ -33,9 +33,9 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3x3 convolution between two 1x1, and a shortcut around them and the temporal module.
+    """A temporal module and 1x1, 3x3 and 1x1 convolutions, with a shortcut around all four.
 
-    The stride is the 3x3 convolution's, as in torchvision.
+    The 3x3 convolution has the stride, as in torchvision.
     """
 
     expansion = 4
@@ -64,6 +64,11 @@ class ResNet(nn.Module):
     Source: He et al., CVPR 2016, arXiv:1512.03385, table 1.
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(
         self,
         arch: str,
@@ -71,20 +76,22 @@ class ResNet(nn.Module):
         temporal: Callable[[int], nn.Module] | None = None,
         temporal_every: int = 1,
     ):
-        """Build the network with fresh weights.
+        """Build the network with random weights.
 
         Args:
             arch: resnet18, resnet34, resnet50 or resnet101.
             in_channels: channels of the input.
-            temporal: called with a block's input channels, returns its temporal module.
-            temporal_every: only every so many blocks of a layer has one, the first included.
+            temporal: takes the input channels of a block and returns its temporal module; None
+                builds a network without temporal modules.
+            temporal_every: n puts a temporal module into every n-th block of a layer, starting
+                with its first block.
 
         Raises:
             ValueError: `arch` is unknown.
         """
         super().__init__()
         if arch not in LAYERS:
-            raise ValueError(f"no network {arch}; there are {', '.join(LAYERS)}")
+            raise ValueError(f"unknown network {arch}; choose one of {', '.join(LAYERS)}")
         block = BasicBlock if arch in ("resnet18", "resnet34") else Bottleneck
         self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
@@ -95,9 +102,12 @@ class ResNet(nn.Module):
             width = 64 * 2 ** (layer - 1)
             blocks = []
             for index in range(num_blocks):
+                # The first block of layers 2 to 4 halves height and width.
                 stride = 2 if layer > 1 and index == 0 else 1
-                own = temporal is not None and index % temporal_every == 0
-                module = temporal(channels) if own else nn.Identity()
+                if temporal is not None and index % temporal_every == 0:
+                    module = temporal(channels)
+                else:
+                    module = nn.Identity()
                 blocks.append(block(channels, width, stride, module))
                 channels = width * block.expansion
             self.add_module(f"layer{layer}", nn.Sequential(*blocks))
@@ -119,7 +129,10 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 
 
 def _initialize(network: ResNet) -> None:
-    """Draw convolutions as He et al., ICCV 2015, arXiv:1502.01852; temporal modules keep theirs."""
+    """Draw the convolutions' weights as He et al., ICCV 2015, arXiv:1502.01852.
+
+    The temporal modules keep the weights that they start with.
+    """
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d) and ".temporal" not in name:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

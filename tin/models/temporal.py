@@ -1,10 +1,12 @@
-"""Temporal modules, which stand in front of the first convolution of a residual block.
+"""Temporal modules, each placed before the first convolution of a residual block.
 
-Each maps ``(B*T, C, H, W)`` to the same shape; a clip's T frames follow one another.
+A module maps ``(B*T, C, H, W)`` to the same shape; the T frames of a clip are adjacent.
 """
 
 import importlib
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,22 +15,24 @@ from torch.autograd.function import once_differentiable
 from configs.load import ConfigError
 from tin.op.interlace import interlace
 
-MAX_OFFSET = 2.0
-INITIAL_OFFSET = 0.5
+MAX_OFFSET = 2.0  # frames
+INITIAL_OFFSET = 0.5  # frames
 
 
 def temporal_module(name: str, channels: int, num_segments: int, shift_div: int) -> nn.Module:
     """Return the temporal module of one block.
 
     Args:
-        name: none, shift, interlace, conv, or ``package.module:Class`` of a user's own, which
-            is called with ``(channels, num_segments)``.
+        name: none, shift, interlace, conv, or ``package.module:Class`` for a class of the user,
+            which is called with ``(channels, num_segments)``.
         channels: C of the block's input.
-        num_segments: T, frames of a clip.
-        shift_div: one of so many channels is shifted, interlaced or convolved.
+        num_segments: T, the frames of a clip.
+        shift_div: divides the channels; 1/shift_div of them is interlaced or convolved, or shifted
+            in each direction.
 
     Raises:
-        ConfigError: there is no such module.
+        ConfigError: `name` is unknown, or the class cannot be imported.
+        ValueError: the module does not fit the channels.
     """
     if name == "none":
         return nn.Identity()
@@ -38,19 +42,19 @@ def temporal_module(name: str, channels: int, num_segments: int, shift_div: int)
         return TemporalInterlace(channels, num_segments, shift_div)
     if name == "conv":
         return TemporalConv(channels, num_segments, shift_div)
-    return _own(name)(channels, num_segments)
+    return _imported_class(name)(channels, num_segments)
 
 
 class TemporalInterlace(nn.Module):
-    """Interlace a share of the channels by offsets and weights learned from the clip itself.
+    """Shift groups of channels along time by offsets that two small nets compute from the clip.
 
     The first ``F = channels // shift_div`` channels form four groups with the offsets
-    ``(b0, b1, -b0, -b1)`` and the weights ``(w0, w1, w0, w1)``; the others pass.
-    With ``record`` set, `offset` ``(B, 2)`` and `weight` ``(B, T, 2)`` of the last forward are
-    kept, detached, on their device.
+    ``(b0, b1, -b0, -b1)`` and the weights ``(w0, w1, w0, w1)``; the other channels are copied.
+    While ``record`` is set, the module keeps `offset` ``(B, 2)`` and `weight` ``(B, T, 2)`` of
+    the last forward pass, detached, on their device.
 
     Raises:
-        ValueError: four groups do not divide F.
+        ValueError: F is not divisible by four.
 
     Source: Shao et al., AAAI 2020, arXiv:2001.06499, section 3.
     """
@@ -61,8 +65,9 @@ class TemporalInterlace(nn.Module):
         self.channels = channels // shift_div
         if not self.channels or self.channels % 4:
             raise ValueError(
-                f"{channels} channels over a shift_div of {shift_div} leave {self.channels} to"
-                " interlace, which four groups do not divide; choose another model.shift_div"
+                f"model.shift_div {shift_div} selects {self.channels} of {channels} channels to"
+                " interlace, which is not a positive multiple of the four groups; choose another"
+                " model.shift_div"
             )
         self.offset_net = OffsetNet(self.channels, num_segments)
         self.weight_net = WeightNet(self.channels)
@@ -71,12 +76,17 @@ class TemporalInterlace(nn.Module):
         self.weight: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        # Average the channels over space, (B*T, F), and let the nets see time last, (B, F, T).
         x, pooled = _Pool.apply(x, self.channels, self.weight_net.conv.weight.dtype)
         pooled = pooled.unflatten(0, (-1, self.num_segments)).transpose(1, 2)
-        with torch.autocast(x.device.type, enabled=False):  # a bfloat16 offset is too coarse
-            offset, weight = self.offset_net(pooled), self.weight_net(pooled)
+        # Autocast is off because an offset in bfloat16 would be too coarse.
+        with torch.autocast(x.device.type, enabled=False):
+            offset = self.offset_net(pooled)
+            weight = self.weight_net(pooled)
         if self.record:
-            self.offset, self.weight = offset.detach(), weight.detach()
+            self.offset = offset.detach()
+            self.weight = weight.detach()
+        # The third and the fourth group mirror the offsets of the first two.
         offset = torch.cat([offset, -offset], dim=1)
         return interlace(x, offset, torch.cat([weight, weight], dim=2), self.channels)
 
@@ -84,33 +94,36 @@ class TemporalInterlace(nn.Module):
 class _Pool(torch.autograd.Function):
     """Return x and the spatial mean of its leading channels.
 
-    The gradient of the mean is added to that of x in place: a slice and a mean would write a
-    gradient of x's whole size each, and cost more than the interlacing. That is safe as long as
-    `interlace`, which alone uses the x returned, gives it a gradient of its own.
+    The backward pass adds the gradient of the mean to the gradient of x in place. With autograd's
+    own slice and mean, each of the two would write a gradient of the full size of x, which takes
+    longer than the interlacing. Adding in place is safe because only `interlace` uses the
+    returned x, and `interlace` allocates the gradient that arrives here.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         _, _, H, W = x.shape
-        ctx.channels, ctx.area = channels, H * W
+        ctx.channels = channels
+        ctx.area = H * W
         return x.view_as(x), x[:, :channels].mean((2, 3), dtype=dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor, grad_pooled: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor, grad_pooled: Tensor) -> tuple[Tensor, None, None]:
         grad[:, : ctx.channels].add_((grad_pooled / ctx.area)[..., None, None])
         return grad, None, None
 
 
 class OffsetNet(nn.Module):
-    """Map pooled features ``(B, F, T)`` to two offsets a clip, ``(B, 2)``, in frames."""
+    """Map pooled features ``(B, F, T)`` to two offsets per clip, ``(B, 2)``, in frames."""
 
     def __init__(self, channels: int, num_segments: int):
         super().__init__()
         self.conv = nn.Conv1d(channels, 1, kernel_size=3, padding=1)
         self.fc1 = nn.Linear(num_segments, num_segments)
         self.fc2 = nn.Linear(num_segments, 2)
-        probability = 0.5 + INITIAL_OFFSET / (2 * MAX_OFFSET)  # training starts half a frame apart
+        # Start at INITIAL_OFFSET: solve forward's formula for the argument of the sigmoid.
+        probability = 0.5 + INITIAL_OFFSET / (2 * MAX_OFFSET)
         nn.init.constant_(self.fc2.bias, math.log(probability / (1 - probability)))
 
     def forward(self, pooled: Tensor) -> Tensor:
@@ -119,48 +132,56 @@ class OffsetNet(nn.Module):
 
 
 class WeightNet(nn.Module):
-    """Map pooled features ``(B, F, T)`` to two gains a frame, ``(B, T, 2)``, between 0 and 2."""
+    """Map pooled features ``(B, F, T)`` to two weights per frame, ``(B, T, 2)``, from 0 to 2."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.conv = nn.Conv1d(channels, 2, kernel_size=3, padding=1)
-        nn.init.zeros_(self.conv.bias)  # a gain of one
+        assert self.conv.bias is not None
+        nn.init.zeros_(self.conv.bias)  # which makes a weight of one
 
     def forward(self, pooled: Tensor) -> Tensor:
         return 2 * self.conv(pooled).sigmoid().transpose(1, 2)
 
 
 class TemporalShift(nn.Module):
-    """Shift one of `shift_div` channels a frame earlier and as many a frame later.
+    """Shift 1/shift_div of the channels one frame earlier, and as many one frame later.
 
     Source: Lin et al., TSM: Temporal Shift Module, ICCV 2019, arXiv:1811.08383, section 3.
     """
 
+    offset: Tensor
+    weight: Tensor
+
     def __init__(self, channels: int, num_segments: int, shift_div: int = 8):
         super().__init__()
+        self.num_segments = num_segments
         self.channels = 2 * (channels // shift_div)
         if not 0 < self.channels <= channels:
-            raise ValueError(f"a shift_div of {shift_div} does not fit {channels} channels")
-        # constants, not part of a checkpoint
+            raise ValueError(f"model.shift_div {shift_div} does not fit {channels} channels")
+        # Buffers move to the model's device; as constants, they are not saved in checkpoints.
         self.register_buffer("offset", torch.tensor([[-1.0, 1.0]]), persistent=False)
         self.register_buffer("weight", torch.ones(1, num_segments, 2), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        B = x.shape[0] // self.weight.shape[1]
+        B = x.shape[0] // self.num_segments
         return interlace(x, self.offset.expand(B, -1), self.weight.expand(B, -1, -1), self.channels)
 
 
 class TemporalConv(nn.Module):
-    """Convolve a share of the channels densely over time: what interlacing is compared with.
+    """Convolve some of the channels densely over time; interlacing is compared with this module.
 
     ``y[b, t] = sum over s = -2..2 of W[s] x[b, t+s]`` for the first ``F = channels // shift_div``
-    channels, with a full ``F x F`` matrix at each of five frames and zeros outside the clip; the
-    others pass. Five frames are what offsets between -2 and 2 reach, so that interlacing by fixed
-    offsets and weights is the special case of diagonal matrices with two entries next to one
-    another. Training starts where interlacing starts, the first half of the channels half a frame
-    later and the second half a frame earlier: near the identity, motion is learned much later.
+    channels, with a full ``F x F`` matrix ``W[s]`` for each of the five frames and zeros outside
+    the clip; the other channels are copied. Offsets between -2 and 2 reach five frames, so
+    interlacing by fixed offsets and weights is a special case: each ``W[s]`` is diagonal, and a
+    channel has at most two nonzero entries, for adjacent frames.
 
-    Our definition of the r-TCN of Shao et al., AAAI 2020, which publish none.
+    Training starts from the same shifts as interlacing: the first half of the channels half a
+    frame later, the second half of them half a frame earlier. A start near the identity learns
+    motion much later.
+
+    Shao et al., AAAI 2020, do not define their r-TCN; this definition is our own.
     """
 
     def __init__(self, channels: int, num_segments: int, shift_div: int = 4):
@@ -168,11 +189,13 @@ class TemporalConv(nn.Module):
         self.num_segments = num_segments
         self.channels = channels // shift_div
         if not self.channels:
-            raise ValueError(f"a shift_div of {shift_div} does not fit {channels} channels")
+            raise ValueError(f"model.shift_div {shift_div} does not fit {channels} channels")
         reach = int(MAX_OFFSET)
+        # The kernel covers time and one pixel; forward puts time into the height of this 2D layer.
         self.conv = nn.Conv2d(
             self.channels, self.channels, (2 * reach + 1, 1), padding=(reach, 0), bias=False
         )
+        # Each output channel starts as the mean of its own input at two adjacent frames.
         weight = torch.zeros(self.channels, self.channels, 2 * reach + 1)
         channel = torch.arange(self.channels)
         later = channel < self.channels / 2
@@ -183,12 +206,14 @@ class TemporalConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         _, _, H, W = x.shape
+        # (B*T, F, H, W) -> (B, F, T, H*W), convolve over T, and back
         clip = x[:, : self.channels].unflatten(0, (-1, self.num_segments))
         mixed = self.conv(clip.transpose(1, 2).flatten(3)).unflatten(3, (H, W))
         return torch.cat([mixed.transpose(1, 2).flatten(0, 1), x[:, self.channels :]], dim=1)
 
 
-def _own(name: str) -> type:
+def _imported_class(name: str) -> Callable[[int, int], nn.Module]:
+    """Return the class that ``package.module:Class`` names."""
     module_name, found, class_name = name.partition(":")
     if not found:
         raise ConfigError(
@@ -198,5 +223,6 @@ def _own(name: str) -> type:
         return getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"model.temporal {name}: {error}; the package must be importable where training runs"
+            f"model.temporal {name}: cannot import this class: {error}. Its package must be"
+            " importable on every machine that trains or tests."
         ) from None

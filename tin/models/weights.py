@@ -1,15 +1,15 @@
-"""Weights of other projects: their tensor names, and an account of every tensor.
+"""Imports and exports weights of other projects, with a report on every tensor.
 
-Read are torchvision, TIN, X-Temporal, TSM and MMAction2 (TIN, TSM, TSN) files, and our own.
-Nothing of a file but tensors, numbers and text is unpickled.
+This module reads files of torchvision, TIN, X-Temporal, TSM, MMAction2 (its TIN, TSM and TSN) and
+this project. It unpickles only tensors, numbers and text, and never executes anything of a file.
 """
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,70 +19,46 @@ from configs.load import ConfigError
 from configs.schema import Config
 from tin.models.imagenet import imagenet_path
 from tin.models.network import TIN
-from tin.models.temporal import TemporalInterlace, TemporalShift
+from tin.models.tensor_files import write_tensors
+from tin.models.tensor_names import our_name, to_reference
 
 log = logging.getLogger(__name__)
 
-# Applied one after the other; each is a name of one project, or of several.
-RENAMES = [
-    (re.compile(theirs), ours)
-    for theirs, ours in [
-        (r"^module\.", ""),  # DataParallel wraps TIN, TSM and some X-Temporal files
-        (r"^(new_fc|base_model\.fc|cls_head\.fc_cls)\.", "fc."),
-        (r"^(base_model|backbone)\.", ""),
-        (r"\.conv1\.net1\.biasnet\.net\.conv\.", ".temporal.offset_net.conv."),  # TIN, X-Temporal
-        (r"\.conv1\.net1\.biasnet\.net\.fc\.", ".temporal.offset_net.fc1."),
-        (r"\.conv1\.net1\.biasnet\.net\.lastlayer\.", ".temporal.offset_net.fc2."),
-        (r"\.conv1\.net1\.weightnet\.net\.lastlayer\.", ".temporal.weight_net.conv."),
-        (r"\.conv1\.conv\.net1\.(offset|weight)_net\.", r".temporal.\1_net."),  # MMAction2
-        (r"\.conv1(\.conv)?\.net2?\.", ".conv1."),  # the convolution behind a temporal module
-        (r"(^|\.)conv(\d)\.conv\.", r"\1conv\2."),
-        (r"(^|\.)conv(\d)\.bn\.", r"\1bn\2."),
-        (r"\.downsample\.conv\.", ".downsample.0."),
-        (r"\.downsample\.bn\.", ".downsample.1."),
-        (r"^(?!fc\.)", "backbone."),
-    ]
-]
-# the original's names of what hangs on a block's conv1
-REFERENCE_NAMES = {
-    "temporal.offset_net.conv": "conv1.net1.biasnet.net.conv",
-    "temporal.offset_net.fc1": "conv1.net1.biasnet.net.fc",
-    "temporal.offset_net.fc2": "conv1.net1.biasnet.net.lastlayer",
-    "temporal.weight_net.conv": "conv1.net1.weightnet.net.lastlayer",
-}
-REFERENCE_CONV1 = {TemporalInterlace: "conv1.net2", TemporalShift: "conv1.net"}
+TensorStatus = Literal["loaded", "renamed", "new", "left out", "rejected"]
+"""What an import did with a tensor: copied it under the same name or under another one, kept the
+model's own values (new), did not use the file's tensor (left out), or found a different shape
+(rejected)."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """What became of one tensor."""
+class TensorRow:
+    """What an import did with one tensor."""
 
-    status: str
-    """loaded, renamed, new (starts fresh), left out (of the file), refused (for its shape)."""
+    status: TensorStatus
     ours: str
-    """Name in the model; empty where the model has no such tensor."""
+    """Name in the model; empty if the model has no such tensor."""
     theirs: str
-    """Name in the file; empty where the file has no such tensor."""
+    """Name in the file; empty if the file has no such tensor."""
     note: str
-    """Shape, or why."""
+    """The shape, or the reason."""
     failed: bool = False
-    """Whether it should have loaded."""
+    """Whether the tensor should have been loaded but was not."""
 
 
 @dataclass(frozen=True)
-class Report:
-    """What became of every tensor of a file and of a model."""
+class ImportReport:
+    """What an import did with every tensor of the file and of the model."""
 
     path: Path
-    rows: tuple[Row, ...]
+    rows: tuple[TensorRow, ...]
 
     @property
-    def failed(self) -> tuple[Row, ...]:
-        """The tensors that should have loaded and did not."""
+    def failed(self) -> tuple[TensorRow, ...]:
+        """The tensors that should have been loaded but were not."""
         return tuple(row for row in self.rows if row.failed)
 
     def lines(self) -> list[str]:
-        """Return a line for each tensor: what became of it, its names here and there, and why."""
+        """Return one line for each tensor: its status, our name, the file's name and a note."""
         width = max(len(row.status) for row in self.rows)
         return [
             f"{row.status:{width}}  {row.ours or '-'} <- {row.theirs or '-'}  ({row.note})"
@@ -95,11 +71,11 @@ class Report:
         return f"{self.path}: " + ", ".join(f"{counts[name]} {name}" for name in counts)
 
 
-def initialize(model: TIN, config: Config) -> Report | None:
-    """Load the starting weights that `model.init` names; return None where it is ``none``.
+def initialize(model: TIN, config: Config) -> ImportReport | None:
+    """Load the initial weights that `model.init` names; return None if that is ``none``.
 
     Raises:
-        ConfigError: there is no such file, or a tensor that should load did not.
+        ConfigError: the file does not exist, or a tensor that should be loaded was not.
     """
     init = config.model.init
     if init == "none":
@@ -107,159 +83,140 @@ def initialize(model: TIN, config: Config) -> Report | None:
     path = imagenet_path(config.model.arch) if init == "imagenet" else Path(init).expanduser()
     if not path.exists():
         raise ConfigError(
-            f"model.init {init}: no such file; name a checkpoint of yours or of a zoo, or set"
-            " model.init=imagenet or none"
+            f"model.init {init}: this file does not exist. Name a checkpoint of this project or"
+            " of a model zoo, or set model.init=imagenet or model.init=none."
         )
     report = import_file(path, model, interpolate=config.model.init_interpolate)
     if report.failed:
         first = report.failed[0]
         raise ConfigError(
-            f"model.init {init}: {len(report.failed)} tensors of {path} did not load, the first"
-            f" {first.ours or first.theirs} ({first.note}); `tin weights import {path}` lists all"
+            f"model.init {init}: {len(report.failed)} tensors of {path} could not be loaded; the"
+            f" first is {first.ours or first.theirs} ({first.note}). `tin weights import {path}`"
+            " lists all of them."
         )
     log.info("%s", report)
     return report
 
 
-def import_file(path: Path, model: TIN, interpolate: bool = False) -> Report:
-    """Load the weights of a file into `model` and account for every tensor.
+def import_file(path: Path, model: TIN, interpolate: bool = False) -> ImportReport:
+    """Load the weights of a file into `model` and report on every tensor.
 
-    The classifier loads where its shape fits. Where file and model have different temporal
-    modules, the rest loads and the model's temporal modules start fresh.
+    The classifier is loaded only if its shape fits. If the file and the model have different
+    temporal modules, the other tensors are loaded and the model's temporal modules keep their
+    initial values.
 
     Args:
         path: a checkpoint of any project that this module reads.
-        model: changed in place, also where some tensors fail.
-        interpolate: fit the offset nets of another number of frames by linear interpolation.
+        model: is changed in place, even if some tensors fail.
+        interpolate: convert offset nets for a different number of frames by linear interpolation.
 
     Raises:
-        ConfigError: the file cannot be read or holds no network.
+        ConfigError: the file cannot be read, or does not contain a known network.
     """
     state = read_state(path)
     sources = {our_name(name): name for name in state}
     own = model.state_dict()
+    # One row for each tensor of the model, then one for each that only the file has.
     rows = [
         _load(name, value, sources, state, interpolate) if name in sources else _new(name, sources)
         for name, value in own.items()
     ]
     rows += [_left_out(name, sources[name], own) for name in sources if name not in own]
-    return Report(Path(path), tuple(rows))
+    return ImportReport(Path(path), tuple(rows))
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint by the names in the file, on the CPU.
+    """Return the tensors of a checkpoint by their names in the file, on the CPU.
 
     Raises:
-        ConfigError: it cannot be read, holds other objects than tensors, or no network.
+        ConfigError: the file cannot be read, contains objects other than tensors, numbers and
+            text, or does not contain a known network.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except Exception as error:  # torch.load raises many kinds for a damaged file
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]  # some errors say nothing more
+        raise ConfigError(f"{path}: this file does not exist") from None
+    except Exception as error:  # torch.load raises many types for a damaged file
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]  # some have an empty message
         raise ConfigError(
-            f"{path}: cannot be read as plain tensors ({reason}); a file that holds other objects"
-            " must be saved again, tensors only, where it is trusted"
+            f"{path}: cannot be read as plain tensors ({reason}). If the file contains other"
+            " objects and you trust it, save its tensors alone to a new file; docs/weights.md"
+            " shows how."
         ) from None
-    for key in ("state_dict", "ema", "model"):  # model: X-Temporal; and ours, perhaps with ema
+    # Projects nest the tensors under one of these keys. Our checkpoints have `model` and `ema`,
+    # and the moving average is the one to use. X-Temporal has `model`.
+    for key in ("state_dict", "ema", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     state = content if isinstance(content, Mapping) else {}
     state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     names = Counter(map(our_name, state))
     if "backbone.conv1.weight" not in names:
-        raise ConfigError(f"{path}: holds no residual network of a project that is known here")
+        raise ConfigError(
+            f"{path}: does not contain a residual network with the tensor names of torchvision,"
+            " TIN, X-Temporal, TSM, MMAction2 or this project"
+        )
     name, times = names.most_common(1)[0]
     if times > 1:
-        raise ConfigError(f"{path}: {times} of its tensors are {name}")
+        raise ConfigError(f"{path}: {times} tensors of this file have the same meaning, {name}")
     return state
 
 
-def our_name(theirs: str) -> str:
-    """Return our name of a tensor that another project, or we, saved."""
-    if theirs.startswith("backbone.") and ".temporal." in theirs:
-        return theirs  # ours, and perhaps of a user's own temporal module
-    for pattern, ours in RENAMES:
-        theirs = pattern.sub(ours, theirs)
-    return theirs
-
-
-def from_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a state of the original (or another project) by our names."""
-    return {our_name(name): value for name, value in state.items()}
-
-
-def to_reference(model: TIN) -> dict[str, Tensor]:
-    """Return the tensors of a model by the names of the original, or of TSM for shift.
+def export_reference(model: TIN, arch: str, path: Path) -> None:
+    """Write a checkpoint that the original's test and fine-tuning commands read.
 
     Raises:
-        ValueError: the original has no such temporal module.
+        ValueError: the original does not have the model's temporal module.
+        WriteError: the disk is full or not writable.
     """
-    return {reference_name(model, name): value for name, value in model.state_dict().items()}
-
-
-def reference_name(model: TIN, name: str) -> str:
-    """Return the original's name of a tensor of `model`."""
-    if name.startswith("fc."):
-        return ("new_" if model.dropout.p else "base_model.") + name
-    name = name.removeprefix("backbone.")
-    block, inside = re.fullmatch(r"((?:layer\d\.\d+\.)?)(.+)", name).groups()
-    inner, _, last = inside.rpartition(".")
-    if inner.startswith("temporal."):
-        if inner not in REFERENCE_NAMES:
-            raise ValueError(f"{name}: the original has no such temporal module; it has interlace")
-        inner = REFERENCE_NAMES[inner]
-    elif block and inner == "conv1":
-        temporal = model.backbone.get_submodule(block + "temporal")
-        inner = REFERENCE_CONV1.get(type(temporal), inner)
-    return f"base_model.{block}{inner}.{last}"
-
-
-def export_reference(model: TIN, arch: str, path: Path) -> None:
-    """Write a checkpoint that the original's test and fine-tuning commands read."""
     state = {f"module.{name}": value.cpu() for name, value in to_reference(model).items()}
-    torch.save({"epoch": 0, "arch": arch, "state_dict": state, "best_prec1": 0.0}, path)
+    write_tensors(path, {"epoch": 0, "arch": arch, "state_dict": state, "best_prec1": 0.0})
 
 
 def _load(
     name: str, value: Tensor, sources: Mapping[str, str], state: Mapping[str, Tensor], fit: bool
-) -> Row:
-    """Copy a tensor of the file into `value`, if it fits."""
+) -> TensorRow:
+    """Copy the file's tensor for `name` into `value` if the shapes agree.
+
+    With `fit`, an offset net for another number of frames is interpolated first.
+    """
     source = sources[name]
     found = state[source]
     fitted = _interpolated(name, found, value.shape) if fit else found
     if name.startswith("fc."):
-        if "conv1.weight" in state:  # torchvision
-            return Row("left out", name, source, "the classifier of ImageNet")
+        if "conv1.weight" in state:  # only torchvision's names have no prefix
+            return TensorRow("left out", name, source, "the classifier of ImageNet")
         if found.shape != value.shape:
             classes = f"{found.shape[0]} classes in the file, {value.shape[0]} in the model"
-            return Row("left out", name, source, classes)
+            return TensorRow("left out", name, source, classes)
     if fitted.shape != value.shape:
         note = f"{_shape(found)} in the file, {_shape(value)} in the model"
         if _interpolated(name, found, value.shape).shape == value.shape:
             note += "; set model.init_interpolate=true to interpolate between frames"
-        return Row("refused", name, source, note, failed=True)
+        return TensorRow("rejected", name, source, note, failed=True)
     value.copy_(fitted)
     note = _shape(value) if fitted is found else f"{_shape(value)} from {_shape(found)}"
-    return Row("loaded" if name == source else "renamed", name, source, note)
+    return TensorRow("loaded" if name == source else "renamed", name, source, note)
 
 
-def _new(name: str, sources: Mapping[str, str]) -> Row:
+def _new(name: str, sources: Mapping[str, str]) -> TensorRow:
+    """Return the row of a model's tensor that the file does not have."""
     if name.startswith("fc.") or name.endswith("num_batches_tracked"):
-        return Row("new", name, "", "not in the file")
+        return TensorRow("new", name, "", "not in the file")
     if _temporal_part(name) and _temporal_part(name) not in map(_temporal_part, sources):
-        return Row("new", name, "", "the file has no such temporal module")
-    return Row("new", name, "", "not in the file", failed=True)
+        return TensorRow("new", name, "", "the file does not have this temporal module")
+    return TensorRow("new", name, "", "not in the file", failed=True)
 
 
-def _left_out(name: str, source: str, own: Mapping[str, Tensor]) -> Row:
+def _left_out(name: str, source: str, own: Mapping[str, Tensor]) -> TensorRow:
+    """Return the row of a file's tensor that the model does not have."""
     if _temporal_part(name) and _temporal_part(name) not in map(_temporal_part, own):
-        return Row("left out", "", source, "the model has no such temporal module")
-    return Row("left out", "", source, "the model has no such tensor", failed=True)
+        return TensorRow("left out", "", source, "the model does not have this temporal module")
+    return TensorRow("left out", "", source, "the model does not have this tensor", failed=True)
 
 
 def _temporal_part(name: str) -> str:
+    """Return a tensor's name inside its temporal module; empty for a tensor outside of one."""
     return name.partition(".temporal.")[2]
 
 
@@ -268,9 +225,9 @@ def _shape(value: Tensor) -> str:
 
 
 def _interpolated(name: str, found: Tensor, shape: torch.Size) -> Tensor:
-    """Return a tensor of an offset net for another number of frames, linear between frames.
+    """Return an offset net's tensor, interpolated linearly to the number of frames in `shape`.
 
-    Weights that sum over frames shrink as frames grow more, so that the sums stay.
+    A weight that sums over frames is divided by the growth of their number, which keeps the sum.
     """
     kind = name.partition(".temporal.offset_net.")[2]
     if kind not in ("fc1.weight", "fc1.bias", "fc2.weight") or found.shape == shape:

@@ -1,8 +1,8 @@
-"""Compiles the operators of cuda/, once for each kind of machine, and finds what was compiled.
+"""Compiles the operator of cuda/, once for each kind of machine, and finds compiled libraries.
 
-A library's name says what it was compiled from and for:
-``interlace-<sources>-torch<version>-<processor>[-cuda<version>-<architectures>].so``. It lies in
-``ops`` of the cache and is put there whole; whoever finds it may load it.
+The name of a library says what it was compiled from and for:
+``interlace-<sources>-torch<version>-<processor>[-cuda<version>-<architectures>].so``. Libraries are
+in ``ops`` of the cache. They are written atomically, so any library that is found can be loaded.
 """
 
 import contextlib
@@ -25,19 +25,21 @@ from pathlib import Path
 import torch
 
 from configs.errors import TinError
+from configs.files import atomic_file
 from configs.load import cache_path
 from tin.op.cuda_toolkit import Toolkit, architectures, capabilities, find_toolkit, gencode
 
 log = logging.getLogger(__name__)
 
-# No fused multiply-add, so that a result does not depend on the processor.
+# Fused multiply-adds are off, so that results do not depend on the processor.
 CXX_FLAGS = ["-std=c++17", "-O2", "-fPIC", "-ffp-contract=off", "-fno-trapping-math", "-Wno-psabi"]
 NVCC_FLAGS = ["-std=c++17", "-O3", "-lineinfo", "-Xcompiler", "-fPIC", "--threads", "0"]
-STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # of torch 2.11
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # the stable ABI of torch 2.11
+MAX_COMPILER_OUTPUT = 4000  # characters of the compiler's output in an error message
 
 
 class BuildError(TinError):
-    """There is no compiled operator, or it cannot be compiled; says what to do."""
+    """The operator is not compiled, or it cannot be compiled or loaded; says what to do."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,17 @@ class Library:
 
     path: Path
     cuda: str
-    """Version of the CUDA toolkit, empty for a CPU only."""
+    """Version of the CUDA toolkit; empty for a library without CUDA."""
     architectures: tuple[str, ...]
-    """Compute capabilities with machine code (9.0), or code for later ones too (9.0+PTX)."""
+    """Compute capabilities: 9.0 has machine code, 9.0+PTX also has code for later GPUs."""
 
     def runs_on(self, capability: tuple[int, int]) -> bool:
-        """Tell whether a GPU of this compute capability can run it."""
+        """Tell whether a GPU of this compute capability can run the library."""
         for architecture in self.architectures:
             number, _, later = architecture.partition("+")
             major, minor = map(int, number.split("."))
-            same = capability[0] == major and capability[1] >= minor
-            if same or (later and capability >= (major, minor)):
+            same_generation = capability[0] == major and capability[1] >= minor
+            if same_generation or (later and capability >= (major, minor)):
                 return True
         return False
 
@@ -66,20 +68,24 @@ class Library:
 
 
 def build() -> Library:
-    """Compile the operators if that was not done before, and return the library.
+    """Compile the operator unless a library exists already; return the library.
 
-    Those for CUDA are among them where a toolkit is found and
-    `tin.op.cuda_toolkit.architectures` names any. Any number of processes may do this at once.
+    CUDA kernels are included if a toolkit is found and `tin.op.cuda_toolkit.architectures` names a
+    GPU. Any number of processes may call this at the same time.
 
     Raises:
-        BuildError: there is no compiler, or it failed; its own words are at the end.
+        BuildError: no compiler was found, or it failed; the message ends with its output.
+        WriteError: the library cannot be written to the cache.
     """
     names = architectures()
     toolkit = find_toolkit() if names else None
     if names and toolkit is None:
-        log.warning("no CUDA toolkit: the operator is compiled for the CPU only; set CUDA_HOME")
+        log.warning(
+            "no CUDA toolkit found: the operator is compiled for the CPU only; set CUDA_HOME to"
+            " the toolkit's folder and build again"
+        )
     library = _library(toolkit, names)
-    if library.path.exists():  # of a cache that others may only read, say
+    if library.path.exists():  # checked before anything is written: the cache may be read-only
         return library
     library.path.parent.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time(library.path.parent / "lock"):
@@ -91,22 +97,21 @@ def build() -> Library:
 def built() -> Iterator[Library]:
     """Yield the libraries in the cache that were compiled from these sources for this torch."""
     for path in sorted(_folder().glob(f"{_prefix()}*.so")):
-        _, cuda, architectures = (path.stem.removeprefix(_prefix()) or "--").split("-")
-        yield Library(
-            path, cuda.removeprefix("cuda"), tuple(filter(None, architectures.split("_")))
-        )
+        _, cuda, names = (path.stem.removeprefix(_prefix()) or "--").split("-")
+        yield Library(path, cuda.removeprefix("cuda"), tuple(filter(None, names.split("_"))))
 
 
 def find(device_type: str = "cpu") -> Library:
-    """Return the library for this torch, this processor and, with "cuda", the GPUs that are here.
+    """Return the library for this torch, this processor and, with "cuda", this machine's GPUs.
 
     Raises:
-        BuildError: there is none.
+        BuildError: no such library exists.
     """
     found = list(built())
-    here = [library for library in found if all(map(library.runs_on, capabilities()))]
-    if here or device_type == "cuda":  # one library serves both
-        found = here
+    # A library for the GPUs also has the CPU's operator, so prefer it for both devices.
+    for_gpus = [library for library in found if all(map(library.runs_on, capabilities()))]
+    if for_gpus or device_type == "cuda":
+        found = for_gpus
     if not found:
         raise BuildError(
             f"no compiled operator for torch {torch.__version__} and {device_type} in"
@@ -116,41 +121,52 @@ def find(device_type: str = "cpu") -> Library:
 
 
 def load(device_type: str) -> None:
-    """Load the library that `find` names into this process.
+    """Load the library that `find` returns into this process.
 
     Raises:
-        BuildError: there is none, or this machine cannot load it.
+        BuildError: no library exists, or this machine cannot load it.
     """
     library = find(device_type)
     try:
         torch.ops.load_library(library.path)
-    except OSError as error:  # made on a newer system, say
-        reason = error.__cause__ or error  # torch's own words are "Could not load"
-        raise BuildError(f"{reason}; remove {library.path} and run `tin op build` here") from None
+    except OSError as error:  # for example, it was compiled on a newer system
+        reason = error.__cause__ or error  # torch's own message only says that loading failed
+        raise BuildError(
+            f"cannot load the compiled operator: {reason}; remove {library.path} and run"
+            " `tin op build` here"
+        ) from None
 
 
 def _folder() -> Path:
     return cache_path() / "ops"
 
 
-def _sources() -> list[Path]:
-    # beside this package: `import cuda` may find NVIDIA's, which may also share the folder
+def _source_files() -> list[Path]:
+    """Return the sources in the folder `cuda` beside the package `tin`.
+
+    `import cuda` would not do: it may find NVIDIA's package of that name.
+    """
     folder = Path(__file__).resolve().parents[2] / "cuda"
     found = sorted(path for path in folder.glob("*") if path.suffix in (".cpp", ".cu", ".h"))
     if not found:
-        raise BuildError(f"the sources of the operator are not installed: {folder}/interlace.cu")
+        raise BuildError(
+            f"{folder} has no sources of the operator, expected interlace.cu and others; install"
+            " tin-video again"
+        )
     return found
 
 
 @functools.cache
 def _prefix() -> str:
+    """Return how the names of libraries begin: a digest of sources and flags, torch, processor."""
     digest = hashlib.sha256(repr([CXX_FLAGS, NVCC_FLAGS, STABLE_ABI]).encode())
-    for path in _sources():
+    for path in _source_files():
         digest.update(path.read_bytes())
     return f"interlace-{digest.hexdigest()[:12]}-torch{torch.__version__}-{platform.machine()}"
 
 
 def _library(toolkit: Toolkit | None, names: tuple[str, ...]) -> Library:
+    """Return the library that `build` would write; its file need not exist."""
     if toolkit is None:
         return Library(_folder() / f"{_prefix()}.so", "", ())
     name = f"{_prefix()}-cuda{toolkit.version}-{'_'.join(names)}.so"
@@ -159,20 +175,23 @@ def _library(toolkit: Toolkit | None, names: tuple[str, ...]) -> Library:
 
 @contextlib.contextmanager
 def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Let other processes wait for this one, where the file system can do that."""
+    """Make other processes wait for this one by a lock, if the file system supports locks.
+
+    Without locks several processes compile, and the library of the last one remains.
+    """
     with path.open("w") as file:
-        with contextlib.suppress(OSError):  # then several compile, and the last one's file stays
+        with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _compile(library: Library, toolkit: Toolkit | None) -> None:
+    """Compile the sources in a temporary folder and put the result into the cache."""
     cxx = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
     if cxx is None:
-        raise BuildError("no C++ compiler: set CXX, or install g++")
+        raise BuildError("no C++ compiler found: set CXX, or install g++")
     with tempfile.TemporaryDirectory(prefix="tin-op-") as folder:
-        rules = _rules(cxx, toolkit, library.architectures)
-        Path(folder, "build.ninja").write_text(rules)
+        Path(folder, "build.ninja").write_text(_rules(cxx, toolkit, library.architectures))
         done = subprocess.run(
             [sys.executable, "-m", "ninja", "--quiet"],
             cwd=folder,
@@ -182,47 +201,46 @@ def _compile(library: Library, toolkit: Toolkit | None) -> None:
             text=True,
         )
         if done.returncode:
-            words = done.stdout.partition("FAILED: ")[2] or done.stdout
-            words = words.partition("\nninja: ")[0].strip()
-            raise BuildError(f"the operator did not compile; {words[-4000:]}")
-        # whole or not at all, also where another process compiled it, too
-        number, part = tempfile.mkstemp(dir=library.path.parent, prefix=".", suffix=".part")
-        os.close(number)
-        shutil.copy(Path(folder, "library.so"), part)
-        Path(part).replace(library.path)
+            # Keep the output of the first command that failed, without ninja's own lines.
+            output = done.stdout.partition("FAILED: ")[2] or done.stdout
+            output = output.partition("\nninja: ")[0].strip()
+            raise BuildError(f"the operator did not compile; {output[-MAX_COMPILER_OUTPUT:]}")
+        with Path(folder, "library.so").open("rb") as compiled, atomic_file(library.path) as file:
+            shutil.copyfileobj(compiled, file)
 
 
 def _rules(cxx: str, toolkit: Toolkit | None, names: Sequence[str]) -> str:
-    """Return a build.ninja."""
+    """Return the text of build.ninja, which compiles each source and links library.so."""
     home = Path(torch.__file__).parent
     flags = [*CXX_FLAGS, STABLE_ABI, "-isystem", str(home / "include")]
     link = [f"-L{home / 'lib'}", "-ltorch_cpu", "-lc10"]
     objects = ["binding", "interlace_cpu"]
-    nvcc = []
+    nvcc: list[str] = []
     if toolkit:
+        # The CUDA runtime is linked statically: the library needs none on the machine it runs on.
         flags.append("-DTIN_WITH_CUDA")
         nvcc = [toolkit.nvcc, *NVCC_FLAGS, *gencode(names)]
         objects.append("interlace")
         libraries = [toolkit.root / part for part in ("lib64", "lib", "targets/x86_64-linux/lib")]
         link += [f"-L{path}" for path in libraries if path.exists()]
         link += ["-lcudart_static", "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL"]
-    sources = {path.stem: path for path in _sources() if path.suffix in (".cpp", ".cu")}
+    sources = {path.stem: path for path in _source_files() if path.suffix in (".cpp", ".cu")}
     lines = [
         _rule("cpp", [*shlex.split(cxx), *flags, "-c"]),
         _rule("cu", [*nvcc, "-c"]),
         _rule("link", [*shlex.split(cxx), "-shared"], link),
-        *(
-            f"build {name}.o: {sources[name].suffix[1:]} {_escape(str(sources[name]))}"
-            for name in objects
-        ),
-        f"build library.so: link {' '.join(f'{name}.o' for name in objects)}",
     ]
+    for name in objects:
+        kind = sources[name].suffix.removeprefix(".")
+        lines.append(f"build {name}.o: {kind} {_escape(str(sources[name]))}")
+    lines.append(f"build library.so: link {' '.join(f'{name}.o' for name in objects)}")
     return "\n".join(lines) + "\n"
 
 
 def _rule(name: str, command: Sequence[str], after: Sequence[str] = ()) -> str:
-    before, after = (shlex.join(part).replace("$", "$$") for part in (command, after))
-    return f"rule {name}\n  command = {before} $in -o $out {after}"
+    """Return a rule of ninja; ``after`` are the arguments that follow the output file."""
+    before, end = (shlex.join(part).replace("$", "$$") for part in (command, after))
+    return f"rule {name}\n  command = {before} $in -o $out {end}"
 
 
 def _escape(path: str) -> str:

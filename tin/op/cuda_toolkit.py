@@ -1,4 +1,4 @@
-"""Which CUDA toolkit is here, and which GPUs to compile for."""
+"""Finds the CUDA toolkit of this machine, and the GPUs to compile for."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-ARCHITECTURES = ("8.0", "9.0", "9.0+PTX")  # A100, H100, and what comes later
+ARCHITECTURES = ("8.0", "9.0", "9.0+PTX")  # A100, H100, and later GPUs
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Toolkit:
 
 
 def find_toolkit() -> Toolkit | None:
-    """Return the toolkit of the nvcc on PATH, of CUDA_HOME, from PyPI, or of /usr/local/cuda."""
+    """Return the toolkit of the nvcc on PATH, in CUDA_HOME, from PyPI, or in /usr/local/cuda."""
     for nvcc in filter(lambda path: os.access(path, os.X_OK), _compilers()):
-        # what is on PATH may be a script: the compiler itself says where it lies
-        dry = _run(nvcc, "--dryrun", "-x", "cu", "/dev/null")
-        top = re.search(r"^#\$ TOP=(.+)$", dry.stderr, re.MULTILINE)
+        # The nvcc on PATH may be a script. A dry run prints the folder of the real compiler.
+        dry_run = _run(nvcc, "--dryrun", "-x", "cu", "/dev/null")
+        top = re.search(r"^#\$ TOP=(.+)$", dry_run.stderr, re.MULTILINE)
         release = re.search(r"release (\d+\.\d+)", _run(nvcc, "--version").stdout)
         if top and release:
             return Toolkit(str(nvcc), Path(top[1].strip()).resolve(), release[1])
@@ -36,10 +36,11 @@ def find_toolkit() -> Toolkit | None:
 
 
 def architectures() -> tuple[str, ...]:
-    """Return the compute capabilities to compile for: 9.0, or 9.0+PTX for later ones, too.
+    """Return the compute capabilities to compile for: 9.0, or 9.0+PTX to include later GPUs.
 
-    Those that TORCH_CUDA_ARCH_LIST names ("7.5 8.6+PTX"); else, with a torch that has CUDA, those
-    of the GPUs that are here; else `ARCHITECTURES`. Without CUDA there are none.
+    TORCH_CUDA_ARCH_LIST names them ("7.5 8.6+PTX"). Without it, and with a torch that has CUDA,
+    they are those of the machine's GPUs, or `ARCHITECTURES` on a machine without a GPU. A torch
+    without CUDA needs none.
 
     Raises:
         ValueError: TORCH_CUDA_ARCH_LIST cannot be read.
@@ -47,7 +48,10 @@ def architectures() -> tuple[str, ...]:
     names = re.findall(r"[^;, ]+", os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
     for name in names:
         if not re.fullmatch(r"\d+\.\d(\+PTX)?", name):
-            raise ValueError(f"TORCH_CUDA_ARCH_LIST: found {name}, expected such as 8.0 or 9.0+PTX")
+            raise ValueError(
+                f"TORCH_CUDA_ARCH_LIST: found {name}, expected a compute capability such as 8.0 or"
+                " 9.0+PTX"
+            )
     if names or torch.version.cuda is None:
         return tuple(names)
     here = tuple(f"{major}.{minor}" for major, minor in sorted(capabilities()))
@@ -55,7 +59,7 @@ def architectures() -> tuple[str, ...]:
 
 
 def capabilities() -> set[tuple[int, int]]:
-    """Return the compute capabilities of the GPUs that are here."""
+    """Return the compute capabilities of this machine's GPUs."""
     return {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
 
 
@@ -63,15 +67,18 @@ def gencode(names: Sequence[str]) -> list[str]:
     """Return nvcc's flags for these compute capabilities."""
     flags = []
     for name in names:
-        number = name.removesuffix("+PTX").replace(".", "")
+        plain = name.removesuffix("+PTX")
+        number = plain.replace(".", "")
         kind = "compute" if name.endswith("+PTX") else "sm"
         flags.append(f"-gencode=arch=compute_{number},code={kind}_{number}")
-        if name.endswith("+PTX") and f"{name[:-4]}" not in names:
+        # With PTX alone, a GPU of this very capability would compile it at run time.
+        if name.endswith("+PTX") and plain not in names:
             flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
     return flags
 
 
 def _compilers() -> Iterator[Path]:
+    """Yield the paths at which nvcc may be, the preferred one first."""
     if on_path := shutil.which("nvcc"):
         yield Path(on_path)
     for name in ("CUDA_HOME", "CUDA_PATH"):
@@ -82,5 +89,5 @@ def _compilers() -> Iterator[Path]:
     yield Path("/usr/local/cuda/bin/nvcc")
 
 
-def _run(*command: Path | str) -> subprocess.CompletedProcess:
+def _run(*command: Path | str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)

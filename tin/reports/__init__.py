@@ -1,1 +1,1 @@
-"""Tables, plots and pages of many runs."""
+"""Reports of many runs: tables, curves, and a page."""

@@ -1,24 +1,29 @@
-"""Curves of training as SVG text for a page: loss, accuracy, learning rate, speed."""
+"""Training curves as SVG for the page: loss, accuracy, learning rate and speed."""
 
 import io
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
-MAX_POINTS = 400  # of a line; more cannot be seen
-MAX_COMPARED = 10  # runs of one picture
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
+MAX_POINTS = 400  # points of a line; more cannot be told apart
+MAX_COMPARED = 10  # runs in one picture
 ACCURACIES = {"top1": "-", "top5": "--", "map_class": "-", "map_sample": "--"}  # and line styles
 COLORS = ["#4272a8", "#d1793f", "#4b9a6a", "#b4566b", "#8067a8", "#8a7a5c", "#3f9aa8", "#a0a43c"]
-LOOK = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "tin",  # the same page from the same runs
+STYLE: "dict[RcKeyType, Any]" = {
+    "svg.fonttype": "none",  # keep text as text
+    "svg.hashsalt": "tin",  # write the same page for the same runs
     "font.family": ["sans-serif"],
     "font.size": 9,
-    "text.parse_math": False,  # a $ in a run's name is a $
-    "axes.prop_cycle": matplotlib.cycler(color=COLORS),
+    "text.parse_math": False,  # a $ in the name of a run does not start a formula
+    "axes.prop_cycle": cycler(color=COLORS),
     "axes.edgecolor": "#c4cad0",
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
@@ -41,68 +46,99 @@ def run_curves(metrics: pd.DataFrame, steps: pd.DataFrame) -> str:
         steps: rows of steps.csv.
 
     Returns:
-        An ``<svg>`` element, empty where nothing was recorded.
+        An ``<svg>`` element, or an empty string if the run recorded nothing.
     """
     if metrics.empty and steps.empty:
         return ""
-    with matplotlib.rc_context(LOOK):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12.2, 2.7))
         loss, accuracy, lr, speed = figure.subplots(1, 4)
-        _line(loss, steps, "loss", "steps", color=COLORS[0], alpha=0.35)
-        for color, (split, rows) in zip(COLORS, _splits(metrics), strict=False):
-            _line(loss, rows, "loss", split, color=color, marker=".")
-            for name, style in ACCURACIES.items():
-                _line(accuracy, rows, name, f"{split} {name}", 100, color=color, linestyle=style)
-        _line(lr, steps, "lr", "")
-        _line(speed, steps, "clips_per_s", "")
-        titles = ("loss", "accuracy, %", "learning rate", "clips/s")
-        _finish(figure, dict(zip(titles, (loss, accuracy, lr, speed), strict=True)))
+        _plot(loss, steps, "loss", "steps", color=COLORS[0], alpha=0.35)
+        for color, (split, rows) in zip(COLORS, _by_split(metrics), strict=False):
+            _plot(loss, rows, "loss", split, color=color, marker=".")
+            for name, line in ACCURACIES.items():
+                _plot(accuracy, rows, name, f"{split} {name}", 100, color=color, line=line)
+        _plot(lr, steps, "lr")
+        _plot(speed, steps, "clips_per_s")
+        panels = {"loss": loss, "accuracy, %": accuracy, "learning rate": lr, "clips/s": speed}
+        _add_titles(panels)
         return _svg(figure)
 
 
 def comparison(tables: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> str:
-    """Return training loss and measured accuracy of several runs, given by name; or nothing."""
-    known = {
+    """Return the training loss and the measured accuracy of several runs in one picture.
+
+    Args:
+        tables: metrics.csv and steps.csv of each run by its name.
+
+    Returns:
+        An ``<svg>`` element, or an empty string if there are fewer than two runs with metrics or
+        too many to tell their lines apart.
+    """
+    recorded = {
         name: metrics
         for name, (metrics, _) in tables.items()
         if "split" in metrics and len(metrics)
     }
-    if not 1 < len(known) <= MAX_COMPARED:
+    if not 1 < len(recorded) <= MAX_COMPARED:
         return ""
-    with matplotlib.rc_context(LOOK):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(12.2, 3.4))
         loss, accuracy = figure.subplots(1, 2)
-        for color, (name, metrics) in zip(2 * COLORS, known.items(), strict=False):
-            trained, *measured = (rows for _, rows in _splits(metrics))
-            _line(loss, trained, "loss", name, color=color, marker=".")
-            best = next((n for n in ("top1", "map_class") if n in metrics), "")
+        for color, (name, metrics) in zip(2 * COLORS, recorded.items(), strict=False):
+            # The first split of metrics.csv is the trained one, the second the measured one.
+            trained, *measured = (rows for _, rows in _by_split(metrics))
+            _plot(loss, trained, "loss", name, color=color, marker=".")
             for rows in measured[:1]:
-                if best and rows[best].isna().all():
-                    best = "map_class"
-                _line(accuracy, rows, best, name, 100, color=color, marker=".")
-        _finish(figure, {"training loss": loss, "accuracy, %": accuracy})
+                column = _accuracy_column(rows)
+                _plot(accuracy, rows, column, name, 100, color=color, marker=".")
+        _add_titles({"training loss": loss, "accuracy, %": accuracy})
         return _svg(figure)
 
 
-def _splits(metrics: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Return the rows of each split, in the order in which they first appear."""
+def _accuracy_column(rows: pd.DataFrame) -> str:
+    """Return the column to compare: top-1, or mAP by class where there is no top-1."""
+    return "top1" if "top1" in rows and rows["top1"].notna().any() else "map_class"
+
+
+def _by_split(metrics: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the rows of each split, in the order in which the splits first appear."""
     if "split" not in metrics:
         return []
     return [(str(split), rows) for split, rows in metrics.groupby("split", sort=False)]
 
 
-def _line(
-    axes: Axes, rows: pd.DataFrame, column: str, label: str, scale: float = 1, **look
+def _plot(
+    axes: Axes,
+    rows: pd.DataFrame,
+    column: str,
+    label: str = "",
+    scale: float = 1,
+    *,
+    color: str | None = None,
+    line: str = "-",
+    marker: str = "",
+    alpha: float = 1.0,
 ) -> None:
+    """Plot a column over the steps, thinned evenly to at most `MAX_POINTS` points."""
     if column not in rows or "step" not in rows:
         return
-    rows = rows[["step", column]].dropna()
-    rows = rows.iloc[:: max(1, -(-len(rows) // MAX_POINTS))]
-    if len(rows):
-        axes.plot(rows["step"], scale * rows[column], label=label or None, **look)
+    known = rows[["step", column]].dropna()
+    every = max(1, -(-len(known) // MAX_POINTS))
+    known = known.iloc[::every]
+    if len(known):
+        axes.plot(
+            known["step"],
+            scale * known[column],
+            label=label or None,
+            color=color,
+            linestyle=line,
+            marker=marker,
+            alpha=alpha,
+        )
 
 
-def _finish(figure: Figure, panels: Mapping[str, Axes]) -> None:
+def _add_titles(panels: Mapping[str, Axes]) -> None:
     for title, axes in panels.items():
         axes.set_title(title)
         axes.set_xlabel("step", color="#6a737c")

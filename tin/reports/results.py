@@ -1,29 +1,27 @@
-"""Results: one table of many runs, as a DataFrame, csv, markdown and a page of html."""
+"""One table of many runs, as a DataFrame, CSV, Markdown and a page of HTML."""
 
 import contextlib
 import functools
-import json
 import logging
 import math
 import os
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from configs.files import write_text
 from configs.load import ConfigError, dataset_path, parse, read_yaml
 from configs.schema import Config
 from preprocess.shards import read_info
-from tin.evaluation.scores import ScoresError, load_result
+from tin.evaluation.scores import RESULT, ScoresError, load_result
 from tin.models.network import build_model
 from tin.models.size import count
+from tin.reports.attempts import gpu_hours, number, read_environments, state_of
 from tin.reports.page import page
-from tin.reports.tables import PERCENT, markdown, readable
-from tin.runs import checkpoint
+from tin.reports.tables import PERCENT, ReportState, markdown, readable
 from tin.runs.folder import Run
 
 log = logging.getLogger(__name__)
@@ -34,90 +32,98 @@ COLUMNS = (
     " params gflops top1 top5 mean_class map_class map_sample best_epoch published delta"
     " clips_per_s data_wait gpu_hours restarts state commit"
 ).split()
-WHOLE = "num_segments crop seed epochs global_batch params best_epoch restarts".split()
-SILENT_MINUTES = 30  # after so long without a word a run that did not end counts as lost
+INTEGERS = "num_segments crop seed epochs global_batch params best_epoch restarts".split()
 
 
 def load_runs(paths: Iterable[str | Path]) -> pd.DataFrame:
-    """Return a table of runs, one row a run and test.
+    """Return a table of runs with one row for each test, or one for a run without a test.
 
-    Fractions, not percent. ``clips_per_s`` and ``data_wait`` are of training, ``best_epoch``
-    counts from 1, ``gflops`` are 10^9 multiply-adds of a view. ``gpu_hours`` sums all attempts; one
-    that was killed counts up to the last step that it left. A run without a test shows what was
-    measured after its best epoch.
+    Accuracies are fractions, not percent. ``clips_per_s`` and ``data_wait`` are those of training,
+    ``best_epoch`` counts from 1, and ``gflops`` are 10^9 multiply-adds of one view. ``gpu_hours``
+    sums all attempts; an attempt that was killed counts up to the last step that it recorded. A run
+    without a test shows the metrics measured after its best epoch.
 
     Args:
-        paths: run folders, or folders that hold runs at any depth. Paths without a run, and runs
-            that wait, run, were lost or cannot be read, get a row that says so in ``state``.
+        paths: run folders, or folders that hold runs at any depth. A path without a run gets a row,
+            and so does a run that is queued, running, lost or unreadable; ``state`` tells which.
     """
-    folders = {}
+    run_dirs: dict[Path, Path] = {}
     for path in map(Path, paths):
-        for folder in _find(path):
-            folders.setdefault(folder.resolve(), folder)
-    rows = [row for folder in folders.values() for row in _rows(folder)]
+        for run_dir in _find(path):
+            run_dirs.setdefault(run_dir.resolve(), run_dir)
+    rows = [row for run_dir in run_dirs.values() for row in _rows(run_dir)]
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    for column in WHOLE:
+    for column in INTEGERS:
         frame[column] = frame[column].astype("Int64")
     numbers = ("gflops", *PERCENT, "clips_per_s", "gpu_hours")
     return frame.astype(dict.fromkeys(numbers, "float64"))
 
 
 def write_report(frame: pd.DataFrame, out: Path) -> Path:
-    """Write results.csv, results.md and results.html to a folder; return the last one's path.
+    """Write results.csv, results.md and results.html to a folder; return the path of the page.
 
-    The csv holds the table as it is; the other two show it for reading, the html with curves.
+    The CSV file holds the table as it is. The other two files hold it for reading, and the page
+    adds curves, tests and classes of each run.
     """
     out.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(out / "results.csv", index=False)
-    (table, shared), runs = readable(frame), frame["run"].tolist()
-    notes = _notes(runs)
+    write_text(out / "results.csv", frame.to_csv(index=False))
+    table, shared = readable(frame)
+    run_dirs = frame["run"].tolist()
+    notes = _notes(run_dirs)
     text = "\n".join([markdown(table, shared), *(f"{note}\n" for note in notes)])
-    (out / "results.md").write_text(text, encoding="utf-8")
-    curves = {run: (_read(run, "metrics.csv"), _read(run, "steps.csv")) for run in runs}
-    tests = {run: _tests(Run(Path(run))) for run in runs}
+    write_text(out / "results.md", text)
+    curves = {run_dir: _read_curves(Path(run_dir)) for run_dir in run_dirs}
+    tests = {run_dir: _tests(Run(Path(run_dir))) for run_dir in run_dirs}
     target = out / "results.html"
-    target.write_text(page(table, shared, notes, runs, curves, tests), encoding="utf-8")
+    write_text(target, page(table, shared, notes, run_dirs, curves, tests))
     return target
 
 
-def _notes(runs: Iterable[str]) -> list[str]:
-    """Return what the recipes of the runs tell their readers, each note once."""
-    notes = {}
-    for run in runs:
-        with contextlib.suppress(ConfigError):  # its row says what is wrong
-            notes[Run(Path(run)).config().note] = None
+def _notes(run_dirs: Iterable[str]) -> list[str]:
+    """Return the notes for readers in the recipes of the runs, each note once."""
+    notes: dict[str, None] = {}
+    for run_dir in run_dirs:
+        with contextlib.suppress(ConfigError):  # the run's row reports the error
+            notes[Run(Path(run_dir)).config().note] = None
     return [note for note in notes if note]
 
 
 def _find(path: Path) -> list[Path]:
-    """Return the runs at or below a path, or the path itself if there is none."""
-    begun, submitted = [], []
+    """Return the run folders at or below a path, or the path itself if there are none."""
+    # A folder with config.yaml is a run that has started. One with a folder `job` alone was
+    # submitted, and is either a run that has not started or the folder of a sweep.
+    started = []
+    submitted = []
     for folder, inner, files in os.walk(path):
         if "config.yaml" in files:
-            begun.append(Path(folder))
+            started.append(Path(folder))
             inner.clear()
         elif "job" in inner:
             submitted.append(Path(folder))
         inner[:] = sorted(set(inner) - {"job"})
-    found = begun + submitted
-    waiting = [  # the folder of a sweep has jobs too, but runs lie below it
-        folder for folder in submitted if not any(folder in other.parents for other in found)
-    ]
-    return sorted(begun + waiting) or [path]
+
+    # The folder of a sweep is not a run: its runs lie below it.
+    found = started + submitted
+    queued = [folder for folder in submitted if not any(folder in other.parents for other in found)]
+    return sorted(started + queued) or [path]
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
+def _rows(run_dir: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run; one whose files cannot be used gets a row with the reason."""
     try:
-        return _rows_of(Run(folder), {"run": str(folder)})
-    except (ValueError, TypeError, KeyError, OSError) as error:  # files of any content
-        return [{"run": str(folder), "state": f"broken: {_first_line(error)}"}]
+        return _rows_of(Run(run_dir), {"run": str(run_dir)})
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return [{"run": str(run_dir), "state": _with_reason("broken", reason)}]
 
 
 def _rows_of(run: Run, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row for each test, or one row if there is none; each starts as ``row``."""
     if not run.exists() and not run.job.is_dir():
-        return [{**row, "state": "missing: no run here"}]
+        return [{**row, "state": _with_reason("missing", "no run here")}]
     if not run.exists():
-        return [{**row, **_submitted(run), "state": "waiting"}]
+        queued: ReportState = "waiting"
+        return [{**row, **_submitted(run), "state": queued}]
     config = run.config()
     row |= _settings(config) | _progress(run, config)
     tests = _tests(run)
@@ -128,13 +134,18 @@ def _rows_of(run: Run, row: dict[str, Any]) -> list[dict[str, Any]]:
     return [_compared(config, {**row, **nothing, **_tested(folder)}) for folder in tests]
 
 
+def _with_reason(state: ReportState, reason: object) -> str:
+    return f"{state}: {reason}"
+
+
 def _submitted(run: Run) -> dict[str, Any]:
-    """Return the settings that a run waits with, if it says any."""
+    """Return the settings that a queued run was submitted with, if it recorded them."""
     path = run.recipe
     return _settings(parse(Config, read_yaml(path), str(path))) if path.exists() else {}
 
 
 def _settings(config: Config) -> dict[str, Any]:
+    """Return the columns that settings fill."""
     return {
         "recipe": config.recipe,
         "dataset": Path(config.data.dataset).name,
@@ -152,19 +163,22 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _progress(run: Run, config: Config) -> dict[str, Any]:
-    metrics, steps = _read(run.path, "metrics.csv"), _read(run.path, "steps.csv")
-    environments = [_read_json(run.path / f"environment-{n:02d}.json") for n in run.attempts()]
+    """Return what training recorded: the best epoch, speed, GPU-hours, state and commit."""
+    metrics, steps = _read_curves(run.path)
+    environments = read_environments(run)
     times = steps["time"].dropna().tolist() if "time" in steps else []
     split = metrics.get("split", pd.Series(dtype=str))
+
+    # The speed comes from the epochs if they recorded one, otherwise from the steps.
     trained = metrics[split == config.data.train_split]
     speed = trained if trained.get("clips_per_s", pd.Series()).notna().any() else steps
     return {
         **_best(metrics[split == config.data.test_split]),
         "clips_per_s": speed["clips_per_s"].median() if "clips_per_s" in speed else math.nan,
         "data_wait": speed["data_wait"].mean() if "data_wait" in speed else math.nan,
-        "gpu_hours": _gpu_hours(run, environments, times),
+        "gpu_hours": gpu_hours(run, environments, times),
         "restarts": max(len(environments) - 1, 0),
-        "state": _state(run, environments, times),
+        "state": state_of(run, environments, times),
         "commit": environments[-1].get("commit", "") if environments else "",
     }
 
@@ -173,63 +187,36 @@ def _best(measured: pd.DataFrame) -> dict[str, Any]:
     """Return the metrics of the best epoch: by top-1, or by mAP where there is no top-1."""
     for name in ("top1", "map_class"):
         if name in measured and measured[name].notna().any():
-            best = measured.loc[measured[name].idxmax()]
+            best = measured.iloc[int(measured[name].argmax())]
             known = {metric: best[metric] for metric in TEST_METRICS if metric in measured}
             return {**known, "best_epoch": int(best["epoch"]) + 1}
     return {}
 
 
-def _gpu_hours(run: Run, environments: list[dict[str, Any]], times: list[float]) -> float:
-    """Sum hours x GPUs of all attempts: as Slurm counted them, else as far as they left a word."""
-    counted = _read_json(run.job / "executions.json").get("executions", [])  # by launch.slurm_query
-    seconds = sum(_number(one.get("elapsed_s")) * _number(one.get("gpus")) for one in counted)
-    if seconds > 0:  # a Slurm that does not count GPUs says 0
-        return seconds / 3600
-    starts = [_number(environment.get("started")) for environment in environments]
-    hours = 0.0
-    followings = [*starts, math.inf][1:]
-    for environment, start, following in zip(environments, starts, followings, strict=True):
-        ended = _number(environment.get("ended"))
-        if math.isnan(ended):
-            ended = max((t for t in times if start <= t < following), default=start)
-        gpus = _number(environment.get("world_size"))
-        on_gpu = str(environment.get("device", "")).startswith("cuda")
-        hours += (ended - start) / 3600 * gpus if on_gpu else 0.0 * gpus
-    return hours if environments else math.nan
-
-
-def _state(run: Run, environments: list[dict[str, Any]], times: list[float]) -> str:
-    if "train" in run.done():
-        return "done"
-    if not environments:
-        return "imported" if checkpoint.best(run) else "waiting"
-    if "ended" in environments[-1]:
-        return "stopped"
-    words = [_number(environments[-1].get("started")), *times]
-    silent_s = time.time() - np.nanmax(words, initial=0.0)
-    return "running" if silent_s < 60 * SILENT_MINUTES else "lost"
-
-
 def _tested(folder: Path) -> dict[str, Any]:
-    """Return what a test says; of one that did not end, what its name says."""
-    _, views, crop = [*folder.name.rsplit("-", 2), "", ""][:3]
+    """Return the columns that a test fills; of a test that did not end, those of its name."""
+    parts = folder.name.rsplit("-", 2)  # split, clips x crops, pixels
+    views = parts[1] if len(parts) > 1 else ""
+    crop = parts[2] if len(parts) > 2 else ""
     named = {"views": views, "crop": int(crop) if crop.isdigit() else None}
     try:
         result = load_result(folder)
     except ScoresError as error:
-        ended = (folder / "result.json").exists()
-        return {**named, "state": f"broken: {error}" if ended else "test did not end"}
+        unfinished: ReportState = "test did not end"
+        is_damaged = (folder / RESULT).exists()
+        return {**named, "state": _with_reason("broken", error) if is_damaged else unfinished}
     measures = result.get("metrics")
     found = {
-        name: _number(measures.get(name) if isinstance(measures, dict) else None)
+        name: number(measures.get(name) if isinstance(measures, dict) else None)
         for name in TEST_METRICS
     }
-    sizes = {name: _number(result.get(name)) for name in ("params", "gflops")}
+    sizes = {name: number(result.get(name)) for name in ("params", "gflops")}
     dataset = {"dataset": str(result["dataset"])} if result.get("dataset") else {}
     return {**named, **found, **sizes, **dataset}
 
 
 def _compared(config: Config, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with its difference from the published value, if both are known."""
     value = row.get(config.published_metric)
     if config.published is not None and value is not None:
         row["delta"] = value - config.published
@@ -242,21 +229,26 @@ def _size(config: Config) -> tuple[float, float]:
         classes = read_info(dataset_path(config.data.dataset)).classes
         sizes = Config(clip=config.clip, model=config.model, test=config.test)
         return _count(sizes, len(classes))
-    except (ValueError, RuntimeError) as error:  # the dataset is elsewhere, say
-        log.info("size of the model unknown: %s", error)
+    except (ValueError, RuntimeError) as error:  # for example, the dataset is on another machine
+        log.info("cannot count the parameters and operations of the model: %s", error)
         return math.nan, math.nan
 
 
-@functools.lru_cache  # the runs of a sweep have one model
+@functools.lru_cache  # the runs of a sweep share one model
 def _count(config: Config, num_classes: int) -> tuple[float, float]:
     with FakeTensorMode():
         return count(build_model(config, num_classes), config)
 
 
-def _read(run: str | Path, name: str) -> pd.DataFrame:
-    """Return metrics.csv or steps.csv; empty where there is none, broken rows left out."""
+def _read_curves(run_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return metrics.csv and steps.csv of a run."""
+    return _read_csv(run_dir / "metrics.csv"), _read_csv(run_dir / "steps.csv")
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Return the valid rows of a CSV file; none if the file is missing or damaged."""
     try:
-        frame = pd.read_csv(Path(run) / name, on_bad_lines="skip", encoding_errors="replace")
+        frame = pd.read_csv(path, on_bad_lines="skip", encoding_errors="replace")
     except (OSError, ValueError):
         return pd.DataFrame(columns=["epoch", "step"])
     numbers = frame.drop(columns="split", errors="ignore").apply(pd.to_numeric, errors="coerce")
@@ -265,23 +257,6 @@ def _read(run: str | Path, name: str) -> pd.DataFrame:
 
 
 def _tests(run: Run) -> list[Path]:
-    """Return the folders of a run's tests, the oldest first."""
+    """Return the folders of a run's tests, oldest first."""
     folders = [folder for folder in run.tests.glob("*") if folder.is_dir()]
     return sorted(folders, key=lambda folder: (folder.stat().st_mtime, folder.name))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _number(value: Any) -> float:
-    known = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if known else math.nan

@@ -1,29 +1,41 @@
-"""Tables of runs for reading: percent, short names, what is the same everywhere said once."""
+"""Tables of runs for reading: percent, short names, and shared settings stated once."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import pandas as pd
 
+ReportState = Literal[
+    "done",
+    "running",
+    "stopped",
+    "lost",
+    "waiting",
+    "imported",
+    "missing",
+    "broken",
+    "test did not end",
+]
+"""What the column `state` says of a run or a test; ": " and a reason may follow it."""
+
 PERCENT = "top1 top5 mean_class map_class map_sample published delta data_wait".split()
-SHARED = (  # columns that are said once where all rows agree
+SHARED = (  # columns that are stated once where all rows agree
     "recipe dataset temporal arch num_segments views crop pretrained seed epochs global_batch"
     " params gflops published restarts commit"
 ).split()
-
-LESS_NEEDED = (  # columns that a narrow terminal goes without, these first
+OPTIONAL = (  # columns that a narrow terminal leaves out, the first ones first
     "commit restarts pretrained gflops params recipe epochs best_epoch data_wait gpu_hours"
     " clips_per_s dataset seed global_batch published top5 mean_class crop arch num_segments"
 ).split()
 
 
 def readable(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Return the table for reading, and in words what all its rows have in common.
+    """Return a table for reading, and a text of the settings that all its rows share.
 
-    Texts, percent, short names of runs; columns without content, or with the same in all rows,
-    are left out.
+    All cells are text, with percent and short names of runs. Columns are left out if they are empty
+    or if they hold a setting that all rows share.
     """
     shown = frame.copy()
     shown["run"] = _short_names(frame["run"])
@@ -42,29 +54,42 @@ def readable(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def plain(table: pd.DataFrame, width: int | None = None) -> str:
-    """Return what `readable` gives as lines of text, at most ``width`` wide if that can be.
+    """Return the table of `readable` as lines of text.
 
-    A narrow table goes without some columns; what a state has to say follows the table.
+    The reasons behind states follow the table.
+
+    Args:
+        table: the table of `readable`.
+        width: leave out `OPTIONAL` columns until the table is at most this wide, as far as they
+            suffice; None keeps all columns.
     """
-    kinds = [state.partition(":")[0] for state in table["state"]]
-    shown = table.assign(state=kinds)
-    widths = {name: max(map(len, [name, *shown[name]])) for name in shown.columns}
-    for title in map(_title, LESS_NEEDED):
-        if width and title in widths and sum(widths.values()) + 2 * len(widths) > width:
-            del widths[title]
-
-    places = [
-        (str.rjust if is_number(shown[name]) else str.ljust, size) for name, size in widths.items()
-    ]
+    shown = table.assign(state=[kind_of(state) for state in table["state"]])
+    column_widths = {name: max(map(len, [name, *shown[name]])) for name in shown.columns}
+    for title in map(_title, OPTIONAL):
+        total = sum(column_widths.values()) + 2 * len(column_widths)
+        if width and title in column_widths and total > width:
+            del column_widths[title]
+    on_the_right = {name: is_number(shown[name]) for name in column_widths}
 
     def line(cells: Iterable[str]) -> str:
-        placed = [place(cell, size) for cell, (place, size) in zip(cells, places, strict=True)]
-        return "  ".join(placed).rstrip()
+        padded = [
+            cell.rjust(size) if on_the_right[name] else cell.ljust(size)
+            for cell, (name, size) in zip(cells, column_widths.items(), strict=True)
+        ]
+        return "  ".join(padded).rstrip()
 
-    lines = [line(widths), *map(line, shown[list(widths)].to_numpy().tolist())]
-    told = table[table["state"] != shown["state"]]
-    lines += [f"{run}: {said}" for run, said in zip(told["run"], told["state"], strict=True)]
+    rows = shown[list(column_widths)].to_numpy().tolist()
+    lines = [line(column_widths), *(line(row) for row in rows)]
+    explained = table[table["state"] != shown["state"]]
+    lines += [
+        f"{run}: {state}" for run, state in zip(explained["run"], explained["state"], strict=True)
+    ]
     return "\n".join(lines)
+
+
+def kind_of(state: str) -> ReportState:
+    """Return the state of a cell without the reason that may follow it."""
+    return cast(ReportState, state.partition(":")[0])
 
 
 def is_number(column: pd.Series) -> bool:
@@ -74,7 +99,7 @@ def is_number(column: pd.Series) -> bool:
 
 
 def markdown(table: pd.DataFrame, shared: str) -> str:
-    """Return what `readable` gives as a markdown page."""
+    """Return the table of `readable` as a Markdown page."""
 
     def line(cells: Iterable[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
@@ -87,7 +112,9 @@ def markdown(table: pd.DataFrame, shared: str) -> str:
 
 
 def _title(name: str) -> str:
-    return f"{name} %" if name in PERCENT else "params M" if name == "params" else name
+    if name in PERCENT:
+        return f"{name} %"
+    return "params M" if name == "params" else name
 
 
 def _text(value: Any, form: str) -> str:

@@ -1,1 +1,1 @@
-"""The run folder, its checkpoints, and trained models read back from it."""
+"""The run folder: its settings and checkpoints, and trained models that are built from them."""

@@ -1,7 +1,6 @@
-"""Checkpoints: written whole or not at all, the newest found, everything checked on the way in."""
+"""Checkpoints: written atomically, found newest first, and checked when they are loaded."""
 
 import logging
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -9,113 +8,133 @@ from typing import Any
 import torch
 
 from configs.errors import TinError
-from configs.files import sync_folder
+from tin.models.tensor_files import write_tensors
 from tin.runs.folder import Run
 
 log = logging.getLogger(__name__)
 FORMAT = 1
-KEPT = 2  # the last ones; best.pt comes on top
+KEPT = 2  # the newest checkpoints by step; best.pt is kept in addition
 NAME = re.compile(r"step-(\d{8})-a(\d{2,})\.pt")
 
 
 class CheckpointError(TinError, ValueError):
-    """A checkpoint that cannot be used here; says which and why."""
+    """A checkpoint that cannot be used here; the message names the file and the reason."""
 
     is_final = True
 
 
+class NewerFormatError(CheckpointError):
+    """A checkpoint of a newer version of tin-video; no older checkpoint is used in its place."""
+
+
 def save(run: Run, state: dict[str, Any], name: str | None = None) -> Path:
-    """Write `state` as step-<step>-a<attempt>.pt, or under `name`, and drop older ones.
+    """Write `state` as step-<step>-a<attempt>.pt, or as `name`, and remove older checkpoints.
+
+    The run's CSV files are flushed first, so that after a power failure they have every row up to
+    the step of the checkpoint.
 
     Raises:
-        FencedError: a newer attempt works on the run.
-        OSError: the disk is full, or not writable; the older checkpoints still stand.
+        FencedError: a newer attempt has started on the run.
+        WriteError: the disk is full or not writable; earlier checkpoints are intact.
     """
+    run.sync_rows()
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     path = run.checkpoints / (name or f"step-{state['global_step']:08d}-a{run.attempt:02d}.pt")
-    aside = path.with_name(f".{path.name}.{run.attempt}")
-    try:
-        with aside.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        aside.unlink(missing_ok=True)
-        raise OSError(
-            f"{path} was not written ({error}); the checkpoints before it still stand: make"
-            " room, then continue the run"
-        ) from error
-    run.check()
-    aside.replace(path)
-    sync_folder(run.checkpoints)
-    for old in (*_steps(run)[KEPT:], *_leftovers(run)):
+    content = {"format": FORMAT, **state}
+    write_tensors(path, content, check=run.check_fence, advice=_advice(run))
+    for old in _steps(run)[KEPT:]:
         old.unlink(missing_ok=True)
+    _remove_leftovers(run)
     return path
 
 
 def newest(run: Run) -> Path | None:
-    """Return the checkpoint of the highest step, of its newest attempt; None if there is none."""
+    """Return the checkpoint of the highest step and, at that step, of the newest attempt.
+
+    Return None if the run has no checkpoint.
+    """
     return next(iter(_steps(run)), None)
 
 
 def best(run: Run) -> Path | None:
-    """Return the checkpoint with the best measured metric; None if there is none."""
+    """Return the checkpoint with the best metric so far; None if there is none."""
     path = run.checkpoints / "best.pt"
     return path if path.exists() else None
 
 
 def load_newest(run: Run) -> dict[str, Any] | None:
-    """Return the newest checkpoint that can be read whole; None if there is none."""
+    """Return the newest checkpoint that is not damaged; None if the run has no checkpoint.
+
+    Raises:
+        NewerFormatError: a newer version of tin-video wrote the checkpoint.
+        CheckpointError: the run has checkpoints, but all of them are damaged.
+    """
     damaged = []
     for path in _steps(run):
         try:
             return load(path)
+        except NewerFormatError:
+            raise
         except CheckpointError as error:
-            if "newer than" in str(error):
-                raise
             damaged.append(path)
-            log.warning("%s; trying the one before it", error)
+            log.warning("%s; trying the checkpoint before it", error)
     if damaged:
         raise CheckpointError(
-            f"{run.checkpoints}: no checkpoint can be read; remove {damaged[0].name} and the"
-            " others to start again from the beginning"
+            f"{run.checkpoints}: no checkpoint can be read. To train from the beginning, remove"
+            f" {', '.join(path.name for path in damaged)}."
         )
     return None
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return a checkpoint of ours, on the CPU.
+    """Return the content of a checkpoint of this project, on the CPU.
 
     Raises:
-        CheckpointError: not readable, not ours, or of a newer format.
+        NewerFormatError: a newer version of tin-video wrote the checkpoint.
+        CheckpointError: the file cannot be read or is not a checkpoint of this project.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint") from None
-    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise CheckpointError(f"{path}: this checkpoint does not exist") from None
+    except Exception as error:  # torch.load raises many types for a damaged file
         reason = f"{type(error).__name__}: {error}".split(". ")[0]
         raise CheckpointError(f"{path}: cannot be read ({reason})") from None
     if not isinstance(state, dict) or "format" not in state or "model" not in state:
         raise CheckpointError(
-            f"{path}: no checkpoint of this project; foreign weights come in with"
+            f"{path}: is not a checkpoint of this project; import weights of other projects with"
             " `tin weights import`"
         )
     if state["format"] > FORMAT:
-        raise CheckpointError(
+        raise NewerFormatError(
             f"{path}: format {state['format']} is newer than {FORMAT}, the newest that this"
             " version reads; update tin-video"
         )
     return state
 
 
-def _leftovers(run: Run) -> list[Path]:
-    """Return what attempts before this one were writing when they were killed."""
-    files = [file for file in run.checkpoints.glob(".*.pt.*") if file.suffix[1:].isdigit()]
-    return [file for file in files if int(file.suffix[1:]) < run.attempt]
+def _advice(run: Run) -> str:
+    """Return what a user can still do if the next checkpoint cannot be written."""
+    last = newest(run)
+    if last is None:
+        return ""
+    return f"Earlier checkpoints are intact: `tin train --run {run.path}` resumes from {last.name}."
+
+
+def _remove_leftovers(run: Run) -> None:
+    """Remove the temporary files of earlier attempts that were killed while they wrote."""
+    run.remove_older_leftovers(run.checkpoints)
+    # Earlier versions named a temporary file .<name>.pt.<attempt>.
+    for file in run.checkpoints.glob(".*.pt.*"):
+        attempt = file.suffix[1:]
+        if attempt.isdigit() and int(attempt) < run.attempt:
+            file.unlink(missing_ok=True)
 
 
 def _steps(run: Run) -> list[Path]:
-    found = [(NAME.fullmatch(file.name), file) for file in run.checkpoints.glob("step-*.pt")]
-    order = {file: (int(name[1]), int(name[2])) for name, file in found if name}
-    return sorted(order, key=order.get, reverse=True)
+    """Return the checkpoints that are named by step: highest step first, then newest attempt."""
+    found = []
+    for path in run.checkpoints.glob("step-*.pt"):
+        if name := NAME.fullmatch(path.name):
+            found.append((int(name[1]), int(name[2]), path))
+    return [path for _, _, path in sorted(found, reverse=True)]

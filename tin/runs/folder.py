@@ -1,12 +1,12 @@
-"""The run folder: settings, attempts, rows of metrics and steps, and the fence around writers."""
+"""The run folder: settings, attempts, CSV rows, and the fence that stops older attempts."""
 
+import contextlib
 import csv
 import json
 import logging
 import os
 import platform
 import socket
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -14,16 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import TinError
-from configs.load import (
-    ConfigError,
-    changes,
-    differences,
-    load,
-    parse,
-    read_yaml,
-    with_settings,
-)
+from configs.files import remove_leftovers, sync_file, sync_folder, write_text
+from configs.load import ConfigError, changes, parse, read_yaml
 from configs.schema import Config
+from tin.runs.commit import commit
 
 log = logging.getLogger(__name__)
 
@@ -34,23 +28,29 @@ STEPS = (
     "epoch step time loss lr clips_per_s data_wait memory_gb gpu_use gpu_power skipped"
 ).split()
 BAD_FRAMES = "epoch key frame reason".split()
-COMPARED = "versions commit hardware auto".split()  # of an environment: a result depends on them
+CSV_FILES = ("metrics.csv", "steps.csv", "bad_frames.csv")
+"""The files of a run to which rows are appended."""
+COMPARED = "versions commit hardware auto".split()
+"""Parts of an environment that a result depends on."""
 PACKAGES = "tin-video torch numpy nvidia-dali-cuda130 nvidia-dali-cuda120 av simplejpeg".split()
 
 
 class FencedError(TinError):
-    """A newer attempt works on this run; this one must not write any more."""
+    """A newer attempt has started on this run, so this attempt must stop writing to it."""
 
     is_final = True
 
 
 class Run:
-    """A run's folder. Rank 0 alone writes, and only while its attempt is the newest."""
+    """A run's folder. A rank writes to it only while its attempt is the newest.
+
+    Rank 0 writes all files. The other ranks only append rows to bad_frames.csv.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self.attempt = 0
-        """Number of this process's attempt; 0 for a reader."""
+        """Number of this process's attempt; 0 for a process that only reads the run."""
 
     @property
     def checkpoints(self) -> Path:
@@ -64,32 +64,43 @@ class Run:
 
     @property
     def job(self) -> Path:
-        """Folder of attempts, logs and DONE."""
+        """Folder of attempts, logs and the file DONE."""
         return self.path / "job"
 
     @property
     def recipe(self) -> Path:
-        """File of the settings that the run was submitted with; one that waits has no others."""
+        """File of the settings that the run was submitted with.
+
+        A run that is still queued has no config.yaml, so these are its only settings.
+        """
         return self.job / "recipe.yaml"
 
     def exists(self) -> bool:
-        """Whether the run has settings, that is, has been started once."""
+        """Return whether the run has been started, that is, has a config.yaml."""
         return (self.path / "config.yaml").exists()
 
     def config(self) -> Config:
-        """Return the settings that the run was started with."""
-        if not self.exists():
-            raise ConfigError(f"{self.path} is no run: it holds no config.yaml")
-        return parse(Config, read_yaml(self.path / "config.yaml"), str(self.path / "config.yaml"))
+        """Return the settings that the run was started with.
+
+        Raises:
+            ConfigError: the folder has no config.yaml, or it is not valid.
+        """
+        path = self.path / "config.yaml"
+        if not path.exists():
+            raise ConfigError(f"{self.path} is not a run: it has no config.yaml")
+        return parse(Config, read_yaml(path), str(path))
 
     def attempts(self) -> list[int]:
-        """Return the numbers of all attempts, in order."""
+        """Return the numbers of all attempts in ascending order."""
         return sorted(
             int(file.name.removeprefix("attempt-")) for file in self.job.glob("attempt-*")
         )
 
     def start_attempt(self) -> int:
-        """Take the next attempt number; older attempts can no longer write."""
+        """Take the next attempt number and return it; older attempts can no longer write.
+
+        Also remove the temporary files that writers of killed attempts left in the run folder.
+        """
         self.job.mkdir(parents=True, exist_ok=True)
         number = max(self.attempts(), default=0) + 1
         facts = {
@@ -98,47 +109,87 @@ class Run:
             "pid": os.getpid(),
             "job_id": os.environ.get("SLURM_JOB_ID", ""),
         }
+        # Creating the file exclusively takes the number: of processes that start at the same time,
+        # only one succeeds, and the others try the next number.
         while True:
             try:
-                with (self.job / f"attempt-{number:02d}").open("x") as file:
+                with self._attempt_file(number).open("x") as file:
                     json.dump(facts, file)
             except FileExistsError:
                 number += 1
             else:
-                self.attempt = number
-                return number
+                break
+        self.attempt = number
+        self.remove_older_leftovers(self.path)
+        self.remove_older_leftovers(self.job, "DONE*")
+        return number
 
-    def check(self) -> None:
-        """Raise FencedError if a newer attempt has begun."""
+    def check_fence(self) -> None:
+        """Check that no newer attempt has started.
+
+        Raises:
+            FencedError: a newer attempt has started.
+        """
         newest = max(self.attempts(), default=0)
         if self.attempt and newest > self.attempt:
             raise FencedError(
-                f"{self.path}: attempt {newest} has begun; attempt {self.attempt} writes no more"
+                f"{self.path}: attempt {newest} of this run has started, so attempt"
+                f" {self.attempt} must stop writing to it"
             )
 
+    def remove_older_leftovers(self, folder: Path, name: str = "*") -> None:
+        """Remove temporary files in `folder` that were last changed before this attempt started.
+
+        Newer ones may belong to a writer that is still at work. `name` is a pattern for
+        `configs.files.remove_leftovers`.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            started = self._attempt_file(self.attempt).stat().st_mtime
+            remove_leftovers(folder, name, before=started)
+
     def write(self, name: str, text: str) -> None:
-        """Write a file of the run whole or not at all."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.{self.attempt}")
-        with aside.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        self.check()
-        aside.replace(target)
+        """Write a file of the run atomically.
+
+        Raises:
+            FencedError: a newer attempt has started.
+            WriteError: the disk is full or not writable.
+        """
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text, check=self.check_fence)
 
     def append(self, name: str, columns: Sequence[str], row: Mapping[str, Any]) -> None:
-        """Append what `columns` names of a row to a csv; the first row brings the header."""
-        self.check()
+        """Append the values of `row` that `columns` names to a CSV file.
+
+        The header is written before the first row. `sync_rows` flushes the rows to the disk.
+
+        Raises:
+            FencedError: a newer attempt has started.
+        """
+        self.check_fence()
         with (self.path / name).open("a", newline="") as file:
             writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow({key: _short(value) for key, value in row.items()})
 
+    def sync_rows(self) -> None:
+        """Flush the CSV files of the run to the disk.
+
+        Raises:
+            WriteError: the disk is full or broken.
+        """
+        files = [self.path / name for name in CSV_FILES if (self.path / name).exists()]
+        for path in files:
+            sync_file(path)
+        if files:
+            sync_folder(self.path)
+
     def cut(self, name: str, columns: Sequence[str], before: int) -> None:
-        """Drop the rows of a csv whose step is `before` or later, and a half-written last one."""
+        """Keep only the rows of a CSV file whose step is less than `before`.
+
+        An incomplete last row, which a killed process left behind, is removed as well.
+        """
         if not (self.path / name).exists():
             return
         with (self.path / name).open(newline="") as file:
@@ -148,7 +199,7 @@ class Run:
         self.write(name, "".join(",".join(row) + "\n" for row in [columns, *kept]))
 
     def done(self) -> dict[str, float]:
-        """Return the stages that are finished, with the time each ended."""
+        """Return the finished stages with the time when each of them ended."""
         try:
             return json.loads((self.job / "DONE").read_text())
         except (OSError, json.JSONDecodeError):
@@ -159,64 +210,43 @@ class Run:
         self.write("job/DONE", json.dumps({**self.done(), stage: time.time()}))
 
     def warn_of_changes(self, facts: Mapping[str, Any]) -> None:
-        """Say how versions, commit, hardware and `auto` differ from those of the attempt before."""
+        """Log how versions, commit, hardware and `auto` differ from the previous attempt's.
+
+        `facts` describe this attempt, as `write_environment` records them.
+        """
         numbers = [number for number in self.attempts() if number < self.attempt]
         try:
             path = self.path / f"environment-{numbers[-1]:02d}.json"
-            environments = json.loads(path.read_text()), facts
-            before, now = ({name: one[name] for name in COMPARED} for one in environments)
-        except (IndexError, OSError, ValueError, KeyError):  # the first attempt, or cut short
-            return
+            previous = json.loads(path.read_text())
+            before = {name: previous[name] for name in COMPARED}
+            now = {name: facts[name] for name in COMPARED}
+        except (IndexError, OSError, ValueError, KeyError):
+            return  # this is the first attempt, or the previous one was killed before it wrote
         changed = changes(before, now)
         if changed:
             log.warning(
-                "since the attempt before: %s; clips, frames and crops of each step stay the same,"
-                " but the result need not be bit-equal",
+                "changed since the previous attempt: %s; each step still has the same clips,"
+                " frames and crops, but the result may not be bit-equal",
                 ", ".join(changed),
             )
 
     def write_environment(self, facts: Mapping[str, Any]) -> None:
-        """Record what this attempt runs on, once at its start and once more at its end."""
+        """Record what this attempt runs on: once at its start, and again at its end."""
         self.write(f"environment-{self.attempt:02d}.json", json.dumps(facts, indent=1))
 
-
-def resolve(recipe: str | None, run: Path, settings: Sequence[str]) -> Config:
-    """Return the settings of a new run, or of one that goes on.
-
-    A run that goes on may change settings of section `run`; any other difference is refused.
-
-    Raises:
-        ConfigError: no recipe for a new run, or a setting that differs from the run's.
-    """
-    folder = Run(run)
-    if not folder.exists():
-        if recipe is None:
-            raise ConfigError(f"{run} is no run yet: name a recipe to start one")
-        return load(recipe, settings)
-    old = folder.config()
-    if recipe is None:
-        changed = with_settings(old.model_dump(mode="json"), settings)
-        new = parse(Config, changed, "settings")
-    else:
-        new = load(recipe, settings)
-    different = differences(old, new)
-    if different:
-        raise ConfigError(
-            f"{run} was started with other settings: {'; '.join(different)}; continue it with"
-            " its own (leave them out), or name another run folder"
-        )
-    return new
+    def _attempt_file(self, number: int) -> Path:
+        return self.job / f"attempt-{number:02d}"
 
 
 def describe_environment(device: str, world_size: int) -> dict[str, Any]:
-    """Return versions, commit and hardware, for environment-<attempt>.json."""
+    """Return versions, commit and hardware as environment-<attempt>.json records them."""
     return {
         "started": time.time(),
         "host": socket.gethostname(),
         "job_id": os.environ.get("SLURM_JOB_ID", ""),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "python": platform.python_version(),
-        "commit": os.environ.get("TIN_COMMIT") or _commit(),
+        "commit": os.environ.get("TIN_COMMIT") or commit(),
         "world_size": world_size,
         "device": device,
         "hardware": {"cpus": os.cpu_count(), "machine": platform.machine(), "gpu": _gpu(device)},
@@ -235,14 +265,6 @@ def _version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
-        return ""
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
         return ""
 
 

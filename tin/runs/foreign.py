@@ -1,4 +1,4 @@
-"""A checkpoint of another project as a run of ours, to be tested, predicted with and reported."""
+"""Turns checkpoints of other projects into runs that can be tested and reported, and back."""
 
 import re
 from collections.abc import Sequence
@@ -9,115 +9,143 @@ from torch import Tensor
 from configs.load import ConfigError, dataset_path, dump, load
 from configs.schema import Config
 from preprocess.shards import read_info
-from tin.models.network import build_model
+from tin.models.network import TIN, build_model
 from tin.models.resnet import LAYERS
-from tin.models.weights import Report, export_reference, from_reference, import_file, read_state
+from tin.models.tensor_names import from_reference
+from tin.models.weights import ImportReport, export_reference, import_file, read_state
 from tin.runs import checkpoint
 from tin.runs.folder import Run
 from tin.runs.restore import config_of, find_checkpoint, restore
 
-SHIFTED = re.compile(r"\.conv1\.(conv\.)?net\.weight$")  # of TSM and of MMAction2's TSM
-TSM_DIV = 8  # which no tensor tells
+SHIFT_NAME = re.compile(r"\.conv1\.(conv\.)?net\.weight$")
+"""Matches a tensor name that only TSM and MMAction2's TSM have."""
+TSM_SHIFT_DIV = 8
+"""The value of TSM's published checkpoints; no tensor depends on it."""
 
 
-def import_run(path: Path, run: Path | None = None, settings: Sequence[str] = ()) -> Report:
-    """Read a checkpoint of any project, account for every tensor, and make a run of it.
+def import_run(
+    path: Path, run_dir: Path | None = None, settings: Sequence[str] = ()
+) -> ImportReport:
+    """Read a checkpoint of any project, report on every tensor, and make a run from it.
 
     Args:
-        path: the checkpoint; what its tensors tell of the network becomes the run's settings.
-        run: folder of the run; it is made only if every tensor that should load did. None: the
-            account alone.
-        settings: ``section.key=value`` that come last. `data.dataset` gives the classes their
-            names; without it they are numbered.
+        path: the checkpoint. The settings of the network are inferred from its tensors.
+        run_dir: folder of the new run, which is made only if every tensor was loaded that should
+            be. None makes no run and only reports.
+        settings: ``section.key=value``, applied last. `data.dataset` gives names to the classes;
+            without it they are numbered.
 
     Raises:
-        ConfigError: the file cannot be read, the settings do not fit it, or there is such a run.
+        ConfigError: the file cannot be read, the settings do not fit it, or the run exists.
     """
-    if run is not None and Run(run).exists():
-        raise ConfigError(f"{run} is a run already; name another folder")
-    state = read_state(path)
-    config = load(None, [*settings_of(state), f"model.init={path.absolute()}", *settings])
-    classes = _classes(path, config, state)
+    if run_dir is not None and Run(run_dir).exists():
+        raise ConfigError(f"{run_dir} already contains a run; name another folder")
+    tensors = read_state(path)
+    config = load(None, [*settings_of(tensors), f"model.init={path.absolute()}", *settings])
+    classes = _classes(path, config, tensors)
     model = build_model(config, len(classes))
     report = import_file(path, model, config.model.init_interpolate)
-    if run is not None and not report.failed:
+    if run_dir is not None and not report.failed:
         if any(row.ours == "fc.weight" and row.status == "left out" for row in report.rows):
-            raise ConfigError(f"{path} has no classifier of its own: train one with model.init")
-        folder = Run(run)
-        folder.write("config.yaml", dump(config))
-        words = {
-            "config": config.model_dump(mode="json"),
-            "dataset_digest": "",
-            "classes": classes,
-            "epoch": 0,
-            "global_step": 0,
-            "model": model.state_dict(),
-            "ema": None,
-        }
-        checkpoint.save(folder, words, "best.pt")
+            raise ConfigError(
+                f"{path} has no trained classifier for these classes; use it as model.init and"
+                " train one"
+            )
+        _write_run(Run(run_dir), config, classes, model)
     return report
 
 
-def export_run(run: Path, out: Path) -> None:
+def export_run(source: Path, out: Path) -> None:
     """Write the best weights of a run, or a checkpoint file, in the original's format.
 
+    Args:
+        source: a run's folder, or a checkpoint file.
+        out: the file to write.
+
     Raises:
-        CheckpointError: there is no checkpoint, or it cannot be used.
-        ValueError: the original has no such temporal module.
+        CheckpointError: the run has no best checkpoint, or the checkpoint cannot be used.
+        ValueError: the original does not have the model's temporal module.
+        WriteError: the disk is full or not writable.
     """
-    path = find_checkpoint(Run(run), "best") if run.is_dir() else run
+    path = find_checkpoint(Run(source), "best") if source.is_dir() else source
     state = checkpoint.load(path)
     config = config_of(state)
     export_reference(restore(state, config), config.model.arch, out)
 
 
-def settings_of(state: dict[str, Tensor]) -> list[str]:
-    """Return what the tensors of a checkpoint tell of its network, as ``section.key=value``.
+def settings_of(tensors: dict[str, Tensor]) -> list[str]:
+    """Return the settings that the tensors of a checkpoint imply, as ``section.key=value``.
 
-    The number of frames is told by offset nets only.
+    Only offset nets imply the number of frames; without them, `clip.num_segments` is not set.
 
     Raises:
-        ConfigError: no network that is known here has such layers.
+        ConfigError: no known network has such layers.
     """
-    own = from_reference(state)
+    ours = from_reference(tensors)
     settings = [
-        f"model.arch={_arch(own)}",
-        f"clip.frames_per_segment={own['backbone.conv1.weight'].shape[1] // 3}",
+        f"model.arch={_arch(ours)}",
+        f"clip.frames_per_segment={ours['backbone.conv1.weight'].shape[1] // 3}",
     ]
     block = "backbone.layer1.0"
-    offsets = own.get(f"{block}.temporal.offset_net.conv.weight")
-    if offsets is not None:
-        div = own[f"{block}.conv1.weight"].shape[1] // offsets.shape[1]
-        num_segments = len(own[f"{block}.temporal.offset_net.fc1.bias"])
-        temporal = ["interlace", f"model.shift_div={div}", f"clip.num_segments={num_segments}"]
-    elif any(map(SHIFTED.search, state)):
-        temporal = ["shift", f"model.shift_div={TSM_DIV}"]
+    offset_conv = ours.get(f"{block}.temporal.offset_net.conv.weight")
+    if offset_conv is not None:
+        # The block's convolution sees all channels, the offset net only the interlaced ones.
+        shift_div = ours[f"{block}.conv1.weight"].shape[1] // offset_conv.shape[1]
+        num_segments = len(ours[f"{block}.temporal.offset_net.fc1.bias"])
+        settings += [
+            "model.temporal=interlace",
+            f"model.shift_div={shift_div}",
+            f"clip.num_segments={num_segments}",
+        ]
+    elif any(SHIFT_NAME.search(name) for name in tensors):
+        settings += ["model.temporal=shift", f"model.shift_div={TSM_SHIFT_DIV}"]
     else:
-        temporal = ["none"]
-    return [*settings, f"model.temporal={temporal[0]}", *temporal[1:]]
+        settings += ["model.temporal=none"]
+    return settings
 
 
-def _arch(own: dict[str, Tensor]) -> str:
-    layers = tuple(
-        len({name.split(".")[2] for name in own if name.startswith(f"backbone.layer{layer}.")})
+def _write_run(run: Run, config: Config, classes: list[str], model: TIN) -> None:
+    """Write config.yaml and best.pt of a run that starts with an imported model."""
+    run.write("config.yaml", dump(config))
+    state = {
+        "config": config.model_dump(mode="json"),
+        "dataset_digest": "",
+        "classes": classes,
+        "epoch": 0,
+        "global_step": 0,
+        "model": model.state_dict(),
+        "ema": None,
+    }
+    checkpoint.save(run, state, "best.pt")
+
+
+def _arch(ours: dict[str, Tensor]) -> str:
+    """Return the network that has as many blocks in each layer, and such blocks."""
+    counts = tuple(
+        len({name.split(".")[2] for name in ours if name.startswith(f"backbone.layer{layer}.")})
         for layer in range(1, 5)
     )
-    deep = "backbone.layer1.0.conv3.weight" in own
-    for arch, counts in LAYERS.items():
-        if counts == layers and deep == (arch in ("resnet50", "resnet101")):
+    has_bottlenecks = "backbone.layer1.0.conv3.weight" in ours
+    for arch, expected in LAYERS.items():
+        if counts == expected and has_bottlenecks == (arch in ("resnet50", "resnet101")):
             return arch
-    raise ConfigError(f"a network of {layers} blocks is none of {', '.join(LAYERS)}")
+    raise ConfigError(
+        f"the file has a network with {counts} blocks in its four layers, which is not one of"
+        f" {', '.join(LAYERS)}"
+    )
 
 
-def _classes(path: Path, config: Config, state: dict[str, Tensor]) -> list[str]:
-    bias = from_reference(state).get("fc.bias")
+def _classes(path: Path, config: Config, tensors: dict[str, Tensor]) -> list[str]:
+    """Return the names of the classifier's classes: those of the dataset, else their numbers."""
+    bias = from_reference(tensors).get("fc.bias")
     if bias is None:
-        raise ConfigError(f"{path}: holds no classifier, so that there is nothing to test")
+        raise ConfigError(f"{path}: has no classifier, so the model cannot be tested")
     if not config.data.dataset:
         return [str(number) for number in range(len(bias))]
     info = read_info(dataset_path(config.data.dataset))
     if len(info.classes) != len(bias):
         raise ConfigError(
-            f"{info.name} has {len(info.classes)} classes, the classifier of {path} {len(bias)}"
+            f"dataset {info.name} has {len(info.classes)} classes, but the classifier of {path}"
+            f" has {len(bias)}"
         )
     return list(info.classes)

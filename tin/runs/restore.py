@@ -1,32 +1,33 @@
-"""A trained model, out of a run or a checkpoint file."""
+"""Builds a trained model from a run or a checkpoint file."""
 
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from configs.load import parse
 from configs.schema import Config
-from tin.models.network import build_model
+from tin.models.network import TIN, build_model
 from tin.runs import checkpoint
 from tin.runs.folder import Run
 
-SHOWN = 160  # characters of a list of tensors that do not fit
+MAX_REASON = 160
+"""Most characters of an error message's list of tensors that do not fit."""
 
 
-def find_checkpoint(run: Run, which: str) -> Path:
-    """Return the `best` or the `last` checkpoint of a run.
+def find_checkpoint(run: Run, which: Literal["best", "last"]) -> Path:
+    """Return the best or the last checkpoint of a run.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: the run does not have this checkpoint.
     """
     path = checkpoint.best(run) if which == "best" else checkpoint.newest(run)
     if path is None:
         other = "last" if which == "best" else "best"
         raise checkpoint.CheckpointError(
-            f"{run.checkpoints} holds no {which} checkpoint; train the run first, or try"
+            f"{run.checkpoints} has no {which} checkpoint; train the run first, or try"
             f" test.checkpoint={other}"
         )
     return path
@@ -37,8 +38,10 @@ def config_of(state: dict[str, Any]) -> Config:
     return parse(Config, state["config"], "the checkpoint's settings")
 
 
-def restore(state: dict[str, Any], config: Config) -> nn.Module:
-    """Return the model of a checkpoint, with the moving average of its weights where it has one.
+def restore(state: dict[str, Any], config: Config) -> TIN:
+    """Return the model of a checkpoint in evaluation mode.
+
+    If the checkpoint has a moving average of the weights, the model gets the average.
 
     Raises:
         CheckpointError: the weights do not fit the settings.
@@ -49,23 +52,24 @@ def restore(state: dict[str, Any], config: Config) -> nn.Module:
 
 
 def load_weights(model: nn.Module, weights: dict[str, Any], config: Config) -> None:
-    """Put the weights of a checkpoint into a model that `config` describes.
+    """Load the weights of a checkpoint into a model that was built from `config`.
 
     Raises:
-        CheckpointError: they do not fit; the first that does not is named.
+        CheckpointError: the weights do not fit the model; the message lists the first tensors.
     """
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        reason = str(error).partition("\n")[2].strip() or str(error)  # the first line says nothing
+        # The first line of torch's message is a title; the tensors follow it.
+        reason = str(error).partition("\n")[2].strip() or str(error)
         raise checkpoint.CheckpointError(
             f"the checkpoint's weights do not fit {config.model.arch} with model.temporal"
-            f" {config.model.temporal}: {textwrap.shorten(reason, SHOWN, placeholder=' ...')}"
+            f" {config.model.temporal}: {textwrap.shorten(reason, MAX_REASON, placeholder=' ...')}"
         ) from None
 
 
-def precision_of(config: Config, device: torch.device) -> str:
-    """Return the type of autocast: bfloat16, or float32, which is none."""
+def precision_of(config: Config, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """Return the precision to compute in; float32 means that autocast is off."""
     wanted = config.train.precision
     if wanted == "auto":
         return "bfloat16" if device.type == "cuda" else "float32"

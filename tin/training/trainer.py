@@ -12,8 +12,10 @@ from torch import Tensor
 from configs.errors import STOPPED, TinError
 from configs.load import ConfigError, dataset_path, dump
 from configs.schema import Config
-from pipeline.loader import BadDataError, Batch, ClipLoader
-from tin.evaluation.evaluate import evaluate, summarize
+from pipeline.batches import BadDataError, Batch
+from pipeline.loader import ClipLoader
+from tin.evaluation.evaluate import evaluate
+from tin.evaluation.scores import summarize
 from tin.models.network import record_offsets, recorded_offsets
 from tin.ranks.distributed import World, cpus, start
 from tin.ranks.node_check import check_node

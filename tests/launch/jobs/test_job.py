@@ -1,4 +1,4 @@
-"""Stages as jobs of this machine: through submitit's local executor, with real processes."""
+"""Stages as jobs of this machine: submitit's local executor, with real processes."""
 
 import os
 import pickle
@@ -13,10 +13,10 @@ import pytest
 import synthetic_dataset
 
 from launch import record
-from launch.jobs.job import StageJob
+from launch.jobs.job import StageJob, _exit_code_after
 from launch.local import is_alive
-from launch.submission.snapshot import snapshot
 from tin.runs.folder import Run
+from tin.training.trainer import Stopped
 
 RECIPE = """\
 data: {dataset: %s, test_split: train}
@@ -47,7 +47,7 @@ def submit(stages: str, recipe: Path, run: Path, *settings: str, code: int = 0) 
 
 
 def wait_for_jobs(run: Path) -> None:
-    end = time.monotonic() + 400  # of a busy machine
+    end = time.monotonic() + 400  # long enough for a busy machine
     while any(is_alive(job.id) for job in record.jobs(run)):
         assert time.monotonic() < end, [path.read_text() for path in run.glob("job/logs/*.err")]
         time.sleep(0.2)
@@ -55,7 +55,7 @@ def wait_for_jobs(run: Path) -> None:
 
 def test_a_pickle_holds_only_the_stage_and_the_run_folder():
     job = StageJob("train", "/runs/one")
-    assert job.__reduce_ex__(4)[2] == {"stage": "train", "run": "/runs/one"}
+    assert job.__reduce_ex__(4)[2] == {"stage": "train", "run_dir": "/runs/one"}
     assert len(pickle.dumps(job)) < 200
 
 
@@ -78,29 +78,36 @@ def test_stages_follow_one_another_on_this_machine(recipe: Path, tmp_path: Path)
     assert "no queued or running job" in tin("cancel", run)
 
 
-def test_a_failed_stage_leaves_out_the_next(recipe: Path, tmp_path: Path):
+def test_the_stage_after_a_failed_one_is_skipped(recipe: Path, tmp_path: Path):
     run = tmp_path / "run"
     submit("train,test", recipe, run, "data.train_split=nowhere")
     wait_for_jobs(run)
     said = {path.name.split("-")[0]: path.read_text() for path in run.glob("job/notes/*")}
     train, test = (job.id for job in record.jobs(run))
-    assert "nowhere" in said[train]  # and it was the snapshot that ran:
-    assert "job/code-01/launch/job.py" in (run / "job" / "logs" / f"{train}_0_log.err").read_text()
+    assert "nowhere" in said[train]
+    # The trace shows that the job ran the snapshot.
+    assert (
+        "job/code-01/launch/jobs/job.py"
+        in (run / "job" / "logs" / f"{train}_0_log.err").read_text()
+    )
     assert f"job {train} did not succeed, so stage test is skipped" in said[test]
 
 
-def test_a_signal_saves_and_the_run_goes_on(recipe: Path, tmp_path: Path):
+def test_a_cancelled_run_saves_a_checkpoint_and_resumes(recipe: Path, tmp_path: Path):
     run = tmp_path / "run"
     submit("train", recipe, run, "train.epochs=200")
     end = time.monotonic() + 400
     while record.progress(run) < 3:
         assert time.monotonic() < end
         time.sleep(0.1)
-    assert "jobs work on it" in submit("train", recipe, run, "train.epochs=200", code=2)
+    assert "has queued or running jobs: " in submit(
+        "train", recipe, run, "train.epochs=200", code=2
+    )
     assert "(train)" in tin("cancel", run)
     wait_for_jobs(run)
     note = next(iter(run.glob("job/notes/*"))).read_text()
     assert '"kind": "stopped"' in note
+    assert '"signal": "SIGTERM"' in note
     step = record.progress(run)
     assert list(run.glob(f"checkpoints/step-{step:08d}-a01.pt"))
     done = subprocess.Popen([sys.executable, "-m", "launch", "train", "--run", run])
@@ -111,21 +118,30 @@ def test_a_signal_saves_and_the_run_goes_on(recipe: Path, tmp_path: Path):
     assert done.wait(400) == 75
 
 
-def test_the_snapshot_is_what_runs_now_with_what_differs_from_its_commit(
-    tmp_path: Path, monkeypatch
+@pytest.mark.parametrize(
+    ("executor", "received", "code"),
+    [
+        ("local", signal.SIGUSR2, 144),  # the time limit: submitit starts the job again
+        ("local", signal.SIGTERM, 75),  # `tin cancel`
+        ("slurm", signal.SIGUSR2, 75),  # the batch script decides
+    ],
+)
+def test_only_the_time_limit_of_a_local_job_starts_it_again(
+    executor: str,
+    received: signal.Signals,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    other = tmp_path / "other" / "cuda" / "__init__.py"  # of an older cuda-python
-    other.parent.mkdir(parents=True)
-    other.touch()
-    monkeypatch.syspath_prepend(tmp_path / "other")
-    monkeypatch.delitem(sys.modules, "cuda", raising=False)
-    commit = snapshot(tmp_path / "code")
-    here = Path(__file__).parents[3]
-    for name in ("launch/job.py", "tin/train.py", "cuda/core.h", "configs/clusters/local.yaml"):
-        assert (tmp_path / "code" / name).read_bytes() == (here / name).read_bytes()
-    assert not list((tmp_path / "code").rglob("*.pyc"))
-    assert (tmp_path / "code" / "COMMIT").exists() == bool(commit)
-    code = "import launch.jobs.job, tin; print(launch.jobs.job.__file__)"
-    env = {**os.environ, "PYTHONPATH": str(tmp_path / "code"), "PYTHONSAFEPATH": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert done.stdout.strip() == str(tmp_path / "code" / "launch" / "job.py")
+    for name, value in {
+        "SUBMITIT_EXECUTOR": executor,
+        "SUBMITIT_LOCAL_JOB_ID": "7",
+        "SUBMITIT_LOCAL_GLOBALID": "0",
+        "SLURM_JOB_ID": "7",
+    }.items():
+        monkeypatch.setenv(name, value)
+    error = Stopped("stopped while USR2 was not the reason")
+    error.signal = received.name
+    assert _exit_code_after(error, tmp_path) == code
+    (note,) = record.read_notes(tmp_path, "7", 0)
+    assert (note.kind, note.signal) == ("stopped", received.name)

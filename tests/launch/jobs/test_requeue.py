@@ -1,4 +1,4 @@
-"""What is made of a job that did not end well: why, whose fault, and how often."""
+"""What follows a job that failed or was stopped: the reason, the node to blame, the requeue."""
 
 import os
 import signal
@@ -12,8 +12,8 @@ from launch.jobs import requeue
 from launch.jobs.give_up import limited
 from launch.jobs.job import StageJob
 from launch.jobs.requeue import judge
-from launch.jobs.srun_log import Message, last_start, lost_nodes, messages, start_before
-from launch.record import End, Note, ends, write_note
+from launch.jobs.srun_log import Message, last_start, lost_nodes, rank_messages, start_before
+from launch.record import End, Note, NoteKind, Outcome, ends, write_note
 
 LOG = """\
 === job 7, start 0, node[1-2]
@@ -28,18 +28,18 @@ srun: error: node3: task 4: Exited with exit code 1
 KILLED = "rank 1 on node1: Killed"
 
 
-def message(rank: int, words: str = "Killed") -> Message:
-    return Message(f"node{rank}", frozenset({rank}), words)
+def message(rank: int, reason: str = "Killed") -> Message:
+    return Message(f"node{rank}", frozenset({rank}), reason)
 
 
-def note(kind: str, rank: int, text: str = "because") -> Note:
+def note(kind: NoteKind, rank: int, text: str = "because") -> Note:
     return Note(kind, text, rank, f"node{rank}")
 
 
 def test_messages_of_srun_are_read_from_the_last_start(tmp_path: Path):
     log = tmp_path / "7_0_log.err"
     log.write_text(LOG)
-    assert messages(last_start(log)) == [
+    assert rank_messages(last_start(log)) == [
         Message("node1", frozenset({0, 1}), "Killed"),
         Message("node3", frozenset({4}), "Exited with exit code 1"),
     ]
@@ -48,38 +48,40 @@ def test_messages_of_srun_are_read_from_the_last_start(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("notes", "said", "want"),
+    ("notes", "messages", "want"),
     [
         ([note("stopped", 0), note("stopped", 1)], [message(0)], ("stopped", "because", [])),
-        # rank 1 died first and silently: its node is left, whatever the others say
+        # rank 1 died first and left no note: its node is to blame, whatever the others wrote
         ([note("failed", 0)], [message(1), message(0)], ("failed", KILLED, ["node1"])),
-        # rank 1 failed first; TERM reached rank 0 only because of that
+        # rank 1 failed first; rank 0 got SIGTERM only because of that
         ([note("stopped", 0), note("failed", 1)], [message(1)], ("failed", "node1: because", [])),
         ([note("refused", 1), note("failed", 0)], [message(0)], ("gave up", "because", [])),
         ([note("node", 1), note("failed", 0)], [message(0)], ("failed", "because", ["node1"])),
-        ([], [], ("failed", "srun failed without a word of any rank", [])),
+        ([], [], ("failed", "srun failed, and no rank left a note", [])),
     ],
 )  # fmt: skip
-def test_the_first_rank_to_leave_says_why(notes, said, want):
-    assert judge(notes, said, []) == want
+def test_the_rank_that_ended_first_knows_the_reason(
+    notes: list[Note], messages: list[Message], want: tuple[str, str, list[str]]
+):
+    assert judge(notes, messages, []) == want
 
 
-def test_a_hang_is_blamed_on_the_node_that_saw_it_last(tmp_path: Path):
+def test_a_hang_is_blamed_on_the_nodes_that_did_not_notice_it_in_time(tmp_path: Path):
     stacks = [tmp_path / f"stacks-01-rank{rank}.txt" for rank in (0, 2)]
     for file, seconds in zip(stacks, (100, 106), strict=True):
         file.touch()
         os.utime(file, (seconds, seconds))
-    said = [message(rank) for rank in (0, 1, 2)]
-    kind, text, nodes = judge([], said, stacks)
-    assert (kind, nodes) == ("failed", ["node1", "node2"])  # 1 wrote nothing, 2 woke up late
-    assert "node1, node2 did not answer" in text
+    verdict = judge([], [message(rank) for rank in (0, 1, 2)], stacks)
+    assert verdict.kind == "failed"
+    assert verdict.nodes == ["node1", "node2"]  # rank 1 wrote no stacks, rank 2 wrote them late
+    assert "node1, node2 did not answer" in verdict.text
 
 
-def end(kind: str, step: int) -> End:
+def end(kind: Outcome, step: int) -> End:
     return End("7", 0, "train", kind, step, "rank 1 on node2: Killed", ["node2"])
 
 
-def test_three_failures_with_no_step_between_end_a_run():
+def test_a_run_is_given_up_after_three_failures_with_no_step_between():
     assert limited(end("failed", 5), [end("failed", 5)], 20).kind == "failed"
     over = limited(end("failed", 5), [end("failed", 5), end("lost", 5)], 20)
     assert over.kind == "gave up"
@@ -87,18 +89,20 @@ def test_three_failures_with_no_step_between_end_a_run():
 
 
 @pytest.mark.parametrize("before", [["failed", "stopped"], ["failed", "done"], ["gave up", "lost"]])
-def test_other_ends_between_failures_start_the_count_again(before: list[str]):
+def test_another_end_between_failures_restarts_the_count(before: list[Outcome]):
     assert limited(end("failed", 5), [end(kind, 5) for kind in before], 20).kind == "failed"
 
 
-def test_failures_are_counted_over_the_run_and_stops_are_not():
+def test_failures_of_the_whole_run_are_counted_but_stops_are_not():
     steps = [end("failed", step) for step in range(3)] + [end("stopped", 9)] * 30
     assert limited(end("failed", 10), steps, 4).kind == "failed"
     over = limited(end("failed", 10), steps, 3)
     assert over.text.startswith("4 failures, and run.max_restarts is 3")
 
 
-def test_where_no_command_of_slurm_is_the_batch_script_is_asked(tmp_path: Path, monkeypatch):
+def test_without_slurm_commands_the_batch_script_is_asked_to_requeue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     DelayedSubmission(StageJob("train", str(tmp_path))).dump(tmp_path / "7_submitted.pkl")
     (tmp_path / "job").mkdir()
     (tmp_path / "job/cluster.yaml").write_text("{}")
@@ -124,8 +128,13 @@ exit 1
 @pytest.mark.parametrize(
     ("words", "calls", "code"), [("contact", 3, 75), ("Requested operation is disabled", 1, 0)]
 )
-def test_a_busy_slurm_is_asked_again_and_a_forbidden_requeue_is_not(
-    words: str, calls: int, code: int, tmp_path: Path, monkeypatch, capsys
+def test_a_requeue_is_repeated_while_slurm_is_busy_but_not_if_it_is_forbidden(
+    words: str,
+    calls: int,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     log = tmp_path / "calls"
     text = BUSY_ONCE.format(log=log).replace("Unable to contact", words)
@@ -136,5 +145,6 @@ def test_a_busy_slurm_is_asked_again_and_a_forbidden_requeue_is_not(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(requeue, "PAUSES_S", (0.0, 0.0))
     assert requeue._requeue(end("failed", 3), "node2") == code
-    assert len(log.read_text().splitlines()) == calls  # requeue twice and update, or once
+    # requeue, requeue again and update; or one requeue that is forbidden
+    assert len(log.read_text().splitlines()) == calls
     assert ("chain:4" in capsys.readouterr().err) == (code == 0)

@@ -1,15 +1,19 @@
-"""Shards on the disk of a node: copied once, checked, reused, and the same clips either way."""
+"""Shards on a node's disk: copied once, checked, reused; the clips do not depend on staging."""
 
 import multiprocessing
+import os
+import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import synthetic_dataset
 import torch
 
 from configs.cluster import Staging
+from configs.files import temporary_path
 from configs.load import STAGED, ConfigError, dataset_path
-from launch.jobs.staging import stage
+from launch.jobs.staging import copy_shards, wait_for_nodes
 
 
 @pytest.fixture
@@ -20,51 +24,67 @@ def dataset(tmp_path: Path) -> Path:
 
 
 def copied(folder: Path, dataset: Path) -> dict[str, bool]:
-    """Return the names of shards, each with whether it is a copy (or a link)."""
+    """Return the names of shards, each with whether it is a copy (True) or a link (False)."""
     shards = sorted(path.name for path in dataset.glob("*.tar"))
     assert all((folder / name).read_bytes() == (dataset / name).read_bytes() for name in shards)
     return {name: not (folder / name).is_symlink() for name in shards}
 
 
-def test_shards_and_tables_are_copied_whole(dataset: Path, tmp_path: Path):
-    folder = stage(dataset, ["train"], Staging(dir=str(tmp_path / "disk"), keep_free="0%"))
+def test_shards_and_tables_are_copied_completely(dataset: Path, tmp_path: Path):
+    folder = copy_shards(dataset, ["train"], Staging(dir=str(tmp_path / "disk"), keep_free="0%"))
     assert folder.name == "motions"
     assert all(copied(folder, dataset).values())
     for name in ("dataset.yaml", "train.frames.npy", "train.videos.npy", "train.labels.npy"):
         assert (folder / name).read_bytes() == (dataset / name).read_bytes()
 
 
-def test_what_lies_there_is_taken(dataset: Path, tmp_path: Path):
+def test_existing_copies_are_reused(dataset: Path, tmp_path: Path):
     staging = Staging(dir=str(tmp_path / "disk"), keep_free="0%")
-    folder = stage(dataset, ["train"], staging)
+    folder = copy_shards(dataset, ["train"], staging)
     before = {path.name: path.stat().st_ino for path in folder.iterdir()}
-    assert stage(dataset, ["train"], staging) == folder
+    assert copy_shards(dataset, ["train"], staging) == folder
     assert {path.name: path.stat().st_ino for path in folder.iterdir()} == before
 
 
-def test_what_does_not_fit_is_read_in_place(dataset: Path, tmp_path: Path):
-    folder = stage(dataset, ["train"], Staging(dir=str(tmp_path / "disk"), keep_free="100%"))
+def test_a_shard_that_changed_is_copied_again(dataset: Path, tmp_path: Path):
+    staging = Staging(dir=str(tmp_path / "disk"), keep_free="0%")
+    folder = copy_shards(dataset, ["train"], staging)
+    before = {path.name: path.stat().st_ino for path in folder.glob("*.tar")}
+    os.utime(dataset / "train-00001.tar", (1000, 1000))
+    copy_shards(dataset, ["train"], staging)
+    changed = {
+        path.name for path in folder.glob("*.tar") if path.stat().st_ino != before[path.name]
+    }
+    assert changed == {"train-00001.tar"}
+
+
+def test_shards_that_do_not_fit_are_read_from_their_source(dataset: Path, tmp_path: Path):
+    folder = copy_shards(dataset, ["train"], Staging(dir=str(tmp_path / "disk"), keep_free="100%"))
     assert not any(copied(folder, dataset).values())
 
 
-def test_a_damaged_copy_is_a_link_to_the_original(dataset: Path, tmp_path: Path, monkeypatch):
-    real = stage.__globals__["shutil"].copyfile
+def test_a_damaged_copy_becomes_a_link_to_its_source(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real = shutil.copyfileobj
 
-    def damage(source: Path, copy: Path) -> None:
-        real(source, copy)
-        if Path(source).name == "train-00001.tar":
-            data = bytearray(Path(copy).read_bytes())
-            data[600] ^= 1  # inside the first frame: headers of tar take 512 bytes
-            Path(copy).write_bytes(data)
+    def damage(source: BinaryIO, copy: BinaryIO, length: int) -> None:
+        real(source, copy, length)
+        if Path(source.name).name == "train-00001.tar":
+            copy.seek(600)  # inside the first frame: headers of tar take 512 bytes
+            copy.write(b"\0\0")
 
-    monkeypatch.setattr("launch.jobs.staging.shutil.copyfile", damage)
-    folder = stage(dataset, ["train"], Staging(dir=str(tmp_path / "disk"), keep_free="0%"))
+    monkeypatch.setattr("launch.jobs.staging.shutil.copyfileobj", damage)
+    folder = copy_shards(dataset, ["train"], Staging(dir=str(tmp_path / "disk"), keep_free="0%"))
     assert [name for name, is_copy in copied(folder, dataset).items() if not is_copy] == [
         "train-00001.tar"
     ]
+    assert not list(folder.glob(".*"))
 
 
-def test_a_copy_that_was_not_compared_is_not_taken(dataset: Path, tmp_path: Path, monkeypatch):
+def test_a_copy_that_was_not_compared_is_not_used(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     staging = Staging(dir=str(tmp_path / "disk"), keep_free="0%")
 
     def killed(_: bytes) -> int:
@@ -72,14 +92,25 @@ def test_a_copy_that_was_not_compared_is_not_taken(dataset: Path, tmp_path: Path
 
     monkeypatch.setattr("launch.jobs.staging.zlib.crc32", killed)
     with pytest.raises(KeyboardInterrupt):
-        stage(dataset, ["train"], staging)
+        copy_shards(dataset, ["train"], staging)
     assert not list((tmp_path / "disk").glob("tin-*/motions/train-*.tar"))
     monkeypatch.undo()
-    assert all(copied(stage(dataset, ["train"], staging), dataset).values())
+    assert all(copied(copy_shards(dataset, ["train"], staging), dataset).values())
 
 
-def test_the_clips_are_the_same_either_way(dataset: Path, tmp_path: Path, monkeypatch):
-    folder = stage(dataset, ["train"], Staging(dir=str(tmp_path / "disk")))
+def test_partial_copies_of_a_killed_job_are_removed(dataset: Path, tmp_path: Path):
+    staging = Staging(dir=str(tmp_path / "disk"), keep_free="0%")
+    folder = copy_shards(dataset, ["train"], staging)
+    partial = temporary_path(folder / "train-00001.tar")
+    partial.write_bytes(b"half")
+    copy_shards(dataset, ["train"], staging)
+    assert not partial.exists()
+
+
+def test_the_clips_are_the_same_with_and_without_staging(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = copy_shards(dataset, ["train"], Staging(dir=str(tmp_path / "disk")))
     monkeypatch.setenv(STAGED, str(folder))
     assert dataset_path(str(dataset)) == folder
     with synthetic_dataset.clip_loaders() as make:
@@ -88,10 +119,10 @@ def test_the_clips_are_the_same_either_way(dataset: Path, tmp_path: Path, monkey
     assert all(map(torch.equal, here, there))
 
 
-def test_another_dataset_is_not_taken_for_the_staged_one(
-    dataset: Path, tmp_path: Path, monkeypatch
+def test_another_dataset_is_not_mistaken_for_the_staged_one(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    folder = stage(dataset, ["train"], Staging(dir=str(tmp_path / "disk")))
+    folder = copy_shards(dataset, ["train"], Staging(dir=str(tmp_path / "disk")))
     other = tmp_path / "other"
     synthetic_dataset.write_dataset(other, [4] * 8)
     monkeypatch.setenv(STAGED, str(folder))
@@ -101,11 +132,53 @@ def test_another_dataset_is_not_taken_for_the_staged_one(
 def test_processes_of_a_node_wait_for_the_one_that_copies(dataset: Path, tmp_path: Path):
     staging = Staging(dir=str(tmp_path / "disk"), keep_free="0%")
     with multiprocessing.get_context("spawn").Pool(3) as pool:
-        folders = pool.starmap(stage, [(dataset, ["train"], staging)] * 3)
+        folders = pool.starmap(copy_shards, [(dataset, ["train"], staging)] * 3)
     assert len(set(folders)) == 1
     assert all(copied(folders[0], dataset).values())
 
 
 def test_a_variable_that_the_job_lacks_is_named(dataset: Path):
-    with pytest.raises(ConfigError, match=r"stage.dir \$TIN_NO_SUCH_DISK: .* is no folder"):
-        stage(dataset, ["train"], Staging(dir="$TIN_NO_SUCH_DISK"))
+    with pytest.raises(ConfigError, match=r"staging.dir \$TIN_NO_SUCH_DISK: .* is not a folder"):
+        copy_shards(dataset, ["train"], Staging(dir="$TIN_NO_SUCH_DISK"))
+
+
+LOCAL_JOB = {
+    "SUBMITIT_EXECUTOR": "local",
+    "SUBMITIT_LOCAL_JOB_ID": "7",
+    "SUBMITIT_LOCAL_GLOBALID": "0",
+    "SUBMITIT_LOCAL_JOB_NUM_NODES": "1",
+}
+
+
+@pytest.mark.parametrize("environment", [LOCAL_JOB, {}], ids=["local", "debug"])
+def test_a_job_of_this_machine_waits_for_no_other_node_of_an_allocation(
+    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in {**environment, "SLURM_JOB_NUM_NODES": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("launch.jobs.staging.time.sleep", _hang)
+    wait_for_nodes(tmp_path)
+
+
+def test_the_nodes_of_a_slurm_job_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in {
+        "SUBMITIT_EXECUTOR": "slurm",
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NUM_NODES": "2",
+    }.items():
+        monkeypatch.setenv(name, value)
+    waits: list[float] = []
+
+    def other_node_arrives(seconds: float) -> None:
+        waits.append(seconds)
+        (tmp_path / "job" / "staged" / "7-0" / "node2").touch()
+
+    monkeypatch.setattr("launch.jobs.staging.time.sleep", other_node_arrives)
+    wait_for_nodes(tmp_path)
+    assert len(waits) == 1
+
+
+def _hang(seconds: float) -> None:
+    raise AssertionError("waits for a node that does not exist")

@@ -1,4 +1,4 @@
-"""What sbatch is asked for, and what a user is told where it refuses."""
+"""The options of sbatch and srun, and the message for a job that sbatch rejects."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ import pytest
 from configs.cluster import for_stage, load_cluster
 from configs.load import ConfigError
 from launch.jobs.job import StageJob
-from launch.submission.executor import make_executor, script, submit_jobs
+from launch.submission.executor import batch_script, make_executor, submit_jobs
 
-REFUSING = """\
+REJECTING = """\
 #!/bin/sh
 echo "sbatch: error: invalid partition specified: gpu" >&2
 echo "sbatch: error: Batch job submission failed: Invalid partition name specified" >&2
@@ -18,25 +18,25 @@ exit 1
 
 
 @pytest.fixture
-def commands(tmp_path: Path, monkeypatch) -> Path:
-    """Return a folder of Slurm's commands that do nothing, or what a test writes there."""
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder on the path with an idle srun and an sbatch that rejects every job."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name, text in {"srun": "#!/bin/sh\n", "sbatch": REFUSING}.items():
+    for name, text in {"srun": "#!/bin/sh\n", "sbatch": REJECTING}.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     return folder
 
 
-def batch_script(name: str, *settings: str, jobs: int = 1, stage: str = "train") -> str:
+def script_for(name: str, *settings: str, jobs: int = 1, stage: str = "train") -> str:
     cluster = for_stage(load_cluster(name, settings), stage)
     executor = make_executor(cluster, "demo", Path("/runs/logs"), Path("/runs/code"), "afterok:7")
-    return script(executor, jobs)
+    return batch_script(executor, jobs)
 
 
 def test_every_setting_reaches_the_batch_script(commands: Path):
-    text = batch_script(
+    text = script_for(
         "gpu",
         "account=vision",
         "qos=high",
@@ -62,7 +62,7 @@ def test_every_setting_reaches_the_batch_script(commands: Path):
         "--gpus-per-node=4",
         "--ntasks-per-node=4",
         "--cpus-per-task=8",
-        "--mem=192GB",  # 48 a rank
+        "--mem=192GB",  # 48 for each of the 4 ranks
         "--time=720",
         "--signal=USR2@180",
         "--requeue",
@@ -73,7 +73,7 @@ def test_every_setting_reaches_the_batch_script(commands: Path):
         assert f"#SBATCH {line}\n" in text
     srun = next(line for line in text.splitlines() if line.startswith("srun "))
     for word in ("--kill-on-bad-exit=1", "--cpus-per-task=8", "--container-image=tin.sqsh"):
-        assert word in srun  # srun does not inherit the CPUs of sbatch
+        assert word in srun
     assert "apptainer exec --nv tin.sif python -u -m submitit.core._submit /runs/logs" in srun
     after = next(line for line in text.splitlines() if "launch.jobs.requeue" in line)
     assert "--nodelist=$SLURMD_NODENAME --container-image=tin.sqsh apptainer exec" in after
@@ -83,31 +83,37 @@ def test_every_setting_reaches_the_batch_script(commands: Path):
 
 
 def test_a_stage_of_one_process_asks_for_no_gpu(commands: Path):
-    text = batch_script("gpu", stage="shard")
+    text = script_for("gpu", stage="shard")
     assert "gpus" not in text
     assert "#SBATCH --partition=cpu\n" in text
     assert "#SBATCH --nodes=1\n" in text
 
 
-def test_an_array_keeps_to_its_cap_and_a_chain_is_not_requeued(commands: Path):
-    assert "#SBATCH --array=0-5%2\n" in batch_script("gpu", "parallel=2", jobs=6)
-    text = batch_script("cpu")
+def test_an_array_has_its_limit_of_parallel_tasks(commands: Path):
+    assert "#SBATCH --array=0-5%2\n" in script_for("gpu", "parallel=2", jobs=6)
+
+
+def test_a_job_of_a_chain_is_not_requeued(commands: Path):
+    text = script_for("cpu")
     assert "#SBATCH --no-requeue\n" in text
     assert "#SBATCH --requeue\n" not in text
 
 
-def test_a_refusal_is_one_line_with_what_there_is(commands: Path, tmp_path: Path, capsys):
+def test_a_rejection_is_one_line_with_the_valid_values(
+    commands: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     (commands / "sinfo").write_text("#!/bin/sh\necho main; echo low\n")
     (commands / "sinfo").chmod(0o755)
     with pytest.raises(ConfigError) as error:
         submit_jobs([StageJob("train", "/run")], load_cluster("gpu"), "x", tmp_path, tmp_path)
     assert str(error.value) == (
-        "sbatch: invalid partition specified: gpu; there is main, low: change the cluster file"
+        "sbatch: invalid partition specified: gpu; this cluster has main, low:"
+        " change the cluster file"
     )
     assert capsys.readouterr().err == ""
 
 
-def test_a_machine_without_slurm_is_told_so(tmp_path: Path, monkeypatch):
+def test_a_machine_without_slurm_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match="no srun: go to a login node, or --cluster local"):
-        batch_script("gpu")
+    with pytest.raises(ConfigError, match="srun was not found: submit from a login node"):
+        script_for("gpu")

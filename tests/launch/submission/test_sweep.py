@@ -1,4 +1,4 @@
-"""Lists of settings become runs."""
+"""Sweeps: each combination of the listed values becomes a run."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def test_settings_without_a_list_are_one_run_in_the_folder_itself():
     assert expand([]) == {"": []}
 
 
-def test_a_list_value_is_one_value():
+def test_a_list_in_brackets_or_quotes_is_one_value():
     assert list(expand(["optim.milestones=[10, 20],[30]"]).values()) == [
         ["optim.milestones=[10, 20]"],
         ["optim.milestones=[30]"],
@@ -34,5 +34,5 @@ def test_names_of_folders_are_safe():
 
 
 def test_two_runs_never_share_a_folder():
-    with pytest.raises(ConfigError, match="two runs of the sweep would be called"):
+    with pytest.raises(ConfigError, match="two runs of the sweep would have the same folder"):
         expand(["data.dataset=a/b,a-b"])

@@ -1,11 +1,11 @@
-"""What `tin bench` measures: the right things, on any machine, into a table and JSON."""
+"""`tin bench` measures what it claims on any machine, and writes tables and JSON."""
 
+import functools
 import json
 from types import SimpleNamespace
 
 import pytest
 import torch
-from synthetic_dataset import SETTINGS, write_dataset
 
 from tin.bench import cases, timing, two_shifts
 from tin.models.temporal import TemporalInterlace
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("shift", [two_shifts.gathered, two_shifts.interlaced])
-def test_two_shifts_do_what_interlacing_does(shift):
+def test_two_shifts_equal_interlacing(shift):
     x, grad = torch.randn(2, 2 * 4, 12, 3, 2).unbind()
     offset = torch.tensor([[0.5, -1.3, 2.0, -9.0], [0.0, 1.7, -0.2, 3.1]])
     leaves = [t.requires_grad_() for t in (x, offset, torch.rand(2, 4, 4))]
@@ -27,19 +27,22 @@ def test_two_shifts_do_what_interlacing_does(shift):
     )
 
 
-def test_the_plain_module_is_the_module_without_the_operator():
-    ours, plain = TemporalInterlace(16, 4), two_shifts.PlainInterlace(16, 4)
+def test_the_plain_module_equals_the_module_with_the_operator():
+    ours = TemporalInterlace(16, 4)
+    plain = two_shifts.PlainInterlace(16, 4)
     plain.load_state_dict(ours.state_dict())
     x, grad = torch.randn(2, 8, 16, 3, 3).unbind()
-    found = [
-        (y := module(leaf), *torch.autograd.grad(y, [leaf, *module.parameters()], grad))
-        for module, leaf in ((ours, x.clone().requires_grad_()), (plain, x.requires_grad_()))
-    ]
-    torch.testing.assert_close(*found)
+    found = []
+    for module in (ours, plain):
+        leaf = x.clone().requires_grad_()
+        y = module(leaf)
+        found.append((y, *torch.autograd.grad(y, [leaf, *module.parameters()], grad)))
+    torch.testing.assert_close(found[1], found[0])
 
 
-def test_calls_take_turns_and_ratios_are_those_of_a_round(monkeypatch):
-    order, now = [], [0.0]
+def test_calls_take_turns_and_ratios_are_taken_within_a_round(monkeypatch):
+    order = []
+    now = [0.0]
 
     def take(name: str, seconds: float):
         order.append(name)
@@ -55,12 +58,12 @@ def test_calls_take_turns_and_ratios_are_those_of_a_round(monkeypatch):
     assert found["long"].ratio == pytest.approx(4 * 8 / 7)
 
 
-def test_the_operator_is_timed_and_written_as_json(tmp_path, monkeypatch):
+def test_times_of_the_operator_are_written_as_json(tmp_path, monkeypatch):
     monkeypatch.setattr(cases, "STAGES", ((16, 4), (32, 2)))
     report = cases.bench_op(seconds=0, clips=(1,))
     report.save(tmp_path / "op.json")
     written = json.loads((tmp_path / "op.json").read_text())
-    assert len(written["rows"]) == 2 * 2 * 2 * 2  # types, layouts, stages, passes
+    assert len(written["rows"]) == 2 * 2 * 2 * 2  # dtypes, layouts, stages, passes
     assert written["environment"]["versions"]["torch"]
     row = written["rows"][0]
     assert (row["shape"], row["pass"], row["layout"]) == ("16x4x4", "forward", "contiguous")
@@ -77,23 +80,25 @@ def test_the_model_is_counted_and_timed_with_each_temporal_module(monkeypatch):
         monkeypatch.setattr(cases, name, value)
     report = cases.bench_model(seconds=0, compiled=False)
     names = ("none", "shift", "interlace", "conv", cases.PLAIN)
-    counts = {row["temporal"]: row for row in report.rows if "temporal" in row}
+    facts = [row.facts for row in report.rows]
+    counts = {row["temporal"]: row for row in facts if "temporal" in row}
     assert tuple(counts) == names
     more = {name: row["parameters"] - counts["none"]["parameters"] for name, row in counts.items()}
     folds = [16, 16, 16, 32, 32, 64, 64, 128]
     assert more["interlace"] == more[cases.PLAIN] == sum(9 * fold + 93 for fold in folds)
     assert (more["shift"], more["conv"]) == (0, sum(5 * fold**2 for fold in folds))
-    timed = {row["what"]: tuple(row["ways"]) for row in report.rows if "what" in row}
+    timed = {row.facts["what"]: tuple(row.ways) for row in report.rows if "what" in row.facts}
     assert timed.pop("temporal modules alone") == ("conv", "interlace", cases.PLAIN)
     assert timed == dict.fromkeys(("latency", "throughput", "training step"), names)
     starts = [line.split()[0] for line in str(report).splitlines()]
-    assert [starts.count(name) for name in ("temporal", "what")] == [2 + 1, 2]  # tables of rows
+    # "temporal" starts two rows of modules alone and one header, "what" the headers of two tables.
+    assert [starts.count(name) for name in ("temporal", "what")] == [2 + 1, 2]
 
 
 class _Small(torch.nn.Module):
     def __init__(self, num_classes, arch, temporal, *_, dropout):
         super().__init__()
-        more = cases.WAYS.index(temporal)  # no two are the same
+        more = cases.WAYS.index(temporal)  # so that no two models are alike
         self.conv = torch.nn.Conv2d(3, num_classes + more, 1)
 
     def forward(self, clips):
@@ -101,8 +106,9 @@ class _Small(torch.nn.Module):
 
 
 def test_a_model_is_compiled_for_each_measurement(monkeypatch):
-    """Dynamo compiles a forward eight times, then leaves it alone: the time would be eager's."""
-    graphs, compile_with = [], torch.compile
+    """Dynamo compiles a forward at most eight times; later times would be those of eager mode."""
+    graphs = []
+    original_compile = torch.compile
 
     def backend(graph, inputs):
         graphs.append(graph)
@@ -111,20 +117,9 @@ def test_a_model_is_compiled_for_each_measurement(monkeypatch):
     layouts = {"channels_last": torch.channels_last}
     for name, value in {"CROP": 8, "TIN": _Small, "LAYOUTS": layouts}.items():
         monkeypatch.setattr(cases, name, value)
-    monkeypatch.setattr(torch, "compile", lambda *a, **k: compile_with(*a, **k, backend=backend))
+    with_backend = functools.partial(original_compile, backend=backend)
+    monkeypatch.setattr(torch, "compile", with_backend)
     report = cases.bench_model(seconds=0, compiled=True)
-    rows = [row for row in report.rows if "form" in row]
-    assert [row["form"] for row in rows] == ["eager"] * 3 + ["compiled"] * 3
-    assert len(graphs) == sum(len(row["ways"]) for row in rows[3:])
-
-
-def test_loader_and_training_are_timed(tmp_path):
-    dataset = tmp_path / "dataset"
-    write_dataset(dataset, [6] * 8)
-    small = [*SETTINGS, "model.arch=resnet18", "run.tensorboard=false", "run.check_node=false"]
-    small.append("data.test_split=train")
-    (row,) = cases.bench_data(dataset, seconds=0, settings=small).rows
-    assert row["batch"] == 4 and row["clips_per_s"] > 0 and row["batches"] >= 20
-    rows = cases.bench_train(dataset, settings=small).rows
-    assert [row["temporal"] for row in rows] == ["none", "shift", "interlace"]
-    assert all(row["clips_per_s"] > 0 and 0 <= row["data_wait"] <= 1 for row in rows)
+    rows = [row for row in report.rows if "form" in row.facts]
+    assert [row.facts["form"] for row in rows] == ["eager"] * 3 + ["compiled"] * 3
+    assert len(graphs) == sum(len(row.ways) for row in rows[3:])

@@ -1,4 +1,4 @@
-"""Combining scores and writing submissions."""
+"""Fused scores, fitted weights, and submission files."""
 
 import json
 
@@ -18,7 +18,7 @@ SECOND = _scores([[0.4, 0.5, 0.1], [0.2, 0.6, 0.2]])
 
 
 def test_fused_scores_are_the_weighted_mean():
-    fused = fuse([FIRST, SECOND], [3, 1])  # any sum
+    fused = fuse([FIRST, SECOND], [3, 1])  # the sum does not matter
     np.testing.assert_allclose(fused.mean, [[0.7, 0.2, 0.1], [0.5, 0.3, 0.2]], atol=1e-7)
     assert fused.scores.shape == (2, 1, 3)
 
@@ -29,15 +29,15 @@ def test_views_are_averaged_before_models():
     np.testing.assert_allclose(fuse([two, one], [1, 1]).mean, [[0.7, 0.3]], atol=1e-7)
 
 
-def test_videos_are_matched_by_key_not_by_row():
-    turned = _scores([[0.2, 0.6, 0.2], [0.4, 0.5, 0.1]], labels=(1, 0), keys=("b", "a"))
+def test_videos_are_matched_by_key_and_not_by_row():
+    reversed_order = _scores([[0.2, 0.6, 0.2], [0.4, 0.5, 0.1]], labels=(1, 0), keys=("b", "a"))
     np.testing.assert_array_equal(
-        fuse([FIRST, turned], [1, 1]).scores, fuse([FIRST, SECOND], [1, 1]).scores
+        fuse([FIRST, reversed_order], [1, 1]).scores, fuse([FIRST, SECOND], [1, 1]).scores
     )
 
 
-def test_fitted_weights_are_those_of_highest_likelihood():
-    # chosen probabilities .8 .2 and .4 .6: log(.4+.4w) + log(.6-.4w) is highest at w = 1/4
+def test_fitted_weights_have_the_highest_likelihood():
+    # The labels get .8 .2 and .4 .6: log(.4+.4w) + log(.6-.4w) is highest at w = 1/4.
     np.testing.assert_allclose(fit_weights([FIRST, SECOND]), [0.25, 0.75], atol=1e-4)
 
 
@@ -46,15 +46,14 @@ def test_a_model_that_is_worse_everywhere_gets_no_weight():
     assert fit_weights([FIRST, worse])[1] < 1e-3
 
 
-def test_several_labels_fit_by_class():
+def test_with_several_labels_each_class_counts_in_the_fit():
     labels = np.array([[1, 0]], np.uint8)
-    good, bad = (
-        Scores(["a"], labels, np.float32([[mean]]), ("p", "q")) for mean in ([0.9, 0.1], [0.1, 0.9])
-    )
+    good = Scores(["a"], labels, np.float32([[[0.9, 0.1]]]), ("p", "q"))
+    bad = Scores(["a"], labels, np.float32([[[0.1, 0.9]]]), ("p", "q"))
     assert fit_weights([bad, good])[1] > 0.999
 
 
-def test_fused_tests_are_a_test_of_their_own(tmp_path):
+def test_fused_tests_are_written_as_a_test(tmp_path):
     save(tmp_path / "one", FIRST, {})
     save(tmp_path / "two", SECOND, {})
     folders = [tmp_path / "one", tmp_path / "two"]
@@ -69,43 +68,43 @@ def test_fused_tests_are_a_test_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     ("other", "weights", "message"),
     [
-        (SECOND, [1], "2 tests need as many weights"),
-        (SECOND, [1, -1], "none below 0"),
-        (SECOND, [0, 0], "not all 0"),
-        (SECOND, [1, float("nan")], "none below 0"),
+        (SECOND, [1], "fusing 2 tests takes 2 finite weights"),
+        (SECOND, [1, -1], "none of them negative"),
+        (SECOND, [0, 0], "at least one above 0"),
+        (SECOND, [1, float("nan")], "2 finite weights"),
         (
             _scores([[1, 0, 0]], [0], ["a"]),
             [1, 1],
-            "test 2 has 1 videos and the first 2.*such as b",
+            "test 2 has 1 videos and test 1 has 2.*for example b",
         ),
-        (_scores([[1, 0, 0]] * 2, keys=("a", "c")), [1, 1], "1 of the first are not in it"),
+        (_scores([[1, 0, 0]] * 2, keys=("a", "c")), [1, 1], "1 videos of test 1 are not in test 2"),
         (_scores([[1, 0, 0]] * 2, classes=("p", "r", "q")), [1, 1], "test 2 has other classes"),
         (_scores([[1, 0, 0]] * 2, labels=(0, 2)), [1, 1], "test 2 has other labels"),
     ],
 )
-def test_tests_that_do_not_belong_together_are_refused(other, weights, message):
+def test_tests_that_do_not_match_are_rejected(other, weights, message):
     with pytest.raises(ScoresError, match=message):
         fuse([FIRST, other], weights)
 
 
-def test_weights_are_not_fitted_without_labels():
+def test_fitting_weights_fails_without_labels():
     with pytest.raises(ScoresError, match="no video has a label"):
         fit_weights([_scores([[1, 0, 0]] * 2, labels=(-1, -1))] * 2)
 
 
-def test_weights_are_not_fitted_on_other_classes(tmp_path):
+def test_fitting_weights_fails_on_other_classes(tmp_path):
     save(tmp_path / "one", FIRST, {})
     save(tmp_path / "two", _scores([[0.4, 0.5, 0.1]] * 2, classes=("p", "q", "s")), {})
     with pytest.raises(ScoresError, match="two has other classes than .*one"):
         fuse_tests([tmp_path / "one"], tmp_path / "out", fit=[tmp_path / "two"])
 
 
-def test_submission_as_csv_has_a_row_of_ranked_classes(tmp_path):
+def test_a_csv_submission_lists_the_classes_of_each_video_by_rank(tmp_path):
     write_submission(_scores([[0.8, 0.15, 0.05], [0.1, 0.2, 0.7]]), tmp_path / "s.csv", top=2)
     assert (tmp_path / "s.csv").read_text() == "a;p;q\nb;r;q\n"
 
 
-def test_submission_as_json_is_that_of_kinetics(tmp_path):
+def test_a_json_submission_has_the_format_of_kinetics(tmp_path):
     write_submission(_scores([[0.75, 0.25, 0]], [-1], ["a"]), tmp_path / "s.json", top=2)
     assert json.loads((tmp_path / "s.json").read_text()) == {
         "version": "KINETICS VERSION 1.0",
@@ -114,6 +113,6 @@ def test_submission_as_json_is_that_of_kinetics(tmp_path):
     }
 
 
-def test_other_submissions_are_refused(tmp_path):
-    with pytest.raises(ScoresError, match=r"\.csv or a \.json"):
+def test_other_suffixes_of_a_submission_are_rejected(tmp_path):
+    with pytest.raises(ScoresError, match=r"must end in \.csv or \.json"):
         write_submission(FIRST, tmp_path / "s.txt")

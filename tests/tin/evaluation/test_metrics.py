@@ -1,4 +1,4 @@
-"""Metrics against tables of the original, definitions and hand arithmetic."""
+"""Metrics against tables of the original code, definitions, and arithmetic by hand."""
 
 import json
 import math
@@ -11,19 +11,21 @@ from tin.evaluation.metrics import label_ranks, map_class, map_sample, mean_clas
 SCORES = np.array([[0.1, 0.6, 0.3], [0.5, 0.2, 0.3], [0.2, 0.3, 0.5], [0.4, 0.4, 0.2]])
 
 
-def test_mean_average_precision_over_samples_equals_the_original(shared):
+def test_mean_average_precision_over_samples_equals_the_original_code(shared):
     table = json.loads((shared / "reference/tables/mean_average_precision.json").read_text())
     for case in table:
-        scores, labels = np.array(case["scores"]), np.array(case["labels"])
-        labelled = labels.any(axis=1).mean()  # the original counts the others as zero
-        found = 100 * map_sample(scores, labels) * labelled
+        scores = np.array(case["scores"])
+        labels = np.array(case["labels"])
+        labeled_share = labels.any(axis=1).mean()  # the original counts the others as zero
+        found = 100 * map_sample(scores, labels) * labeled_share
         assert found == pytest.approx(case["mAP_percent"], abs=1e-4), case["seed"]
 
 
-def test_accuracy_over_views_equals_the_original(shared):
+def test_accuracy_over_views_equals_the_original_code(shared):
     table = json.loads((shared / "reference/tables/test_time_averaging.json").read_text())
     for case in table:
-        logits, labels = np.array(case["logits"]), np.array(case["target"])
+        logits = np.array(case["logits"])
+        labels = np.array(case["target"])
         scores = np.exp(logits - logits.max(axis=1, keepdims=True))
         scores /= scores.sum(axis=1, keepdims=True)
         mean = scores.reshape(len(labels), case["dup_samples"], -1).mean(axis=1)
@@ -32,7 +34,7 @@ def test_accuracy_over_views_equals_the_original(shared):
         assert 100 * top_k(mean, labels, 5) == pytest.approx(case["prec5"], abs=1e-4)
 
 
-def test_the_rank_of_a_label_counts_better_scores_and_equal_ones_before_it():
+def test_a_rank_counts_better_scores_and_equal_scores_of_lower_classes():
     assert label_ranks(SCORES, np.array([1, 2, 0, 1])).tolist() == [0, 1, 2, 1]
     assert label_ranks(SCORES, np.array([-1, -1, -1, 0])).tolist() == [-1, -1, -1, 0]
 
@@ -52,7 +54,7 @@ def test_videos_without_a_label_are_left_out():
     assert math.isnan(mean_class_accuracy(SCORES, np.full(4, -1)))
 
 
-def test_mean_class_accuracy_weighs_classes_evenly():
+def test_mean_class_accuracy_gives_each_class_the_same_weight():
     scores = np.eye(3)[[0, 0, 0, 1]]
     labels = np.array([0, 0, 1, 1])  # class 0: 2 of 2, class 1: 1 of 2, class 2: no video
     assert mean_class_accuracy(scores, labels) == 0.75
@@ -65,7 +67,7 @@ def test_average_precision_by_hand():
     assert map_class(scores.T, targets.T) == pytest.approx((1 / 1 + 2 / 3) / 2)
 
 
-def test_equal_scores_share_one_precision_in_any_order():
+def test_equal_scores_share_one_precision_whatever_their_order():
     targets = np.array([[1, 0, 0, 1]])
     scores = np.array([[0.5, 0.5, 0.5, 0.1]])
     for order in ([0, 1, 2, 3], [2, 1, 0, 3], [3, 1, 0, 2]):
@@ -81,21 +83,22 @@ def test_classes_and_videos_without_a_positive_are_left_out():
     assert math.isnan(map_class(scores, np.zeros((2, 3))))
 
 
-def test_the_average_over_classes_and_the_one_over_videos_differ():
+def test_the_averages_over_classes_and_over_videos_differ():
     scores = np.array([[0.9, 0.8], [0.95, 0.1]])
     targets = np.array([[0, 1], [1, 0]])
-    assert map_class(scores, targets) == 1.0  # in each column its video comes first
+    assert map_class(scores, targets) == 1.0  # in each column the positive video comes first
     assert map_sample(scores, targets) == pytest.approx((1 / 2 + 1) / 2)
 
 
-def test_average_precision_is_the_area_of_its_definition():
-    """Sum over thresholds of precision times the gain in recall, threshold by threshold."""
+def test_average_precision_equals_the_area_under_the_curve():
+    """The area is the sum over thresholds of the precision times the gain in recall."""
     draw = np.random.default_rng(0)
-    scores = draw.integers(0, 6, (5, 40)) / 5  # many are equal
+    scores = draw.integers(0, 6, (5, 40)) / 5  # many scores are equal
     targets = draw.random((5, 40)) < 0.3
     expected = []
     for row, positive in zip(scores, targets, strict=True):
-        area, recall = 0.0, 0.0
+        area = 0.0
+        recall = 0.0
         for threshold in sorted(set(row), reverse=True):
             chosen = row >= threshold
             now = (chosen & positive).sum() / positive.sum()

@@ -1,13 +1,16 @@
-"""Scores on disk, their metrics and predictions."""
+"""The files of a test, and the metrics and predictions of scores."""
 
 import json
 import math
+import os
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from configs.files import temporary_path
 from tin.evaluation import scores as scores_file
 from tin.evaluation.opposites import opposites, pair_accuracy
 from tin.evaluation.scores import (
@@ -25,15 +28,15 @@ CLASSES = ("left", "right", "a, b; c")
 
 def _three_videos() -> Scores:
     views = [
-        [[0.7, 0.2, 0.1], [0.5, 0.4, 0.1]],  # mean .6 .3 .1, label 0: right
-        [[0.1, 0.2, 0.7], [0.3, 0.4, 0.3]],  # mean .2 .3 .5, label 1: second
-        [[0.2, 0.2, 0.6], [0.4, 0.0, 0.6]],  # mean .3 .1 .6, no label
+        [[0.7, 0.2, 0.1], [0.5, 0.4, 0.1]],  # mean .6 .3 .1, label 0 ranks first
+        [[0.1, 0.2, 0.7], [0.3, 0.4, 0.3]],  # mean .2 .3 .5, label 1 ranks second
+        [[0.2, 0.2, 0.6], [0.4, 0.0, 0.6]],  # mean .3 .1 .6, without a label
     ]
     labels = np.array([0, 1, -1])
     return Scores(["x1", "x2", "x3"], labels, np.array(views, np.float32), CLASSES)
 
 
-def test_scores_come_back_as_they_were_saved(tmp_path):
+def test_saved_scores_are_read_back_unchanged(tmp_path):
     before = _three_videos()
     save(tmp_path / "val", before, {"split": "val"})
     after = load(tmp_path / "val")
@@ -56,7 +59,7 @@ def test_metrics_of_three_videos_by_hand():
     assert measures["loss"] == pytest.approx(-(math.log(0.6) + math.log(0.3)) / 2, rel=1e-6)
 
 
-def test_metrics_of_several_labels_by_hand():
+def test_metrics_of_videos_with_several_labels_by_hand():
     labels = np.array([[1, 0], [1, 1], [0, 0]], np.uint8)  # the third has no label
     views = np.array([[[0.9, 0.2]], [[0.4, 0.8]], [[0.5, 0.5]]], np.float32)
     measures = summarize(Scores(["a", "b", "c"], labels, views, ("p", "q")))
@@ -66,7 +69,7 @@ def test_metrics_of_several_labels_by_hand():
     assert measures["loss"] == pytest.approx(-np.log([0.9, 0.8, 0.4, 0.8]).mean(), rel=1e-6)
 
 
-def test_a_split_without_labels_has_scores_but_no_metric(tmp_path):
+def test_a_split_without_labels_has_scores_but_no_metrics(tmp_path):
     before = _three_videos()
     save(tmp_path, Scores(before.keys, np.full(3, -1), before.scores, CLASSES), {})
     assert set(load_result(tmp_path)["metrics"].values()) == {None}
@@ -75,7 +78,7 @@ def test_a_split_without_labels_has_scores_but_no_metric(tmp_path):
     assert frame["labels"].isna().all()
 
 
-def test_predictions_name_the_label_its_rank_and_the_best_class(tmp_path):
+def test_predictions_list_the_label_its_rank_and_the_best_class(tmp_path):
     save(tmp_path, _three_videos(), {})
     frame = pd.read_csv(tmp_path / "predictions.csv", keep_default_na=False)
     assert list(frame.columns) == ["key", "labels", "top1", "score", "label_rank"]
@@ -86,13 +89,13 @@ def test_predictions_name_the_label_its_rank_and_the_best_class(tmp_path):
     ]
 
 
-def test_several_labels_stand_together_with_the_rank_of_the_best():
+def test_predictions_list_all_labels_and_the_rank_of_the_best():
     labels = np.array([[0, 1, 1]], np.uint8)
     frame = predictions(Scores(["a"], labels, np.float32([[[0.5, 0.1, 0.2]]]), ("p", "q", "r")))
     assert frame.to_numpy().tolist() == [["a", "q;r", "p", 0.5, 2]]
 
 
-def test_view_averaging_is_the_reference(shared):
+def test_averaging_over_views_equals_the_original_code(shared):
     cases = json.loads((shared / "reference/tables/test_time_averaging.json").read_text())
     for case in cases:
         logits = torch.tensor(case["logits"])
@@ -106,13 +109,25 @@ def test_view_averaging_is_the_reference(shared):
         assert summarize(scores)["top5"] == case["prec5"] / 100
 
 
-def test_a_test_that_did_not_end_has_no_result(tmp_path, monkeypatch):
+def test_a_test_that_did_not_finish_has_no_result(tmp_path, monkeypatch):
     save(tmp_path, _three_videos(), {"split": "val"})
-    monkeypatch.setattr(scores_file, "_save_arrays", lambda *_: 1 / 0)  # killed while it writes
+    # The process is killed while it writes scores.npz.
+    monkeypatch.setattr(scores_file, "_save_arrays", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save(tmp_path, _three_videos(), {"split": "val"})
-    with pytest.raises(ScoresError, match="its test did not end"):
+    with pytest.raises(ScoresError, match="the test did not finish"):
         load_result(tmp_path)
+
+
+def test_leftover_files_of_a_killed_writer_are_removed_after_a_day(tmp_path):
+    old = temporary_path(tmp_path / "scores.npz")
+    fresh = temporary_path(tmp_path / "scores.npz")  # may belong to a test that is running
+    for path in (old, fresh):
+        path.write_bytes(b"half")
+    os.utime(old, (time.time() - 25 * 3600,) * 2)
+    save(tmp_path, _three_videos(), {})
+    assert not old.exists()
+    assert fresh.exists()
 
 
 def _objects(path):
@@ -126,36 +141,36 @@ def _other_shape(path):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: None, "holds no scores.npz; make it with `tin test`"),
-        (lambda path: path.write_bytes(b""), "no file of scores"),
-        (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(90)), "no file of scores"),
-        (lambda path: np.savez(path, keys=["a"]), "no file of scores"),
-        (_objects, "no file of scores"),
+        (lambda path: None, "scores.npz does not exist; run `tin test`"),
+        (lambda path: path.write_bytes(b""), "is not a valid scores file"),
+        (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(90)), "is not a valid scores file"),
+        (lambda path: np.savez(path, keys=["a"]), "is not a valid scores file"),
+        (_objects, "is not a valid scores file"),
         (_other_shape, r"scores are float32 \(2, 1, 1\), expected float32 \(1, views, 1\)"),
     ],
 )
-def test_files_that_are_no_scores_are_refused(tmp_path, write, message):
+def test_invalid_scores_files_are_rejected(tmp_path, write, message):
     write(tmp_path / "scores.npz")
     with pytest.raises(ScoresError, match=message):
         load(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", b"\xff"])
-def test_results_that_are_no_results_are_refused(tmp_path, text):
+def test_invalid_results_are_rejected(tmp_path, text):
     (tmp_path / "result.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ScoresError, match=r"result\.json"):
         load_result(tmp_path)
 
 
-def test_opposites_are_found_by_name():
+def test_opposite_classes_are_found_by_their_names():
     classes = ["up", "turn left", "down", "clockwise", "Pulling from left to right", "stay",
                "counter-clockwise", "turn right", "Pulling from right to left", "left-handed",
                "grow", "shrink", "Zooming In", "Zooming Out"]  # fmt: skip
     assert opposites(classes) == [(0, 2), (1, 7), (3, 6), (4, 8), (10, 11), (12, 13)]
 
 
-def test_pair_accuracy_looks_at_the_two_classes_of_the_pair_only():
+def test_pair_accuracy_compares_only_the_two_classes_of_a_pair():
     scores = np.array([[0.1, 0.2, 0.7], [0.1, 0.3, 0.6], [0.2, 0.2, 0.6], [0.0, 0.0, 1.0]])
-    labels = np.array([1, 0, 0, 2])  # right, wrong, a tie, not of a pair
+    labels = np.array([1, 0, 0, 2])  # right, wrong, a tie, not in a pair
     assert pair_accuracy(scores, labels, [(0, 1)]) == pytest.approx(1.5 / 3)
     assert math.isnan(pair_accuracy(scores, np.array([2, 2, 2, -1]), [(0, 1)]))

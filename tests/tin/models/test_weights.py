@@ -1,65 +1,73 @@
-"""Files of other projects: their tensors by name, and the logits of the networks they hold."""
+"""Files of other projects: the names of their tensors and the logits of their networks."""
 
 import json
 import os
 import re
+import resource
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from reference_model import Reference, recipe_state
+from torch import Tensor
 from torch.nn import functional as F
 
+from configs.files import WriteError
 from configs.load import ConfigError, load
 from tin.models.network import TIN
-from tin.models.weights import (
-    export_reference,
-    from_reference,
-    import_file,
-    initialize,
-    our_name,
-    to_reference,
-)
+from tin.models.tensor_names import from_reference, our_name, to_reference
+from tin.models.weights import ImportReport, export_reference, import_file, initialize
+
+State = dict[str, Tensor]
 
 
-def table(shared, name):
+def table(shared: Path, name: str) -> dict[str, Any]:
+    """Return a table of shared/reference/state_dicts."""
     return json.loads((shared / "reference" / "state_dicts" / name).read_text())
 
 
-def statuses(report):
+def statuses(report: ImportReport) -> dict[str, str]:
+    """Return the status of each tensor by our name, or by the file's name if we have none."""
     return {row.ours or row.theirs: row.status for row in report.rows}
 
 
-def meta_model(**settings):
+def meta_model(**settings: Any) -> TIN:
+    """Return a network whose tensors have shapes but no values."""
     with torch.device("meta"):
         return TIN(**{"num_classes": 174, **settings})
 
 
-def shapes(state):
+def shapes(state: Mapping[str, Tensor]) -> dict[str, list[int]]:
     return {name: list(value.shape) for name, value in state.items()}
 
 
-def resnet50_logits(state, x, prefix, conv1, shift_div=0):
-    """Return the logits of a ResNet-50 straight from the tensors of another project.
+def resnet50_logits(state: State, x: Tensor, prefix: str, conv1: str, shift_div: int = 0) -> Tensor:
+    """Return the logits of a ResNet-50, computed from the tensors of another project.
 
     Args:
         state: tensors by the names of TSM or torchvision.
         x: clips ``(B, T, 3, H, W)``.
-        prefix: what stands before conv1 and layer1.
+        prefix: the prefix of conv1, layer1 and so on.
         conv1: name of the first convolution of a block.
-        shift_div: one of so many channels goes a frame back, as many a frame forth; 0: none.
+        shift_div: shifts 1/shift_div of the channels one frame earlier and as many one frame
+            later; 0 shifts none.
     """
     B, T = x.shape[:2]
 
-    def norm(name, y):
-        mean, var = state[f"{name}.running_mean"], state[f"{name}.running_var"]
-        return F.batch_norm(y, mean, var, state[f"{name}.weight"], state[f"{name}.bias"])
+    def norm(name: str, y: Tensor) -> Tensor:
+        mean = state[f"{name}.running_mean"]
+        variance = state[f"{name}.running_var"]
+        return F.batch_norm(y, mean, variance, state[f"{name}.weight"], state[f"{name}.bias"])
 
-    def shifted(y):
+    def shifted(y: Tensor) -> Tensor:
         if not shift_div:
             return y
         fold = y.shape[1] // shift_div
-        clip, out = y.unflatten(0, (B, T)), y.unflatten(0, (B, T)).clone()
+        clip = y.unflatten(0, (B, T))
+        out = clip.clone()
         out[:, :, : 2 * fold] = 0
         out[:, :-1, :fold] = clip[:, 1:, :fold]
         out[:, 1:, fold : 2 * fold] = clip[:, :-1, fold : 2 * fold]
@@ -85,33 +93,39 @@ def resnet50_logits(state, x, prefix, conv1, shift_div=0):
     return logits.unflatten(0, (B, T)).mean(1)
 
 
-# Every format whose network is TIN: the recipe's weights, the original's logits.
+# Each file format of a TIN network: files with the recipe's weights give the original's logits.
 
 
 @pytest.fixture(scope="module")
-def tin_case(shared):
+def tin_case(shared: Path) -> tuple[Reference, State]:
+    """Return a reference case and its tensors by the original's names."""
     case = Reference(shared, "resnet50_t8_64x64")
     return case, recipe_state(case.empty_model(), case.facts["weight_seed"])
 
 
-def to_tin(state, shared):
+def to_tin(state: State, shared: Path) -> dict[str, Any]:
     state = {f"module.{name}": value for name, value in state.items()}
     return {"epoch": 40, "arch": "resnet50", "state_dict": state, "optimizer": {"state": {}},
             "best_prec1": torch.tensor(45.5)}  # fmt: skip
 
 
-def to_xtemporal(state, shared):
+def to_xtemporal(state: State, shared: Path) -> dict[str, Any]:
     return {"model": state, "step": 100, "optimizer": {"state": {}}}
 
 
-def to_mmaction2(state, shared):
+def to_mmaction2(state: State, shared: Path) -> dict[str, Any]:
     mapping = table(shared, "mmaction2_tin_r50.json")["mapping_mmaction2_to_tin"]
     state = {theirs: state[ours] for theirs, ours in mapping.items()}
     return {"meta": {"epoch": 40, "mmaction_version": "0.24.1"}, "state_dict": state}
 
 
 @pytest.mark.parametrize("form", [to_tin, to_xtemporal, to_mmaction2])
-def test_logits_of_an_imported_tin_file_equal_the_original(tin_case, shared, tmp_path, form):
+def test_logits_of_an_imported_tin_file_equal_the_original(
+    tin_case: tuple[Reference, State],
+    shared: Path,
+    tmp_path: Path,
+    form: Callable[[State, Path], dict[str, Any]],
+):
     case, state = tin_case
     torch.save(form(state, shared), tmp_path / "foreign.pth")
     model = case.empty_model()
@@ -125,15 +139,15 @@ def test_logits_of_an_imported_tin_file_equal_the_original(tin_case, shared, tmp
     np.testing.assert_allclose(logits, case.arrays["eval/logits"], rtol=1e-4, atol=1e-4)
 
 
-# The formats of TSM and TSN networks: logits straight from the tensors, by their own names.
+# The file formats of TSM and TSN networks: the expected logits are computed from the tensors.
 
 
-def drawn(temporal, arch="resnet50"):
-    """Return the recipe's tensors by the names of TSM or of the original without a module."""
-    return recipe_state(TIN(7, arch, temporal, num_segments=4, shift_div=8), seed=5)
+def drawn(temporal: str) -> State:
+    """Return the recipe's tensors for TSM (shift) or TSN (none), by the original's names."""
+    return recipe_state(TIN(7, "resnet50", temporal, num_segments=4, shift_div=8), seed=5)
 
 
-def mmaction2_name(name):
+def mmaction2_name(name: str) -> str:
     """Return MMAction2's name of a tensor of TSM or TSN."""
     name = name.replace("base_model.", "backbone.").replace("new_fc.", "cls_head.fc_cls.")
     name = re.sub(r"\bconv(\d)\.(net\.)?weight", r"conv\1.conv.\2weight", name)
@@ -146,7 +160,9 @@ def mmaction2_name(name):
 @pytest.mark.parametrize("zoo", ["original", "mmaction2"])
 @pytest.mark.parametrize("temporal, conv1, shift_div", [("shift", "conv1.net", 8),
                                                         ("none", "conv1", 0)])  # fmt: skip
-def test_logits_of_an_imported_tsm_or_tsn_file(tmp_path, temporal, conv1, shift_div, zoo):
+def test_logits_of_an_imported_tsm_or_tsn_file_equal_a_direct_computation(
+    tmp_path: Path, temporal: str, conv1: str, shift_div: int, zoo: str
+):
     state = drawn(temporal)
     x = torch.randn(2, 4, 3, 32, 32)
     expected = resnet50_logits(state, x, "base_model.", conv1, shift_div)
@@ -163,7 +179,7 @@ def test_logits_of_an_imported_tsm_or_tsn_file(tmp_path, temporal, conv1, shift_
         torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_features_of_an_imported_torchvision_file(tmp_path):
+def test_features_of_an_imported_torchvision_file_equal_a_direct_computation(tmp_path: Path):
     state = {name.removeprefix("base_model.").replace("new_fc", "fc"): value
              for name, value in drawn("none").items()}  # fmt: skip
     x = torch.randn(1, 2, 3, 32, 32)
@@ -180,10 +196,10 @@ def test_features_of_an_imported_torchvision_file(tmp_path):
         torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
 
 
-# Names and shapes of whole lists.
+# The names and shapes of all tensors of a network.
 
 
-def test_names_and_shapes_equal_the_lists_of_the_original(shared):
+def test_names_and_shapes_equal_the_lists_of_the_original(shared: Path):
     lists = table(shared, "tin_reference.json")
     model = meta_model()
     found = shapes(to_reference(model))
@@ -206,7 +222,7 @@ def test_names_and_shapes_equal_the_lists_of_the_original(shared):
     assert shapes(to_reference(meta_model(arch="resnet18", num_classes=classes))) == small_list
 
 
-def test_names_and_shapes_equal_the_list_of_tsm(shared):
+def test_names_and_shapes_equal_the_list_of_tsm(shared: Path):
     expected = table(shared, "tsm_reference_r50_shift8_blockres.json")["shapes"]
     found = shapes(to_reference(meta_model(temporal="shift", shift_div=8)))
     assert found.keys() == expected.keys()
@@ -215,7 +231,7 @@ def test_names_and_shapes_equal_the_list_of_tsm(shared):
     assert set(differing) <= {"new_fc.weight", "new_fc.bias"}
 
 
-def test_names_and_shapes_of_mmaction2_equal_its_lists(shared):
+def test_names_and_shapes_of_mmaction2_map_to_ours(shared: Path):
     found = shapes(meta_model().state_dict())
     listed = table(shared, "mmaction2_tin_r50.json")["shapes_mmaction2"]
     assert {our_name(name): shape for name, shape in listed.items()} == found
@@ -225,32 +241,36 @@ def test_names_and_shapes_of_mmaction2_equal_its_lists(shared):
             assert our_name(theirs) == our_name(original)
 
 
-# The account.
+# The report on every tensor.
 
 
-def saved(tmp_path, state):
+def saved(tmp_path: Path, state: Mapping[str, Tensor]) -> Path:
+    """Return a file with these tensors."""
     torch.save({"state_dict": state}, tmp_path / "file.pth")
     return tmp_path / "file.pth"
 
 
-def small(temporal="interlace", num_segments=4, classes=3, shift_div=4):
-    return TIN(classes, "resnet18", temporal, num_segments, shift_div)
+def small(temporal: str = "interlace", num_segments: int = 4, num_classes: int = 3) -> TIN:
+    """Return a small network."""
+    return TIN(num_classes, "resnet18", temporal, num_segments, shift_div=4)
 
 
-def test_all_but_the_classifier_of_another_dataset_loads(shared, tmp_path):
-    """Where the original leaves 34 tensors at their start, and 146 of a TSM file."""
+def test_all_tensors_load_but_the_classifier_of_another_dataset(shared: Path, tmp_path: Path):
+    """The original leaves 34 tensors at their initial values, and 146 for a TSM file."""
     original = json.loads((shared / "reference/tables/tune_from_loading.json").read_text())
-    names = {"TIN checkpoint, same dataset (name contained in path)": ("interlace", 12, 0),
+    # The temporal module and the classes of each file, and how many tensors stay new: the eight
+    # of each of 16 temporal modules, unless the file has them.
+    files = {"TIN checkpoint, same dataset (name contained in path)": ("interlace", 12, 0),
              "TIN checkpoint, NEW dataset": ("interlace", 10, 0),
              "TSM checkpoint, NEW dataset": ("shift", 10, 16 * 8),
              "plain TSN checkpoint (base_model.* + new_fc), NEW dataset":
                  ("none", 10, 16 * 8)}  # fmt: skip
-    assert original.keys() == names.keys()
-    for name, (temporal, classes, num_new) in names.items():
-        state = to_reference(TIN(classes, temporal=temporal))
+    assert original.keys() == files.keys()
+    for name, (temporal, num_classes, num_new) in files.items():
+        state = to_reference(TIN(num_classes, temporal=temporal))
         report = import_file(saved(tmp_path, state), TIN(12))
         found = list(statuses(report).values())
-        num_left_out = 0 if classes == 12 else 2
+        num_left_out = 0 if num_classes == 12 else 2
         assert report.failed == ()
         assert len(found) == original[name]["n_target"] == 448
         assert found.count("new") == num_new
@@ -259,8 +279,9 @@ def test_all_but_the_classifier_of_another_dataset_loads(shared, tmp_path):
         assert found.count("renamed") >= original[name]["n_loaded"]
 
 
-def test_the_report_accounts_for_every_tensor_of_both_sides(tmp_path):
-    file, model = small("interlace"), small("conv")
+def test_the_report_lists_every_tensor_of_the_file_and_of_the_model(tmp_path: Path):
+    file = small("interlace")
+    model = small("conv")
     report = import_file(saved(tmp_path, to_reference(file)), model)
     assert sorted(row.ours for row in report.rows if row.ours) == sorted(model.state_dict())
     assert sorted(row.theirs for row in report.rows if row.theirs) == sorted(to_reference(file))
@@ -268,13 +289,14 @@ def test_the_report_accounts_for_every_tensor_of_both_sides(tmp_path):
     assert str(report).endswith("122 renamed, 8 new, 64 left out")
 
 
-def test_a_classifier_of_as_many_classes_loads(tmp_path):
-    file, model = small(classes=3), small(classes=3)
+def test_a_classifier_with_the_same_number_of_classes_loads(tmp_path: Path):
+    file = small(num_classes=3)
+    model = small(num_classes=3)
     import_file(saved(tmp_path, to_reference(file)), model)
     assert torch.equal(model.fc.weight, file.fc.weight)
 
 
-def test_a_tensor_that_is_missing_is_named(tmp_path):
+def test_a_tensor_that_the_file_lacks_is_reported(tmp_path: Path):
     state = to_reference(small())
     del state["base_model.layer2.0.conv2.weight"]
     report = import_file(saved(tmp_path, state), small())
@@ -282,21 +304,21 @@ def test_a_tensor_that_is_missing_is_named(tmp_path):
     assert (row.status, row.ours) == ("new", "backbone.layer2.0.conv2.weight")
 
 
-def test_a_tensor_without_a_place_is_named(tmp_path):
+def test_a_tensor_that_the_model_lacks_is_reported(tmp_path: Path):
     state = to_reference(small())
     state["base_model.layer2.0.attention.weight"] = torch.zeros(2)
     (row,) = import_file(saved(tmp_path, state), small()).failed
     assert (row.status, row.theirs) == ("left out", "base_model.layer2.0.attention.weight")
 
 
-def test_half_an_offset_net_is_a_failure(tmp_path):
+def test_an_incomplete_offset_net_is_a_failure(tmp_path: Path):
     state = to_reference(small())
     del state["base_model.layer2.0.conv1.net1.biasnet.net.fc.weight"]
     (row,) = import_file(saved(tmp_path, state), small()).failed
     assert row.ours == "backbone.layer2.0.temporal.offset_net.fc1.weight"
 
 
-def test_another_network_fails(tmp_path):
+def test_a_file_of_a_different_network_is_a_failure(tmp_path: Path):
     state = to_reference(TIN(3, "resnet34", num_segments=4))
     report = import_file(saved(tmp_path, state), small())
     assert {row.theirs.split(".")[1] for row in report.failed} == {
@@ -304,24 +326,26 @@ def test_another_network_fails(tmp_path):
     }  # fmt: skip
 
 
-def test_an_old_file_without_counts_of_batches_loads(tmp_path):
+def test_an_old_file_without_batch_counts_of_batchnorm_loads(tmp_path: Path):
     state = to_reference(small())
     state = {key: value for key, value in state.items() if "num_batches" not in key}
     assert import_file(saved(tmp_path, state), small()).failed == ()
 
 
-def test_another_number_of_frames_is_refused(tmp_path):
+def test_a_different_number_of_frames_is_rejected(tmp_path: Path):
     path = saved(tmp_path, to_reference(small(num_segments=4)))
     report = import_file(path, small(num_segments=8))
-    assert {row.status for row in report.failed} == {"refused"}
-    assert len(report.failed) == 3 * 8  # fc1's weight and bias, fc2's weight, of 8 blocks
+    assert {row.status for row in report.failed} == {"rejected"}
+    # fc1's weight and bias and fc2's weight depend on the frames, in each of 8 blocks.
+    assert len(report.failed) == 3 * 8
     assert report.failed[0].note.startswith("4x4 in the file, 8x8 in the model")
-    with pytest.raises(ConfigError, match="24 tensors .* set model.init_interpolate=true"):
+    with pytest.raises(ConfigError, match="24 tensors of .* set model.init_interpolate=true"):
         initialize(small(num_segments=8), load(None, [f"model.init={path}"]))
 
 
-def test_offset_nets_of_another_number_of_frames_are_interpolated_when_asked(tmp_path):
-    file, model = small(num_segments=2), small(num_segments=4)
+def test_offset_nets_for_a_different_number_of_frames_can_be_interpolated(tmp_path: Path):
+    file = small(num_segments=2)
+    model = small(num_segments=4)
     net = file.backbone.layer1[0].temporal.offset_net
     net.fc1.bias.data = torch.tensor([0.0, 4.0])
     net.fc1.weight.data = torch.tensor([[0.0, 8.0], [16.0, 24.0]])
@@ -330,14 +354,15 @@ def test_offset_nets_of_another_number_of_frames_are_interpolated_when_asked(tmp
     config = load(None, [f"model.init={path}", "model.init_interpolate=true"])
     assert initialize(model, config).failed == ()
     net = model.backbone.layer1[0].temporal.offset_net
-    # new frames lie at -1/4, 1/4, 3/4 and 5/4 of the old; past the ends the end holds
+    # The new frames lie at -1/4, 1/4, 3/4 and 5/4 of the old ones. Outside of the old frames, the
+    # nearest old value is used.
     assert net.fc1.bias.tolist() == [0, 1, 3, 4]
     assert net.fc2.weight.tolist() == [[0, 0.5, 1.5, 2], [0.5, 0.5, 0.5, 0.5]]
     row = torch.tensor([0.0, 1, 3, 4])
     torch.testing.assert_close(net.fc1.weight.data, row + 2 * row[:, None])
 
 
-def test_what_is_exported_comes_back_the_same(tmp_path):
+def test_an_exported_model_is_imported_with_the_same_logits(tmp_path: Path):
     model = small().eval()
     export_reference(model, "resnet18", tmp_path / "out.pth.tar")
     content = torch.load(tmp_path / "out.pth.tar", weights_only=True)
@@ -350,19 +375,35 @@ def test_what_is_exported_comes_back_the_same(tmp_path):
         assert torch.equal(model(x), other(x))
 
 
-def test_a_model_without_dropout_is_exported_with_the_classifier_that_the_original_expects():
+def test_an_export_that_fails_keeps_the_old_file_and_names_the_reason(tmp_path: Path):
+    path = tmp_path / "out.pth.tar"
+    path.write_text("old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with pytest.raises(WriteError, match=rf"cannot write {path}: File too large"):
+            export_reference(small(), "resnet18", path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_name_of_an_exported_classifier_depends_on_dropout():
+    """As in the original, which adds a new layer for the classifier only after dropout."""
     model = TIN(3, "resnet18", "none", dropout=0.0)
     assert "base_model.fc.weight" in to_reference(model)
     assert "new_fc.weight" in to_reference(TIN(3, "resnet18", "none", dropout=0.5))
 
 
 def test_a_temporal_convolution_cannot_be_exported():
-    with pytest.raises(ValueError, match=r"temporal\.conv.*the original has no such"):
+    with pytest.raises(ValueError, match=r"temporal\.conv.*the original does not have this"):
         to_reference(small("conv"))
 
 
-def test_our_own_checkpoint_initializes_with_its_moving_average(tmp_path):
-    trained, average = small(), small()
+def test_a_checkpoint_of_ours_initializes_a_model_with_its_moving_average(tmp_path: Path):
+    trained = small()
+    average = small()
     torch.save({"format": 1, "model": trained.state_dict(), "ema": average.state_dict()},
                tmp_path / "best.pt")  # fmt: skip
     model = small()
@@ -374,18 +415,20 @@ def test_our_own_checkpoint_initializes_with_its_moving_average(tmp_path):
     assert torch.equal(model.fc.weight, trained.fc.weight)
 
 
-# Files that are not what they should be.
+# Files that are rejected.
 
 
 class _Bomb:
-    def __init__(self, path):
+    """An object that makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path):
         self.path = path
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         return os.mkdir, (str(self.path),)
 
 
-def test_nothing_of_a_file_is_run(tmp_path):
+def test_code_in_a_file_is_never_executed(tmp_path: Path):
     state = to_reference(small())
     torch.save({"state_dict": state, "meta": _Bomb(tmp_path / "ran")}, tmp_path / "file.pth")
     with pytest.raises(ConfigError, match=r"file\.pth: cannot be read as plain tensors"):
@@ -393,49 +436,52 @@ def test_nothing_of_a_file_is_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_files_that_hold_no_network_are_refused(tmp_path):
+def test_files_without_a_network_are_rejected(tmp_path: Path):
     torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "other.pth")
-    with pytest.raises(ConfigError, match="holds no residual network"):
+    with pytest.raises(ConfigError, match="does not contain a residual network"):
         import_file(tmp_path / "other.pth", small())
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(ConfigError, match="holds no residual network"):
+    with pytest.raises(ConfigError, match="does not contain a residual network"):
         import_file(tmp_path / "list.pth", small())
     for content in ("not found", ""):
         (tmp_path / "text.pth").write_text(content)
         with pytest.raises(ConfigError, match=r"cannot be read as plain tensors \(\w+Error"):
             import_file(tmp_path / "text.pth", small())
-    with pytest.raises(ConfigError, match=r"absent\.pth: no such file"):
+    with pytest.raises(ConfigError, match=r"absent\.pth: this file does not exist"):
         import_file(tmp_path / "absent.pth", small())
 
 
-def test_a_start_that_is_no_file_is_refused_with_what_to_do():
-    config = load("tin_r50_8f_ucf101")  # its file is the user's to name
-    with pytest.raises(ConfigError, match=r"8f_kinetics400\.pth\.tar: no such file; name a check"):
+def test_a_missing_file_of_initial_weights_is_rejected_with_advice():
+    config = load("tin_r50_8f_ucf101")  # the user has to name the file of this recipe
+    absent = r"8f_kinetics400\.pth\.tar: this file does not exist\. Name a checkpoint"
+    with pytest.raises(ConfigError, match=absent):
         initialize(small(), config)
 
 
-def test_two_tensors_of_one_name_are_refused(tmp_path):
+def test_two_tensors_with_the_same_meaning_are_rejected(tmp_path: Path):
     state = to_reference(small())
     state["module.base_model.conv1.weight"] = state["base_model.conv1.weight"]
-    with pytest.raises(ConfigError, match=r"2 of its tensors are backbone\.conv1\.weight"):
+    with pytest.raises(
+        ConfigError, match=r"2 tensors .* the same meaning, backbone\.conv1\.weight"
+    ):
         import_file(saved(tmp_path, state), small())
 
 
-# Starting weights.
+# Initial weights.
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "site.yaml").write_text(f"cache: {tmp_path / 'cache'}\n")
     monkeypatch.setenv("TIN_SITE", str(tmp_path / "site.yaml"))
     return tmp_path / "cache"
 
 
-def test_no_starting_weights_are_loaded_where_none_are_wanted():
+def test_init_none_loads_no_weights():
     assert initialize(small(), load(None, ["model.init=none"])) is None
 
 
-def test_imagenet_weights_are_found_in_the_cache(cache):
+def test_imagenet_weights_are_found_in_the_cache(cache: Path):
     network = TIN(1000, "resnet18", "none")
     state = {name.removeprefix("backbone."): value for name, value in network.state_dict().items()}
     path = cache / "weights" / "resnet18-f37072fd.pth"
@@ -449,6 +495,6 @@ def test_imagenet_weights_are_found_in_the_cache(cache):
     assert len(new) == 8 * 8
 
 
-def test_absent_imagenet_weights_name_the_command_that_fetches_them(cache):
-    with pytest.raises(ConfigError, match="run `tin weights fetch resnet18` where there is a net"):
+def test_missing_imagenet_weights_name_the_command_that_fetches_them(cache: Path):
+    with pytest.raises(ConfigError, match="Run `tin weights fetch resnet18` on a machine with a"):
         initialize(small(), load(None, ["model.arch=resnet18"]))

@@ -1,4 +1,4 @@
-"""Building the operator: once, whole, for the right machines, with readable errors."""
+"""Building the operator: once, atomically, for the right machines, with readable errors."""
 
 import multiprocessing
 import os
@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from tin.op import build as module
-from tin.op import cuda_toolkit
+from tin.op import cuda_toolkit, selftest
 from tin.op.build import BuildError, Library, build, find
+from tin.op.interlace import interlace_reference
 from tin.op.selftest import check
 
-# stands in for a compiler: notes each call, takes a while, writes what it is asked for
+# A fake compiler: it records each call, takes some seconds, and writes its output file.
 SLOW = """#!/bin/sh
 echo "$@" >> {calls}
 sleep {seconds}
@@ -38,17 +39,18 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def slow_compiler(tmp_path, monkeypatch):
-    """Put a compiler in place that takes some seconds; return the file of its calls."""
+    """Return a function that installs a slow fake compiler and returns the file of its calls."""
 
-    def put(seconds):
-        script, calls = tmp_path / "slow-c++", tmp_path / "calls"
+    def install(seconds):
+        script = tmp_path / "slow-c++"
+        calls = tmp_path / "calls"
         script.write_text(SLOW.format(calls=calls, seconds=seconds))
         script.chmod(0o755)
         monkeypatch.setenv("CXX", str(script))
         monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "")
         return calls
 
-    return put
+    return install
 
 
 def start_build():
@@ -68,7 +70,7 @@ def test_many_processes_compile_once(cache, slow_compiler):
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA")
-def test_a_build_killed_half_way_leaves_nothing_in_the_way(cache, slow_compiler):
+def test_a_build_works_after_one_that_was_killed_half_way(cache, slow_compiler):
     calls = slow_compiler(5)
     process = start_build()
     deadline = time.monotonic() + 30
@@ -83,27 +85,40 @@ def test_a_build_killed_half_way_leaves_nothing_in_the_way(cache, slow_compiler)
     assert sorted(path.name for path in cache.iterdir()) == [find().path.name, "lock"]
 
 
-def test_what_is_built_is_returned_where_nothing_can_be_written(cache, slow_compiler, monkeypatch):
+def test_an_interrupted_copy_into_the_cache_leaves_no_file(cache, slow_compiler, monkeypatch):
+    slow_compiler(0)
+
+    def interrupted(source, target):
+        target.write(source.read(4))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.shutil, "copyfileobj", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build()
+    assert [path.name for path in cache.iterdir()] == ["lock"]
+
+
+def test_an_existing_library_is_returned_from_a_read_only_cache(cache, slow_compiler, monkeypatch):
     slow_compiler(0)
     library = build()
-    monkeypatch.setattr(module, "_one_at_a_time", None)  # a lock could not be made
+    monkeypatch.setattr(module, "_one_at_a_time", None)  # it would have to write the lock
     assert build() == library
 
 
-def test_sources_are_ours_though_another_package_is_called_cuda(tmp_path, monkeypatch):
+def test_our_sources_are_found_although_another_package_is_called_cuda(tmp_path, monkeypatch):
     (tmp_path / "cuda").mkdir()
     (tmp_path / "cuda" / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "cuda", raising=False)
-    assert {"core.h", "interlace.cu"} <= {path.name for path in module._sources()}
+    assert {"core.h", "interlace.cu"} <= {path.name for path in module._source_files()}
 
 
 @needs_compiler
-def test_an_error_of_the_compiler_stands_at_the_end(tmp_path, monkeypatch):
+def test_the_message_ends_with_the_error_of_the_compiler(tmp_path, monkeypatch):
     broken = tmp_path / "interlace_cpu.cpp"
     broken.write_text("int broken() { return nothing; }\n")
-    sources = [path for path in module._sources() if path.name != broken.name]
-    monkeypatch.setattr(module, "_sources", lambda: [broken, *sources])
+    sources = [path for path in module._source_files() if path.name != broken.name]
+    monkeypatch.setattr(module, "_source_files", lambda: [broken, *sources])
     module._prefix.cache_clear()
     with pytest.raises(BuildError, match=r"^the operator did not compile; ") as caught:
         build()
@@ -112,21 +127,21 @@ def test_an_error_of_the_compiler_stands_at_the_end(tmp_path, monkeypatch):
     module._prefix.cache_clear()
 
 
-def test_no_compiler_is_said_so(monkeypatch, tmp_path):
+def test_a_missing_compiler_is_reported(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(module, "architectures", lambda: ())
-    with pytest.raises(BuildError, match=r"no C\+\+ compiler: set CXX"):
+    with pytest.raises(BuildError, match=r"no C\+\+ compiler found: set CXX"):
         build()
 
 
-def test_nothing_built_names_the_command():
-    for ask in (find, check):
+def test_the_error_without_a_library_names_the_command_to_run():
+    for call in (find, check):
         with pytest.raises(BuildError, match="run `tin op build` once"):
-            ask()
+            call()
 
 
-def test_a_library_belongs_to_its_sources_its_torch_and_its_processor(monkeypatch):
+def test_the_name_of_a_library_depends_on_flags_torch_and_processor(monkeypatch):
     def name():
         module._prefix.cache_clear()
         return module._prefix()
@@ -139,7 +154,8 @@ def test_a_library_belongs_to_its_sources_its_torch_and_its_processor(monkeypatc
     monkeypatch.setattr(module.platform, "machine", lambda: "aarch64")
     names.add(name())
     monkeypatch.undo()
-    assert len(names) == 4 and all("/" not in name for name in names)
+    assert len(names) == 4
+    assert all("/" not in name for name in names)
     module._prefix.cache_clear()
 
 
@@ -147,7 +163,7 @@ def test_a_library_belongs_to_its_sources_its_torch_and_its_processor(monkeypatc
     "architectures, capability, runs",
     [
         (("8.0",), (8, 0), True),
-        (("8.0",), (8, 6), True),  # code for 8.0 runs on the later ones of its generation
+        (("8.0",), (8, 6), True),  # code for 8.0 runs on later GPUs of generation 8
         (("8.6",), (8, 0), False),
         (("8.0",), (9, 0), False),
         (("8.0", "9.0", "9.0+PTX"), (10, 0), True),
@@ -155,11 +171,11 @@ def test_a_library_belongs_to_its_sources_its_torch_and_its_processor(monkeypatc
         ((), (9, 0), False),
     ],
 )
-def test_which_gpus_a_library_runs_on(architectures, capability, runs):
+def test_a_library_runs_on_the_gpus_of_its_architectures(architectures, capability, runs):
     assert Library(Path("a.so"), "13.0", architectures).runs_on(capability) is runs
 
 
-def test_a_library_that_fits_the_gpu_is_chosen(cache, monkeypatch):
+def test_find_prefers_a_library_for_the_gpus_of_the_machine(cache, monkeypatch):
     cache.mkdir(parents=True)
     for architectures in ("8.0", "9.0_9.0+PTX"):
         (cache / f"{module._prefix()}-cuda13.0-{architectures}.so").touch()
@@ -167,17 +183,17 @@ def test_a_library_that_fits_the_gpu_is_chosen(cache, monkeypatch):
     monkeypatch.setattr(module, "capabilities", lambda: {(9, 0)})
     assert find("cuda").architectures == ("9.0", "9.0+PTX")
     (cache / f"{module._prefix()}-cuda13.1-8.0.so").touch()
-    assert find("cpu") == find("cuda")  # one serves both, though another one is newer
+    assert find("cpu") == find("cuda")  # one library serves both, although another is newer
     monkeypatch.setattr(module, "capabilities", lambda: {(7, 5)})
     with pytest.raises(BuildError, match="and cuda in .*: run `tin op build` once"):
         find("cuda")
-    assert find().cuda == "13.1"  # its CPU operator is as good
+    assert find().cuda == "13.1"  # the CPU's operator of any library will do
 
 
-def test_a_library_that_cannot_be_loaded_is_named_with_what_to_do(cache):
+def test_the_error_of_a_library_that_cannot_be_loaded_says_what_to_do(cache):
     cache.mkdir(parents=True)
     path = cache / f"{module._prefix()}.so"
-    path.write_text("of another kind of machine")
+    path.write_text("not a library")
     with pytest.raises(BuildError, match="file too short; remove .*so and run `tin op build` here"):
         check()
 
@@ -191,7 +207,7 @@ def test_architectures_come_from_the_environment(monkeypatch):
         "-gencode=arch=compute_86,code=sm_86",
     ]
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "Ampere")
-    with pytest.raises(ValueError, match=r"found Ampere, expected such as 8\.0"):
+    with pytest.raises(ValueError, match=r"found Ampere, expected .* such as 8\.0"):
         cuda_toolkit.architectures()
 
 
@@ -204,10 +220,11 @@ def test_without_a_toolkit_the_operator_is_built_for_the_cpu(cache, slow_compile
 
 @needs_compiler
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="no nvcc")
-def test_a_library_with_cuda_loads_and_passes_its_test_beside_any_torch(monkeypatch):
+def test_a_library_with_cuda_loads_and_passes_its_self_test_with_any_torch(monkeypatch):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
     library = build()
-    assert (library.architectures, find()) == (("9.0",), library)
+    assert library.architectures == ("9.0",)
+    assert find() == library
     done = subprocess.run(
         [sys.executable, "-c", "from tin.op.selftest import check; print(check())"],
         capture_output=True,
@@ -215,5 +232,19 @@ def test_a_library_with_cuda_loads_and_passes_its_test_beside_any_torch(monkeypa
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert f"CUDA {library.cuda} for 9.0" in done.stdout and "cpu: at most 0." in done.stdout
+    assert f"CUDA {library.cuda} for 9.0" in done.stdout
+    assert "cpu: at most 0." in done.stdout
     assert not done.stderr
+
+
+@pytest.mark.parametrize("factor", [1.5, float("nan")])
+def test_the_self_test_rejects_a_wrong_result_of_one_type(monkeypatch, factor):
+    def wrong_for_bfloat16(x, *others):
+        y = interlace_reference(x, *others)
+        return y * factor if x.dtype == torch.bfloat16 else y
+
+    monkeypatch.setattr(selftest, "built", lambda: ["a library"])
+    monkeypatch.setattr(selftest, "load", lambda device: None)
+    monkeypatch.setattr(selftest, "interlace", wrong_for_bfloat16)
+    with pytest.raises(BuildError, match="the operator is wrong on cpu"):
+        check()

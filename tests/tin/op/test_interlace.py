@@ -1,4 +1,4 @@
-"""The operator against its definition, the definition against the formula and the reference."""
+"""The operator equals its definition; the definition equals the formula and the reference."""
 
 import logging
 import math
@@ -25,17 +25,18 @@ ROUNDING = {torch.float64: 1e-13, torch.float32: 1e-6, torch.float16: 1e-3, torc
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled():
-    """Build into the user's cache: what other tests and `make demo` use."""
+    """Build the operator in the user's cache, which other tests and `make demo` use too."""
     if not (os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))):
         pytest.skip("no C++ compiler")
     build()
     module._load.cache_clear()
     assert module.is_compiled("cpu")
-    if torch.cuda.is_available():  # else the definition would be compared with itself
+    if torch.cuda.is_available():  # without kernels the definition would be compared with itself
         assert module.is_compiled("cuda"), "no kernels for this GPU: is there a CUDA toolkit?"
 
 
 def inputs(B, T, C, H, W, G, dtype=torch.float32, layout="contiguous", device="cpu"):
+    """Return random x, offset and weight."""
     small = torch.float64 if dtype == torch.float64 else torch.float32
     x = torch.randn(B * T, C, H, W).to(device, dtype).contiguous(memory_format=LAYOUTS[layout])
     offset = (torch.rand(B, G) * 6 - 3).to(device, small)
@@ -54,19 +55,19 @@ def check_against_definition(x, offset, weight, channels):
     found = results(interlace, x, offset, weight, channels, grad)
     exact = [tensor.double().contiguous() for tensor in (x, offset, weight)]
     wanted = results(interlace_reference, *exact, channels, grad.double())
-    once = {"rtol": ROUNDING[x.dtype], "atol": ROUNDING[x.dtype]}
-    B, T, G = weight.shape
-    # gradients of offset and weight are sums of so many products
+    rounding = {"rtol": ROUNDING[x.dtype], "atol": ROUNDING[x.dtype]}
+    # The gradients of offset and weight are sums of products, whose error grows with their number.
+    B, _, G = weight.shape
     terms = x.numel() / x.shape[1] * channels / G / B
     sums = {"rtol": 1e-5, "atol": (1e-14 if x.dtype == torch.float64 else 1e-7) * (10 + terms)}
-    for result, want, allowed in zip(found, wanted, (once, once, sums, sums), strict=True):
+    for result, want, allowed in zip(found, wanted, (rounding, rounding, sums, sums), strict=True):
         torch.testing.assert_close(result.double(), want, **allowed)
     assert torch.equal(found[0][:, channels:], x[:, channels:])
     assert found[0].stride() == found[1].stride() == x.stride()
     assert [r.dtype for r in found[1:]] == [x.dtype, offset.dtype, weight.dtype]
 
 
-def test_the_definition_is_the_formula():
+def test_the_definition_equals_the_formula():
     x, offset, weight = inputs(2, 5, 7, 2, 1, 3, torch.float64)
     offset[0] = torch.tensor([2.0, -1.0, -7.3])
     y = interlace_reference(x, offset, weight, channels=6)
@@ -74,7 +75,8 @@ def test_the_definition_is_the_formula():
     for b, t, c in np.ndindex(2, 5, 7):
         want = clips[b, t, c]
         if c < 6:
-            shift, zero = float(offset[b, c // 2]), torch.zeros(2, dtype=torch.float64)
+            shift = float(offset[b, c // 2])
+            zero = torch.zeros(2, dtype=torch.float64)
             k = math.floor(shift)
             near = clips[b, t - k, c] if 0 <= t - k < 5 else zero
             far = clips[b, t - k - 1, c] if 0 <= t - k - 1 < 5 else zero
@@ -87,16 +89,20 @@ def test_the_definition_is_the_formula():
 @given(data=st.data())
 def test_interlace_equals_its_definition_for_any_shape(device, data):
     number = lambda most: data.draw(st.integers(1, most))  # noqa: E731
-    B, T, G, rest = number(3), number(17), number(4), number(20) - 1
+    B = number(3)
+    T = number(17)
+    G = number(4)
+    copied = number(20) - 1
     channels = G * number(20)
-    dtype, layout = data.draw(st.sampled_from(DTYPES)), data.draw(st.sampled_from(list(LAYOUTS)))
-    tensors = inputs(B, T, channels + rest, number(6), number(6), G, dtype, layout, device)
+    dtype = data.draw(st.sampled_from(DTYPES))
+    layout = data.draw(st.sampled_from(list(LAYOUTS)))
+    tensors = inputs(B, T, channels + copied, number(6), number(6), G, dtype, layout, device)
     check_against_definition(*tensors, channels)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("size", [(64, 14), (256, 20)])  # a clip is more than one piece of work
+@pytest.mark.parametrize("size", [(64, 14), (256, 20)])  # clips of several pieces
 def test_interlace_equals_its_definition_for_large_frames(size, layout, device):
     C, side = size
     check_against_definition(
@@ -107,7 +113,7 @@ def test_interlace_equals_its_definition_for_large_frames(size, layout, device):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("offset", [0, 1, -1, 3, 4, -4, 5, 3.5, -3.5, 4.5, -4.5, 100, -1e6])
-def test_offsets_at_integers_at_borders_and_far_outside(offset, layout, device):
+def test_offsets_at_integers_at_the_borders_and_far_outside_of_the_clip(offset, layout, device):
     x, offsets, weight = inputs(1, 4, 6, 3, 2, 2, layout=layout, device=device)
     offsets[0, 0] = offset
     check_against_definition(x, offsets, weight, channels=4)
@@ -116,19 +122,22 @@ def test_offsets_at_integers_at_borders_and_far_outside(offset, layout, device):
 @pytest.mark.parametrize("op", [interlace, interlace_reference])
 @pytest.mark.parametrize("offset, value", [("inf", 0), ("-inf", 0), ("1e30", 0), ("nan", "nan")])
 @pytest.mark.parametrize("device", DEVICES)
-def test_an_offset_without_end_gives_zeros_and_nan_stays_in_its_group(device, offset, value, op):
+def test_an_infinite_offset_gives_zeros_and_a_nan_stays_in_its_group(device, offset, value, op):
     x, offsets, weight = inputs(2, 4, 8, 3, 2, 2, device=device)
-    usual, offsets[0, 0] = op(x, offsets, weight, 4), float(offset)
+    usual = op(x, offsets, weight, 4)
+    offsets[0, 0] = float(offset)
     y = op(x, offsets, weight, 4)
     wanted = torch.full_like(y[:4, :2], float(value))
     torch.testing.assert_close(y[:4, :2], wanted, equal_nan=True, rtol=0, atol=0)
-    assert torch.equal(y[4:], usual[4:]) and torch.equal(y[:4, 2:], usual[:4, 2:])
+    assert torch.equal(y[4:], usual[4:])
+    assert torch.equal(y[:4, 2:], usual[:4, 2:])
 
 
 @pytest.mark.parametrize("op", [interlace, interlace_reference])
-def test_a_nan_of_x_shows_where_its_frame_is_used_and_nowhere_else(op):
+def test_a_nan_in_x_appears_only_where_its_frame_is_used(op):
     x, offset, weight = inputs(1, 4, 1, 1, 1, 1)
-    x[3], offset[0, 0] = math.nan, -0.5  # output t mixes the frames t and t + 1
+    x[3] = math.nan
+    offset[0, 0] = -0.5  # output t mixes the frames t and t + 1
     assert op(x, offset, weight, 1).isnan().flatten().tolist() == [False, False, True, True]
 
 
@@ -153,9 +162,12 @@ def test_interlace_equals_the_reference(op, device, shared):
                 for name in "x offset weight grad_out out grad_x grad_offset grad_weight".split()
             )
         channels = x.shape[1] // int(path.stem.partition("div")[2].partition("_")[0])
-        four = torch.cat([b, -b], 1), torch.cat([w, w], 2)
-        y, dx, db, dw = results(op, x, *four, channels, grad)
-        found = y, dx, db[:, :2] - db[:, 2:], dw[..., :2] + dw[..., 2:]
+        # The reference has 2 offsets and weights for 4 groups: the last two groups use the negative
+        # offsets and the same weights, so the gradients of the groups add up.
+        offset = torch.cat([b, -b], 1)
+        weight = torch.cat([w, w], 2)
+        y, dx, db, dw = results(op, x, offset, weight, channels, grad)
+        found = (y, dx, db[:, :2] - db[:, 2:], dw[..., :2] + dw[..., 2:])
         for result, want in zip(found, wanted, strict=True):
             scale = max(float(want.abs().max()), 1.0)
             torch.testing.assert_close(result, want, rtol=1e-5, atol=1e-5 * scale)
@@ -170,7 +182,8 @@ def test_interlace_without_weights_equals_the_sampler_of_the_reference(op, share
             numbers = {name: torch.from_numpy(numbers[name]) for name in numbers.files}
         B, T, C, _, _ = numbers["x"].shape
         weight = torch.ones(B, T, numbers["offset"].shape[1])
-        x, grad = numbers["x"].flatten(0, 1), numbers["grad_out"].flatten(0, 1)
+        x = numbers["x"].flatten(0, 1)
+        grad = numbers["grad_out"].flatten(0, 1)
         y, dx, d_offset, _ = results(op, x, numbers["offset"], weight, C, grad)
         torch.testing.assert_close(y, numbers["out"].flatten(0, 1), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(dx, numbers["grad_x"].flatten(0, 1), rtol=1e-5, atol=1e-6)
@@ -181,7 +194,7 @@ def test_interlace_without_weights_equals_the_sampler_of_the_reference(op, share
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_the_operators_are_registered_as_torch_wants_them(dtype, layout, device):
+def test_the_operators_pass_the_registration_checks_of_torch(dtype, layout, device):
     x, offset, weight = inputs(2, 3, 6, 3, 2, 2, dtype, layout, device)
     leaves = [tensor.detach().requires_grad_() for tensor in (x, offset, weight)]
     torch.library.opcheck(torch.ops.tin.interlace.default, (*leaves, 4))
@@ -194,7 +207,9 @@ def test_the_operators_are_registered_as_torch_wants_them(dtype, layout, device)
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("built, backend", [(True, "inductor"), (False, "aot_eager")])
-def test_a_compiled_model_has_no_break_and_the_same_gradients(built, backend, device, monkeypatch):
+def test_a_compiled_model_has_no_graph_break_and_the_same_gradients(
+    built, backend, device, monkeypatch
+):
     monkeypatch.setattr(
         module, "is_compiled", torch.compiler.assume_constant_result(lambda _: built)
     )
@@ -225,7 +240,8 @@ class _Interlacing(torch.nn.Module):
 
 
 def test_interlace_trains_under_ddp():
-    model, x = _Interlacing(), torch.randn(8, 6, 3, 3)
+    model = _Interlacing()
+    x = torch.randn(8, 6, 3, 3)
     model(x).square().sum().backward()
     wanted = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
@@ -241,7 +257,7 @@ def test_interlace_trains_under_ddp():
 @pytest.mark.parametrize("device", DEVICES)
 def test_under_autocast_x_keeps_its_type_and_offsets_stay_exact(device):
     x, offset, weight = inputs(1, 4, 8, 3, 3, 2, torch.bfloat16, device=device)
-    half = offset.bfloat16(), weight.bfloat16()  # as a net makes them there
+    half = (offset.bfloat16(), weight.bfloat16())  # as a net returns them under autocast
     with torch.autocast(device, torch.bfloat16):
         y = interlace(x, *half, 4)
         compiled = torch.compile(interlace, backend="aot_eager", fullgraph=True)(x, *half, 4)
@@ -252,7 +268,7 @@ def test_under_autocast_x_keeps_its_type_and_offsets_stay_exact(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("change", ["transposed", "sliced", "every other frame", "strange strides"])
-def test_x_that_is_not_dense_gives_what_its_copy_does(change, device):
+def test_x_that_is_not_dense_gives_the_same_as_its_dense_copy(change, device):
     x, offset, weight = inputs(2, 4, 8, 6, 6, 2, device=device)
     x = {
         "transposed": lambda: x.transpose(2, 3),
@@ -270,30 +286,33 @@ def test_x_that_is_not_dense_gives_what_its_copy_does(change, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_gradients_of_any_strides_are_taken(layout, device):
+def test_gradients_of_any_strides_are_accepted(layout, device):
     x, offset, weight = inputs(1, 4, 8, 3, 2, 2, layout=layout, device=device)
     x.requires_grad_()
     wanted = torch.autograd.grad(interlace(x, offset, weight, 4), x, torch.ones_like(x))
     one = torch.autograd.grad(interlace(x, offset, weight, 4).sum(), x)  # strides of 0
     turned = torch.ones(4, 8, 2, 3, device=device).transpose(2, 3)
     other = torch.autograd.grad(interlace(x, offset, weight, 4), x, turned)
-    assert torch.equal(one[0], wanted[0]) and torch.equal(other[0], wanted[0])
+    assert torch.equal(one[0], wanted[0])
+    assert torch.equal(other[0], wanted[0])
     assert one[0].stride() == x.stride()
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("size", [(0, 8, 8, 3, 3), (2, 4, 8, 0, 3)])
-def test_empty_batches_and_frames_pass(size, device):
+def test_empty_batches_and_frames_work(size, device):
     x, offset, weight = inputs(*size, 2, device=device)
     y, dx, d_offset, d_weight = results(interlace, x, offset, weight, 4, torch.randn_like(x))
     assert y.shape == dx.shape == x.shape
-    assert d_offset.shape == offset.shape and d_weight.shape == weight.shape
-    assert not d_offset.any() and not d_weight.any()
+    assert d_offset.shape == offset.shape
+    assert d_weight.shape == weight.shape
+    assert not d_offset.any()
+    assert not d_weight.any()
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("needed", [0, 1, 2])
-def test_a_gradient_alone_equals_the_same_among_all(needed, device):
+def test_a_single_gradient_equals_the_same_gradient_among_all(needed, device):
     x, offset, weight = inputs(2, 4, 8, 5, 3, 2, device=device)
     grad = torch.randn_like(x)
     wanted = results(interlace, x, offset, weight, 4, grad)[1 + needed]
@@ -303,7 +322,7 @@ def test_a_gradient_alone_equals_the_same_among_all(needed, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_second_derivative_is_refused(device):
+def test_a_second_derivative_raises(device):
     x, offset, weight = inputs(1, 4, 8, 3, 3, 2, device=device)
     y = interlace(x.requires_grad_(), offset, weight, 4)
     with pytest.raises(RuntimeError, match="interlace: its gradient is not differentiable"):
@@ -314,7 +333,9 @@ def test_a_second_derivative_is_refused(device):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_any_number_of_threads_gives_the_same_bits(dtype, layout):
     x, offset, weight = inputs(2, 8, 64, 30, 30, 4, dtype, layout)
-    grad, before, bits = torch.randn_like(x), torch.get_num_threads(), []
+    grad = torch.randn_like(x)
+    before = torch.get_num_threads()
+    bits = []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
@@ -331,9 +352,9 @@ WRONG = {
     "torch.sparse_coo": (TypeError, lambda x, o, w: (x.to_sparse(), o, w, 4)),
     r"expected \(B\*T, C, H, W\)": (ValueError, lambda x, o, w: (x[0], o, w, 4)),
     "weight means 2 clips of 4 frames": (ValueError, lambda x, o, w: (x[:7], o, w, 4)),
-    r"offset is \(2, 2\)": (ValueError, lambda x, o, w: (x, o[:1], w, 4)),
+    r"offset must be \(2, 2\)": (ValueError, lambda x, o, w: (x, o[:1], w, 4)),
     "2 groups must divide 5 channels": (ValueError, lambda x, o, w: (x, o, w, 5)),
-    "must divide 10 channels, of 8": (ValueError, lambda x, o, w: (x, o, w, 10)),
+    "must divide 10 channels, at most the 8 of x": (ValueError, lambda x, o, w: (x, o, w, 10)),
     "must divide 0 channels": (ValueError, lambda x, o, w: (x, o, w, 0)),
     "0 groups": (ValueError, lambda x, o, w: (x, o[:, :0], w[..., :0], 4)),
     "offset is torch.float64, expected torch.float32": (
@@ -341,20 +362,24 @@ WRONG = {
         lambda x, o, w: (x, o.double(), w, 4),
     ),
     "weight is torch.bfloat16": (TypeError, lambda x, o, w: (x, o, w.bfloat16(), 4)),
-    "offset is on meta, x on cpu": (ValueError, lambda x, o, w: (x, o.to("meta"), w, 4)),
+    "offset is on meta, expected the device of x, cpu": (
+        ValueError,
+        lambda x, o, w: (x, o.to("meta"), w, 4),
+    ),
 }
 
 
 @pytest.mark.parametrize("message", WRONG)
-def test_wrong_arguments_are_refused_by_name_and_number(message):
+def test_wrong_arguments_raise_an_error_that_names_them(message):
     error, change = WRONG[message]
     with pytest.raises(error, match=message):
         interlace(*change(*inputs(2, 4, 8, 3, 3, 2)))
 
 
-def test_kernels_called_directly_refuse_what_would_leave_their_memory():
+def test_kernels_called_directly_reject_arguments_that_would_access_foreign_memory():
     x, offset, weight = inputs(2, 4, 8, 3, 3, 2)
-    op, backward = torch.ops.tin.interlace, torch.ops.tin.interlace_backward
+    forward = torch.ops.tin.interlace
+    backward = torch.ops.tin.interlace_backward
     for wrong in (
         (x[:7], offset, weight, 4),
         (x, offset, weight, 3),
@@ -365,14 +390,16 @@ def test_kernels_called_directly_refuse_what_would_leave_their_memory():
         (x.long(), offset, weight, 4),
     ):
         with pytest.raises(RuntimeError, match="interlace"):
-            op(*wrong)
-    last = x.contiguous(memory_format=torch.channels_last)
-    for grad in (x[:, :4].contiguous(), x.double(), last):
+            forward(*wrong)
+    channels_last = x.contiguous(memory_format=torch.channels_last)
+    for grad in (x[:, :4].contiguous(), x.double(), channels_last):
         with pytest.raises(RuntimeError, match="interlace"):
             backward(grad, x, offset, weight, 4, True, True)
 
 
-def test_without_a_library_the_definition_runs_after_one_warning(tmp_path, monkeypatch, caplog):
+def test_without_a_library_the_operator_warns_once_and_runs_the_definition(
+    tmp_path, monkeypatch, caplog
+):
     site = tmp_path / "site.yaml"
     site.write_text(f"cache: {tmp_path / 'cache'}\n")
     monkeypatch.setenv("TIN_SITE", str(site))
@@ -390,11 +417,12 @@ def test_without_a_library_the_definition_runs_after_one_warning(tmp_path, monke
 
 
 @pytest.mark.gpu
-def test_calls_on_several_streams_do_not_disturb_each_other():
+def test_calls_on_several_streams_are_independent():
     calls = [inputs(2, 8, 64, 28, 28, 4, device="cuda") for _ in range(4)]
     wanted = [interlace(*call, 16) for call in calls]
     torch.cuda.synchronize()
-    streams, found = [torch.cuda.Stream() for _ in calls], []
+    streams = [torch.cuda.Stream() for _ in calls]
+    found = []
     for _ in range(20):
         found = []
         for stream, call in zip(streams, calls, strict=True):
@@ -430,7 +458,7 @@ def test_a_cuda_graph_replays_forward_and_backward():
 
 
 @pytest.mark.gpu
-def test_cuda_gives_the_same_bits_every_run():
+def test_cuda_gives_the_same_bits_in_every_run():
     x, offset, weight = inputs(4, 8, 256, 28, 28, 4, torch.bfloat16, "channels_last", "cuda")
     grad = torch.randn_like(x)
     first = results(interlace, x, offset, weight, 64, grad)
@@ -441,8 +469,10 @@ def test_cuda_gives_the_same_bits_every_run():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_more_than_2_to_the_31_elements(layout):
-    B, T = 84, 8  # of 256 channels of 112 x 112: 2.16e9 elements
+def test_tensors_may_have_more_than_2_to_the_31_elements(layout):
+    # 84 clips of 8 frames of 256 channels of 112 x 112 pixels have 2.16e9 elements.
+    B = 84
+    T = 8
     frame = torch.randn(1, 256, 112, 112, device="cuda", dtype=torch.bfloat16)
     x = frame.expand(B * T, -1, -1, -1).contiguous(memory_format=LAYOUTS[layout])
     offset = torch.zeros(B, 4, device="cuda")
@@ -450,7 +480,10 @@ def test_more_than_2_to_the_31_elements(layout):
     y = interlace(x, offset, torch.ones(B, T, 4, device="cuda"), 64)
     assert x.numel() > 2**31
     last = y[-T:]
-    assert not last[0, :16].any() and torch.equal(last[1, :16], frame[0, :16])
-    assert not last[-1, 16:32].any() and torch.equal(last[0, 16:32], frame[0, 16:32])
-    assert torch.equal(last[3, 32:48], frame[0, 32:48]) and not last[:, 48:64].any()
+    assert not last[0, :16].any()
+    assert torch.equal(last[1, :16], frame[0, :16])
+    assert not last[-1, 16:32].any()
+    assert torch.equal(last[0, 16:32], frame[0, 16:32])
+    assert torch.equal(last[3, 32:48], frame[0, 32:48])
+    assert not last[:, 48:64].any()
     assert torch.equal(last[5, 64:], frame[0, 64:])

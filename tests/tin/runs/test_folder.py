@@ -1,15 +1,17 @@
-"""The run folder: attempts, rows that are cut when a run goes on, settings that must not change."""
+"""The run folder: attempts, rows that a resumed run removes, and recorded environments."""
 
 import json
+import os
 import threading
+from pathlib import Path
 
 import pytest
 
-from configs.load import ConfigError, dump, load
-from tin.runs.folder import STEPS, Run, describe_environment, resolve
+from configs.files import temporary_path
+from tin.runs.folder import STEPS, Run, describe_environment
 
 
-def test_attempts_are_taken_once_each_even_at_the_same_time(tmp_path):
+def test_each_attempt_number_is_taken_once_even_by_simultaneous_starts(tmp_path: Path):
     runs = [Run(tmp_path) for _ in range(8)]
     threads = [threading.Thread(target=run.start_attempt) for run in runs]
     for thread in threads:
@@ -20,7 +22,25 @@ def test_attempts_are_taken_once_each_even_at_the_same_time(tmp_path):
     assert Run(tmp_path).attempts() == list(range(1, 9))
 
 
-def test_rows_past_the_checkpoint_are_cut_with_a_half_written_one(tmp_path):
+def test_a_new_attempt_removes_temporary_files_of_killed_ones(tmp_path: Path):
+    run = Run(tmp_path)
+    run.start_attempt()
+    old = [temporary_path(tmp_path / "config.yaml"), temporary_path(run.job / "DONE")]
+    other = temporary_path(run.job / "recipe.yaml")  # written by `tin submit`, not by an attempt
+    for path in (*old, other):
+        path.write_text("half")
+        os.utime(path, (1e9, 1e9))
+    new = temporary_path(tmp_path / "steps.csv")
+    new.write_text("half")
+    later = new.stat().st_mtime + 1000
+    os.utime(new, (later, later))
+    run.start_attempt()
+    assert not any(path.exists() for path in old)
+    assert new.exists()
+    assert other.exists()
+
+
+def test_rows_after_the_checkpoint_are_removed_with_an_incomplete_last_row(tmp_path: Path):
     run = Run(tmp_path)
     for step in (1, 2, 3, 4):
         run.append("steps.csv", STEPS, {"step": step, "loss": step / 3})
@@ -33,7 +53,9 @@ def test_rows_past_the_checkpoint_are_cut_with_a_half_written_one(tmp_path):
     assert lines[2].split(",")[3] == "0.666667"
 
 
-def test_what_has_changed_since_the_attempt_before_is_said(tmp_path, caplog):
+def test_changes_since_the_previous_attempt_are_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     facts = describe_environment("cpu", 1) | {"commit": "a1", "auto": {"operator": "compiled"}}
     for auto in ({"operator": "compiled"}, {"operator": "compiled"}, {"operator": "plain PyTorch"}):
         run = Run(tmp_path)
@@ -41,30 +63,14 @@ def test_what_has_changed_since_the_attempt_before_is_said(tmp_path, caplog):
         assert not caplog.text
         run.warn_of_changes({**facts, "auto": auto})
         run.write_environment({**facts, "auto": auto})
-    assert "auto.operator: compiled -> plain PyTorch; clips, frames and crops" in caplog.text
+    assert "previous attempt: auto.operator: compiled -> plain PyTorch; each step" in caplog.text
     caplog.clear()
     run.start_attempt()
     run.warn_of_changes({**facts, "commit": "b2", "auto": {"operator": "plain PyTorch"}})
-    assert "before: commit: a1 -> b2; clips" in caplog.text
+    assert "since the previous attempt: commit: a1 -> b2; each step still" in caplog.text
 
 
-def test_a_new_run_needs_a_recipe(tmp_path):
-    with pytest.raises(ConfigError, match="is no run yet: name a recipe"):
-        resolve(None, tmp_path, [])
-    assert resolve("demo", tmp_path, ["train.seed=3"]).train.seed == 3
-
-
-def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
-    (tmp_path / "config.yaml").write_text(dump(load("demo", ["train.seed=3"])))
-    assert resolve(None, tmp_path, ["run.threads=1"]).run.threads == 1
-    assert resolve("demo", tmp_path, ["train.seed=3"]).train.seed == 3
-    with pytest.raises(ConfigError, match="other settings: train.seed: 3 -> 0; continue it"):
-        resolve("demo", tmp_path, [])
-    with pytest.raises(ConfigError, match="model.arch: resnet18 -> resnet50"):
-        resolve(None, tmp_path, ["model.arch=resnet50"])
-
-
-def test_done_names_the_stages_that_are_finished(tmp_path):
+def test_done_lists_the_finished_stages(tmp_path: Path):
     run = Run(tmp_path)
     run.start_attempt()
     assert run.done() == {}
@@ -73,7 +79,7 @@ def test_done_names_the_stages_that_are_finished(tmp_path):
     assert list(run.done()) == ["train", "test"]
 
 
-def test_the_environment_is_recorded(tmp_path):
+def test_the_environment_is_recorded(tmp_path: Path):
     run = Run(tmp_path)
     run.start_attempt()
     run.write_environment(describe_environment("cpu", 2))

@@ -1,13 +1,16 @@
-"""A checkpoint of another project as a run, and back."""
+"""Checkpoints of other projects become runs, and runs become checkpoints of the original."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from configs.load import ConfigError
 from tin.models.network import TIN
-from tin.models.weights import export_reference, to_reference
+from tin.models.tensor_names import to_reference
+from tin.models.weights import export_reference
 from tin.runs import checkpoint
 from tin.runs.folder import Run
 from tin.runs.foreign import export_run, import_run, settings_of
@@ -15,25 +18,27 @@ from tin.runs.restore import config_of, restore
 
 
 @pytest.fixture
-def file(tmp_path):
+def file(tmp_path: Path) -> tuple[TIN, Path]:
+    """Return a model and a checkpoint of it in the original's format."""
     model = TIN(3, "resnet18", "interlace", num_segments=4, shift_div=2).eval()
     export_reference(model, "resnet18", tmp_path / "tin.pth.tar")
     return model, tmp_path / "tin.pth.tar"
 
 
-def told(state):
-    return dict(setting.split("=") for setting in settings_of(state))
+def implied(tensors: dict[str, Tensor]) -> dict[str, str]:
+    """Return the settings that the tensors of a checkpoint imply, by their names."""
+    return {key: value for key, _, value in (text.partition("=") for text in settings_of(tensors))}
 
 
-def meta_state(*args, **settings):
+def meta_state(arch: str, temporal: str, shift_div: int = 4) -> dict[str, Tensor]:
+    """Return the tensors of a network of 16 frames, without their values."""
     with torch.device("meta"):
-        return to_reference(TIN(*args, **settings))
+        return to_reference(TIN(3, arch, temporal, num_segments=16, shift_div=shift_div))
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50", "resnet101"])
-def test_tensors_tell_their_network(arch):
-    found = told(meta_state(3, arch, num_segments=16, shift_div=4))
-    assert found == {
+def test_tensors_imply_the_settings_of_their_network(arch: str):
+    assert implied(meta_state(arch, "interlace")) == {
         "model.arch": arch,
         "model.temporal": "interlace",
         "model.shift_div": "4",
@@ -42,22 +47,27 @@ def test_tensors_tell_their_network(arch):
     }
 
 
-def test_tensors_tell_tsm_from_tsn():
-    tsm = meta_state(3, "resnet50", "shift", shift_div=8)
-    assert told(tsm)["model.temporal"] == "shift"
-    assert told(tsm)["model.shift_div"] == "8"
+def test_tensor_names_distinguish_tsm_from_tsn():
+    tsm = meta_state("resnet50", "shift", shift_div=8)
+    assert implied(tsm)["model.temporal"] == "shift"
+    assert implied(tsm)["model.shift_div"] == "8"
     mmaction2 = {re.sub(r"conv1\.net\.", "conv1.conv.net.", name): tsm[name] for name in tsm}
-    assert told(mmaction2)["model.temporal"] == "shift"
-    assert told(meta_state(3, "resnet50", "none"))["model.temporal"] == "none"
+    assert implied(mmaction2)["model.temporal"] == "shift"
+    assert implied(meta_state("resnet50", "none"))["model.temporal"] == "none"
 
 
-def test_an_imported_file_is_a_run_that_gives_the_same_scores(file, tmp_path):
+def test_an_imported_file_becomes_a_run_with_the_same_scores(
+    file: tuple[TIN, Path], tmp_path: Path
+):
     model, path = file
     report = import_run(path, tmp_path / "run")
     assert report.failed == ()
     assert len(report.lines()) == len(report.rows) == len(model.state_dict())
-    state = checkpoint.load(checkpoint.best(Run(tmp_path / "run")))
-    config = Run(tmp_path / "run").config()
+    run = Run(tmp_path / "run")
+    best = checkpoint.best(run)
+    assert best is not None
+    state = checkpoint.load(best)
+    config = run.config()
     assert config == config_of(state)
     assert (config.model.arch, config.clip.num_segments) == ("resnet18", 4)
     assert state["classes"] == ["0", "1", "2"]
@@ -66,52 +76,53 @@ def test_an_imported_file_is_a_run_that_gives_the_same_scores(file, tmp_path):
         assert torch.equal(restore(state, config)(x), model(x))
 
 
-def test_without_a_folder_there_is_only_the_account(file, tmp_path):
+def test_without_a_run_folder_an_import_only_reports(file: tuple[TIN, Path], tmp_path: Path):
     _, path = file
     before = set(tmp_path.rglob("*"))
     assert import_run(path).failed == ()
     assert set(tmp_path.rglob("*")) == before
 
 
-def test_settings_come_last_and_a_misfit_makes_no_run(file, tmp_path):
+def test_settings_that_do_not_fit_the_file_make_no_run(file: tuple[TIN, Path], tmp_path: Path):
     _, path = file
     report = import_run(path, tmp_path / "run", ["clip.num_segments=8"])
     assert report.failed
-    assert any(line.endswith("FAILED") and "refused" in line for line in report.lines())
+    assert any(line.endswith("FAILED") and "rejected" in line for line in report.lines())
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_is_never_written_over(file, tmp_path):
+def test_an_import_never_overwrites_a_run(file: tuple[TIN, Path], tmp_path: Path):
     _, path = file
     import_run(path, tmp_path / "run")
-    with pytest.raises(ConfigError, match="is a run already"):
+    with pytest.raises(ConfigError, match="already contains a run; name another folder"):
         import_run(path, tmp_path / "run")
 
 
-def test_a_torchvision_file_becomes_no_run(tmp_path):
+def test_a_torchvision_file_cannot_become_a_run(tmp_path: Path):
     network = TIN(1000, "resnet18", "none")
     state = {name.removeprefix("backbone."): value for name, value in network.state_dict().items()}
     torch.save(state, tmp_path / "resnet18.pth")
     assert import_run(tmp_path / "resnet18.pth").failed == ()
-    with pytest.raises(ConfigError, match="no classifier of its own"):
+    with pytest.raises(ConfigError, match="has no trained classifier"):
         import_run(tmp_path / "resnet18.pth", tmp_path / "run")
 
 
-def test_a_network_of_other_layers_is_refused(file, tmp_path):
+def test_a_network_with_other_numbers_of_blocks_is_rejected(file: tuple[TIN, Path], tmp_path: Path):
     model, _ = file
     state = to_reference(model)
     state = {name: value for name, value in state.items() if "layer2.1." not in name}
     torch.save(state, tmp_path / "odd.pth")
-    with pytest.raises(ConfigError, match=r"a network of \(2, 1, 2, 2\) blocks is none of"):
+    with pytest.raises(ConfigError, match=r"with \(2, 1, 2, 2\) blocks .* is not one of resnet18"):
         import_run(tmp_path / "odd.pth")
 
 
-def test_a_run_goes_back_to_the_format_of_the_original(file, tmp_path):
-    model, path = file
+def test_an_exported_run_has_the_same_tensors_in_the_format_of_the_original(
+    file: tuple[TIN, Path], tmp_path: Path
+):
+    _, path = file
     import_run(path, tmp_path / "run")
     export_run(tmp_path / "run", tmp_path / "back.pth.tar")
-    old, new = (torch.load(name, weights_only=True) for name in (path, tmp_path / "back.pth.tar"))
-    assert old["state_dict"].keys() == new["state_dict"].keys()
-    assert all(
-        torch.equal(value, new["state_dict"][key]) for key, value in old["state_dict"].items()
-    )
+    old = torch.load(path, weights_only=True)["state_dict"]
+    new = torch.load(tmp_path / "back.pth.tar", weights_only=True)["state_dict"]
+    assert old.keys() == new.keys()
+    assert all(torch.equal(value, new[key]) for key, value in old.items())

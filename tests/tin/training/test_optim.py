@@ -8,7 +8,7 @@ import torch
 
 from configs.load import load
 from tin.models.network import TIN, build_model
-from tin.models.weights import reference_name
+from tin.models.tensor_names import reference_name
 from tin.training.optim import build_optimizer, learning_rate, loss, set_learning_rate
 
 POLICIES = {

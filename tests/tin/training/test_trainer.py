@@ -14,10 +14,11 @@ from rank_processes import finish, kill, start_ranks
 from synthetic_dataset import flip_byte, write_dataset
 
 from configs.load import ConfigError, load
-from pipeline.loader import BadDataError
+from pipeline.batches import BadDataError
 from tin.runs import checkpoint
 from tin.runs.checkpoint import CheckpointError
-from tin.runs.folder import Run, resolve
+from tin.runs.folder import Run
+from tin.runs.settings import resolve
 from tin.training.trainer import Stopped, train
 
 SETTINGS = (
