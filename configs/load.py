@@ -187,12 +187,9 @@ def differences(old: Config, new: Config) -> list[str]:
 
     A default that changed since the older settings were written is not a difference.
     """
-    before = dict(_leaves(old.model_dump()))
-    for key, (former, current) in FORMER_DEFAULTS.items():
-        if before.get(key) == former:
-            before[key] = current
-    found = changes(before, dict(_leaves(new.model_dump())))
-    return [line for line in found if not line.startswith("run.")]
+    known = {f"{key}: {former} -> {now}" for key, (former, now) in FORMER_DEFAULTS.items()}
+    found = changes(old.model_dump(), new.model_dump())
+    return [line for line in found if not line.startswith("run.") and line not in known]
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
