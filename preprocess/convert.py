@@ -115,7 +115,7 @@ def encode_shard(folder: Path, settings: ShardSettings, task: ShardTask, note: N
     """
     crashes = dict(task.crashes)
     bad = []
-    remove_leftovers(folder, f"{task.name}.*")
+    remove_leftovers(folder, task.name)
     with atomic_file(folder / task.name, advice=ADVICE) as file:
         for video in task.videos:
             note(video.key)

@@ -1,4 +1,4 @@
-"""A thread that ends a rank which makes no progress, after writing the stacks of its threads."""
+"""A watchdog thread: it ends a rank that makes no progress, and saves the stacks of its threads."""
 
 import faulthandler
 import logging
@@ -11,26 +11,29 @@ from types import TracebackType
 
 log = logging.getLogger(__name__)
 HUNG = 70  # exit code of a rank that hangs
-FIRST_STEP_S = 600.0  # the first step may compile, and fill caches
-GRACE_S = 5.0  # for the other ranks to write their stacks
+FIRST_STEP_S = 600.0  # the first step may compile the model and fill caches
+GRACE_S = 5.0  # time for the other ranks to write their stacks
 
 
 class Watchdog:
-    """Ends this rank when it makes no step for a while, after writing the stacks of its threads.
+    """Ends this rank if no step completes for a while, after writing the stacks of its threads.
 
-    All ranks wait for one that hangs, so each of them writes `job/stacks-<attempt>-rank<rank>.txt`
-    and leaves; the rank that hangs may be the one that wrote nothing.
+    When one rank hangs, all others wait for it. Each rank therefore writes its own
+    `job/stacks-<attempt>-rank<rank>.txt` and exits. The rank that caused the hang may be the one
+    without a file, because it may be unable to run its watchdog.
     """
 
     def __init__(self, job: Path, attempt: int, rank: int, minutes: float):
-        """Watch with a limit of `minutes`; 0 never ends a rank."""
+        """Set the time limit of a step to `minutes`; 0 turns the watchdog off."""
         self._file = job / f"stacks-{attempt:02d}-rank{rank}.txt"
-        self._limit_s, self._allowed_s = 60 * minutes, max(60 * minutes, FIRST_STEP_S)
-        self._last, self._over = time.monotonic(), threading.Event()
+        self._limit_s = 60 * minutes
+        self._allowed_s = max(self._limit_s, FIRST_STEP_S)
+        self._last_beat = time.monotonic()
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
-        self._last = time.monotonic()
+        self._last_beat = time.monotonic()
         if self._limit_s:
             self._thread.start()
         return self
@@ -38,20 +41,21 @@ class Watchdog:
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
+        self._stopped.set()
 
     def beat(self) -> None:
-        """Say that a step has been done."""
-        self._last, self._allowed_s = time.monotonic(), self._limit_s
+        """Report that a step is complete."""
+        self._last_beat = time.monotonic()
+        self._allowed_s = self._limit_s
 
     def _watch(self) -> None:
-        while not self._over.wait(min(self._limit_s / 10, 5.0)):
-            if time.monotonic() - self._last > self._allowed_s:
-                self._leave()
+        while not self._stopped.wait(min(self._limit_s / 10, 5.0)):
+            if time.monotonic() - self._last_beat > self._allowed_s:
+                self._exit()
 
-    def _leave(self) -> None:
-        seconds = time.monotonic() - self._last
-        log.error("no step for %.0f s: the stacks of this rank stand in %s", seconds, self._file)
+    def _exit(self) -> None:
+        seconds = time.monotonic() - self._last_beat
+        log.error("no step for %.0f s; writing the stacks of this rank to %s", seconds, self._file)
         with self._file.open("w") as file:
             file.write(f"{socket.gethostname()}: no step for {seconds:.0f} s\n")
             file.flush()

@@ -121,7 +121,7 @@ class Run:
                 break
         self.attempt = number
         self.remove_older_leftovers(self.path)
-        self.remove_older_leftovers(self.job, "DONE*")
+        self.remove_older_leftovers(self.job, "DONE")
         return number
 
     def check_fence(self) -> None:

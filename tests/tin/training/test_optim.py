@@ -1,12 +1,14 @@
-"""Parameter groups, learning rates and losses against tables of the original and by hand."""
+"""Parameter groups, learning rates and losses, against the original and values by hand."""
 
 import json
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 
 from configs.load import load
+from configs.schema import Config
 from tin.models.network import TIN, build_model
 from tin.models.tensor_names import reference_name
 from tin.training.optim import build_optimizer, learning_rate, loss, set_learning_rate
@@ -36,15 +38,16 @@ LR_TRACES = {
 }  # fmt: skip
 
 
-def built(settings):
+def built(settings: Sequence[str]) -> tuple[Config, TIN, torch.optim.SGD]:
+    """Return the settings, their network without weights, and its optimizer."""
     config = load(None, settings)
     with torch.device("meta"):
         model = build_model(config, 174)
     return config, model, build_optimizer(model, config)
 
 
-def factors(model, optimizer):
-    """Return {name: (lr factor, decay factor)} of every parameter in a group."""
+def factors(model: TIN, optimizer: torch.optim.SGD) -> dict[str, tuple[float, float]]:
+    """Return {name: (lr factor, decay factor)} for every parameter in a group."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     return {
         names[parameter]: (group["lr_factor"], group["decay_factor"])
@@ -64,7 +67,7 @@ def test_reference_groups_equal_the_original(shared, name):
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnet101"])
-def test_module_groups_find_the_classifier_of_every_network(arch):
+def test_module_groups_find_the_classifier_of_every_backbone(arch):
     _, model, optimizer = built([f"model.arch={arch}"])
     found = factors(model, optimizer)
     assert [name for name, (lr, _) in found.items() if lr >= 5] == ["fc.weight", "fc.bias"]
@@ -76,7 +79,7 @@ def test_module_groups_find_the_classifier_of_every_network(arch):
     assert found["backbone.layer2.0.temporal.offset_net.fc1.bias"] == (2, 0)
 
 
-def test_reference_groups_miscount_the_classifier_of_other_networks_than_resnet50():
+def test_reference_groups_miscount_the_classifier_if_the_backbone_is_not_resnet50():
     for arch, fast in (("resnet18", 0), ("resnet101", 34 + 1)):
         _, model, optimizer = built(["optim.groups=reference", f"model.arch={arch}"])
         found = factors(model, optimizer)
@@ -89,14 +92,14 @@ def test_module_and_reference_groups_agree_on_resnet50():
     assert factors(model, by_module) == factors(other, by_count)
 
 
-def test_a_single_group_holds_every_parameter_that_trains():
+def test_a_single_group_holds_every_trainable_parameter():
     config, model, optimizer = built(["optim.groups=single", "train.bn=full"])
     assert set(factors(model, optimizer)) == {name for name, _ in model.named_parameters()}
     assert [group["name"] for group in optimizer.param_groups] == ["all"]
     assert optimizer.param_groups[0]["weight_decay"] == config.optim.weight_decay
 
 
-def test_each_group_gets_its_share_of_learning_rate_and_decay():
+def test_each_group_applies_its_factors_to_learning_rate_and_decay():
     config, _, optimizer = built(["optim.nesterov=true"])
     set_learning_rate(optimizer, 0.3)
     for group in optimizer.param_groups:
@@ -116,14 +119,14 @@ def test_learning_rates_equal_the_original(shared, name):
         assert found == pytest.approx(expected, abs=1e-12, rel=1e-12), (epoch, step)
 
 
-def test_the_learning_rate_belongs_to_a_batch_and_is_scaled_when_asked():
+def test_the_learning_rate_scales_with_the_batch_only_if_asked():
     config = load(None, ["train.batch=96", "optim.warmup_epochs=0"])
     assert learning_rate(config, 0, 10) == 0.02
     config = load(None, ["train.batch=96", "optim.warmup_epochs=0", "optim.scale_lr=true"])
     assert learning_rate(config, 0, 10) == 0.04
 
 
-def test_cross_entropy_by_hand():
+def test_cross_entropy_equals_a_value_computed_by_hand():
     config = load(None)
     logits = torch.tensor([[math.log(3.0), 0.0], [0.0, math.log(7.0)]])
     targets = torch.tensor([0, 0])
@@ -131,28 +134,28 @@ def test_cross_entropy_by_hand():
     assert loss(logits, targets, config).item() == pytest.approx(expected)
 
 
-def test_shares_of_classes_weigh_their_cross_entropies():
+def test_cross_entropies_are_weighted_by_the_shares_of_the_classes():
     config = load(None)
     logits = torch.tensor([[math.log(3.0), 0.0]])
     expected = -(0.7 * math.log(3 / 4) + 0.3 * math.log(1 / 4))
     assert loss(logits, torch.tensor([[0.7, 0.3]]), config).item() == pytest.approx(expected)
 
 
-def test_label_smoothing_gives_its_share_to_all_classes_evenly():
+def test_label_smoothing_spreads_a_share_evenly_over_all_classes():
     config = load(None, ["train.label_smoothing=0.2"])
     logits = torch.tensor([[math.log(3.0), 0.0]])
     expected = -(0.9 * math.log(3 / 4) + 0.1 * math.log(1 / 4))
     assert loss(logits, torch.tensor([0]), config).item() == pytest.approx(expected)
 
 
-def test_a_clip_without_a_label_counts_for_nothing():
+def test_a_clip_without_a_label_is_ignored():
     config = load(None)
     logits = torch.randn(2, 3)
     alone = loss(logits[:1], torch.tensor([2]), config)
     torch.testing.assert_close(loss(logits, torch.tensor([2, -1]), config), alone)
 
 
-def test_binary_cross_entropy_by_hand():
+def test_binary_cross_entropy_equals_a_value_computed_by_hand():
     config = load(None, ["train.loss=bce"])
     logits = torch.tensor([[math.log(3.0), 0.0]])  # probabilities 3/4 and 1/2
     expected = -(math.log(3 / 4) + math.log(1 / 2)) / 2
@@ -161,7 +164,7 @@ def test_binary_cross_entropy_by_hand():
     assert loss(logits, torch.tensor([0]), config).item() == pytest.approx(expected)
 
 
-def test_what_is_frozen_never_moves():
+def test_frozen_parameters_never_change():
     config = load(None, ["model.arch=resnet18", "train.bn=frozen", "clip.num_segments=2"])
     model = build_model(config, 3)
     optimizer = build_optimizer(model, config)
@@ -178,7 +181,7 @@ def test_what_is_frozen_never_moves():
 
 
 class _Scale(torch.nn.Module):
-    """A user's temporal module with a normalization of its own."""
+    """A temporal module of a user, with its own normalization."""
 
     def __init__(self, channels, num_segments):
         super().__init__()
@@ -189,7 +192,7 @@ class _Scale(torch.nn.Module):
         return self.mix(self.norm(x))
 
 
-def test_a_users_own_module_is_grouped_by_what_its_layers_are():
+def test_a_users_own_module_is_grouped_by_the_types_of_its_layers():
     with torch.device("meta"):
         model = TIN(3, "resnet18", f"{__name__}:_Scale")
     found = factors(model, build_optimizer(model, load(None)))
