@@ -51,6 +51,7 @@ def results(op, x, offset, weight, channels, grad):
 
 
 def check_against_definition(x, offset, weight, channels):
+    """Compare results and gradients with those of the definition in float64."""
     grad = torch.randn_like(x)
     found = results(interlace, x, offset, weight, channels, grad)
     exact = [tensor.double().contiguous() for tensor in (x, offset, weight)]
@@ -88,7 +89,9 @@ def test_the_definition_equals_the_formula():
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_interlace_equals_its_definition_for_any_shape(device, data):
-    number = lambda most: data.draw(st.integers(1, most))  # noqa: E731
+    def number(most):
+        return data.draw(st.integers(1, most))
+
     B = number(3)
     T = number(17)
     G = number(4)
