@@ -16,7 +16,7 @@ FLOORS = {
         "motions shard_rows videos",
         "annotations frame_folders",
         "shard_plan",
-        "convert verify",
+        "convert summary verify",
     ],
     "preprocess.annotations": [
         "label_file",
@@ -47,7 +47,7 @@ FLOORS = {
     "tin.reports": ["curves tables classes", "attempts page", "results"],
     "tin.bench": ["timing two_shifts", "cases", "on_dataset"],
     "launch": [
-        "errors record",
+        "errors record usage",
         "slurm_query local",
         "status live_jobs check",
         "jobs",
