@@ -155,7 +155,6 @@ class Config(Settings):
         """Reject settings that are valid one by one but impossible together."""
         train = self.train
         clip = self.clip
-        warmup = self.optim.warmup_epochs
         if train.batch % train.accumulate:
             raise ValueError(
                 f"train.batch {train.batch} is not a multiple of"
@@ -171,11 +170,6 @@ class Config(Settings):
                 f"train.label_smoothing {train.label_smoothing:g} works only with train.loss nll,"
                 " but train.loss is bce; set train.label_smoothing=0"
             )
-        if warmup >= train.epochs:
-            raise ValueError(
-                f"optim.warmup_epochs {warmup:g} is not less than train.epochs {train.epochs};"
-                " shorten the warm-up or train for more epochs"
-            )
         if self.test_crop > clip.resize:
             raise ValueError(
                 f"the test crop of {self.test_crop} pixels is larger than clip.resize"
@@ -187,6 +181,12 @@ class Config(Settings):
     def test_crop(self) -> int:
         """Side of the square test crop, in pixels."""
         return self.test.crop or self.clip.crop
+
+    @property
+    def warmup_epochs(self) -> float:
+        """Length of the warm-up: half of the run if `optim.warmup_epochs` takes all of it."""
+        wanted = self.optim.warmup_epochs
+        return wanted if wanted < self.train.epochs else self.train.epochs / 2
 
     @property
     def lr(self) -> float:

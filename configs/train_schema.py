@@ -56,7 +56,8 @@ class OptimSettings(Settings):
     gamma: PositiveFloat = 0.1
     """Factor on the learning rate at each milestone."""
     warmup_epochs: NonNegativeFloat = 1.0
-    """Length of the linear warm-up from lr/10 to lr, in epochs; 0 disables the warm-up."""
+    """Length of the linear warm-up from lr/10 to lr, in epochs; 0 disables the warm-up. A warm-up
+    that would take all of `train.epochs` is shortened to half of them."""
     clip_norm: NonNegativeFloat = 20.0
     """Maximum L2 norm of the gradient over all parameters; a larger gradient is scaled down to it.
     0 disables clipping."""

@@ -18,6 +18,7 @@ from launch.submission.executor import batch_script, make_executor, submit_jobs,
 from launch.submission.snapshot import snapshot
 from launch.submission.sweep import expand
 from tin.runs.folder import Run
+from tin.runs.settings import with_absolute_dataset
 
 ORDER = ("shard", "train", "test", "report")
 CLUSTER_PREFIX = "cluster."
@@ -70,7 +71,7 @@ def make_submission(
     loaded = load_cluster(cluster, [word.removeprefix(CLUSTER_PREFIX) for word in of_cluster])
     folder = run_path(run_dir).absolute()
     configs = {
-        folder / name if name else folder: load(recipe, chosen)
+        folder / name if name else folder: _settings(folder / name, recipe, chosen)
         for name, chosen in expand(of_recipe).items()
     }
     steps = tuple(
@@ -79,6 +80,13 @@ def make_submission(
     submission = Submission(folder, configs, loaded, steps)
     _check(submission, names)
     return submission
+
+
+def _settings(run_dir: Path, recipe: str, settings: Sequence[str]) -> Config:
+    """Return the settings of a run, which find their dataset from any folder."""
+    run = Run(run_dir)
+    old = run.config() if run.exists() else None
+    return with_absolute_dataset(load(recipe, settings), old)
 
 
 def submit(submission: Submission) -> list[tuple[Path, SubmittedJob]]:

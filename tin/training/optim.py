@@ -60,13 +60,14 @@ def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
     by `optim.gamma` at each milestone.
     """
     settings = config.optim
+    warmup = config.warmup_epochs
     epoch = step / steps_per_epoch
-    if epoch < settings.warmup_epochs:
-        return config.lr * (0.1 + 0.9 * epoch / settings.warmup_epochs)
+    if epoch < warmup:
+        return config.lr * (0.1 + 0.9 * epoch / warmup)
     if settings.schedule == "step":
         passed = sum(step >= milestone * steps_per_epoch for milestone in settings.milestones)
         return config.lr * settings.gamma**passed
-    progress = (epoch - settings.warmup_epochs) / (config.train.epochs - settings.warmup_epochs)
+    progress = (epoch - warmup) / (config.train.epochs - warmup)
     return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
