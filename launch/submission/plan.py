@@ -153,7 +153,7 @@ def _submit_step(
     step: Step, folder: Path, code: Path, previous: Sequence[str]
 ) -> list[tuple[Path, SubmittedJob]]:
     """Submit and record the jobs of a step; `previous` are the jobs of the step before it."""
-    # Slurm: one dependency for the whole array, and one job of a name at a time.
+    # The step waits for the whole array before it; `singleton` lets jobs of one name take turns.
     dependency = "singleton"
     if previous:
         array_id = previous[0].partition("_")[0]
@@ -229,6 +229,7 @@ def _check(submission: Submission, names: Sequence[str]) -> None:
 
 
 def _check_run(run_dir: Path, config: Config, names: Sequence[str]) -> None:
+    """Reject a missing dataset, a test before training, and settings that differ from the run's."""
     run = Run(run_dir)
     if "shard" not in names and {"train", "test"} & set(names):
         dataset_path(config.data.dataset)

@@ -162,7 +162,8 @@ class ClusterRun:
 
 def assert_same_bits(one: ClusterRun, other: ClusterRun) -> None:
     """Assert that two runs ended with the same weights, statistics and momentum, bit for bit."""
-    ours, theirs = one.weights(), other.weights()
+    ours = one.weights()
+    theirs = other.weights()
     assert ours.keys() == theirs.keys()
     different = [key for key in ours if not torch.equal(ours[key], theirs[key])]
     assert not different, f"{len(different)} of {len(ours)} tensors differ: {different[:3]} ..."
