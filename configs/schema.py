@@ -176,6 +176,12 @@ class Config(Settings):
                 f"optim.warmup_epochs {warmup:g} is not less than train.epochs {train.epochs};"
                 " shorten the warm-up or train for more epochs"
             )
+        if self.optim.schedule == "xtemporal" and warmup >= self.optim.cosine_epochs:
+            raise ValueError(
+                f"optim.warmup_epochs {warmup:g} is not less than optim.cosine_epochs"
+                f" {self.optim.cosine_epochs}, where optim.schedule xtemporal is 0; shorten the"
+                " warm-up or raise optim.cosine_epochs"
+            )
         if self.test_crop > clip.resize:
             raise ValueError(
                 f"the test crop of {self.test_crop} pixels is larger than clip.resize"

@@ -48,15 +48,23 @@ class OptimSettings(Settings):
     weight_decay: NonNegativeFloat = 5e-4
     """Weight decay of convolution and linear weights. Biases and normalization layers have none,
     except with `groups: single`."""
-    schedule: Literal["cosine", "step"] = "cosine"
+    schedule: Literal["cosine", "step", "xtemporal"] = "cosine"
     """How the learning rate falls after the warm-up: `cosine` to 0 at the end of the last epoch,
-    or `step` by the factor `gamma` at each of the `milestones`."""
+    `step` by the factor `gamma` at each of the `milestones`, or `xtemporal` along X-Temporal's
+    cosine, which is 0 after `cosine_epochs` epochs and rises again after that."""
     milestones: tuple[PositiveInt, ...] = (10, 20, 30)
     """Epochs at which `schedule: step` multiplies the learning rate by `gamma`."""
     gamma: PositiveFloat = 0.1
     """Factor on the learning rate at each milestone."""
+    cosine_epochs: PositiveInt = 30
+    """Epoch at whose start the learning rate of `schedule: xtemporal` is 0."""
     warmup_epochs: NonNegativeFloat = 1.0
-    """Length of the linear warm-up from lr/10 to lr, in epochs; 0 disables the warm-up."""
+    """Length of the warm-up from `warmup_start` times lr to lr, in epochs; 0 disables it."""
+    warmup_start: float = Field(0.1, gt=0, le=1)
+    """Learning rate of the first step of the warm-up, as a fraction of lr."""
+    warmup: Literal["linear", "exponential"] = "linear"
+    """How the learning rate rises from step to step of the warm-up: by equal amounts (`linear`) or
+    by equal factors (`exponential`)."""
     clip_norm: NonNegativeFloat = 20.0
     """Maximum L2 norm of the gradient over all parameters; a larger gradient is scaled down to it.
     0 disables clipping."""

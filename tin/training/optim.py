@@ -55,19 +55,37 @@ def build_optimizer(model: TIN, config: Config) -> torch.optim.SGD:
 def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of an optimizer step, counted from 0 over the whole run.
 
-    It rises from lr/10 to lr over `optim.warmup_epochs`. Then it falls as `optim.schedule` says:
-    along half a cosine that ends at zero (Loshchilov and Hutter, ICLR 2017, arXiv:1608.03983), or
-    by `optim.gamma` at each milestone.
+    It rises from `optim.warmup_start` times lr to lr over `optim.warmup_epochs`. Then it falls as
+    `optim.schedule` says: along half a cosine that ends at zero (Loshchilov and Hutter, ICLR 2017,
+    arXiv:1608.03983), by `optim.gamma` at each milestone, or as in X-Temporal.
     """
     settings = config.optim
     epoch = step / steps_per_epoch
     if epoch < settings.warmup_epochs:
-        return config.lr * (0.1 + 0.9 * epoch / settings.warmup_epochs)
+        start = settings.warmup_start
+        progress = epoch / settings.warmup_epochs
+        if settings.warmup == "exponential":
+            return config.lr * start ** (1 - progress)
+        return config.lr * (start + (1 - start) * progress)
     if settings.schedule == "step":
         passed = sum(step >= milestone * steps_per_epoch for milestone in settings.milestones)
         return config.lr * settings.gamma**passed
+    if settings.schedule == "xtemporal":
+        return config.lr * _recursive_cosine(epoch, settings.warmup_epochs, settings.cosine_epochs)
     progress = (epoch - settings.warmup_epochs) / (config.train.epochs - settings.warmup_epochs)
     return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _recursive_cosine(epoch: float, start: float, zero: float) -> float:
+    """Return the factor on lr of torch's CosineAnnealingLR with T_max `zero`, run from `start`.
+
+    That scheduler multiplies the last learning rate by the ratio of two values of the cosine. It
+    runs from epoch 0, while a warm-up sets the learning rate until `start`. Therefore the curve is
+    the cosine scaled to 1 at `start`. At `zero` the scheduler starts again from a learning rate of
+    0, and from there the curve is the cosine itself.
+    """
+    height = 1 + math.cos(math.pi * epoch / zero)
+    return height / (1 + math.cos(math.pi * start / zero)) if epoch <= zero else height / 2
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
