@@ -118,7 +118,10 @@ class TestSettings(Settings):
     """How `tin test` evaluates a trained model."""
 
     clips: PositiveInt = 1
-    """Number of clips per video. The scores of all views of a video are averaged."""
+    """Number of clips per video. A view is one crop of one clip."""
+    average: Literal["scores", "logits"] = "scores"
+    """What is averaged over the views of a video: class probabilities (`scores`), as in TIN, or
+    their `logits`, as in TSM and X-Temporal."""
     crops: Literal[1, 3, 5, 10] = 1
     """Number of crops per clip: 1 is the center, 3 lie along the longer side, 5 are the center and
     the corners, 10 are these five and their mirror images."""

@@ -30,7 +30,7 @@ FLOORS = {
     ],
     "tin.runs": ["commit", "folder", "checkpoint settings", "restore", "foreign"],
     "tin.ranks": ["distributed", "signals node_check watchdog"],
-    "tin.evaluation": ["metrics opposites", "scores", "evaluate predict fuse"],
+    "tin.evaluation": ["averages metrics opposites", "scores", "evaluate predict fuse"],
     "tin.training": [
         "device_random randaugment running_sums recorder optim loaders bad_frames",
         "augment state attempt",
