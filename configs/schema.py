@@ -120,6 +120,9 @@ class AugmentSettings(Settings):
     """Number of RandAugment operations per clip; 0 disables RandAugment."""
     randaugment_magnitude: float = Field(9.0, ge=0, le=10)
     """Strength of RandAugment's operations, from 0 to 10."""
+    randaugment_policy: Literal["paper", "mmaction2"] = "paper"
+    """Operations of RandAugment: those of its paper, or the 15 of MMAction2, which have other
+    strengths and are not repeated within a clip."""
     mixup: NonNegativeFloat = 0.0
     """Alpha of mixup's Beta distribution; 0 disables mixup."""
     cutmix: NonNegativeFloat = 0.0
@@ -175,6 +178,11 @@ class Config(Settings):
             raise ValueError(
                 f"optim.warmup_epochs {warmup:g} is not less than train.epochs {train.epochs};"
                 " shorten the warm-up or train for more epochs"
+            )
+        if self.augment.randaugment_policy == "mmaction2" and self.augment.randaugment_ops > 15:
+            raise ValueError(
+                f"augment.randaugment_ops {self.augment.randaugment_ops} is more than the 15"
+                " operations of augment.randaugment_policy mmaction2, which are not repeated"
             )
         if self.optim.schedule == "xtemporal" and warmup >= self.optim.cosine_epochs:
             raise ValueError(

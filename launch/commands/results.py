@@ -144,9 +144,9 @@ def fuse(
             f"--weights {weights}: expected numbers separated by commas, for example 2,1"
         ) from None
     result = fuse_tests(tests, out, given, fit or None, average)
-    listed = ", ".join(f"{weight:.4f}" for weight in result["weights"])
-    typer.echo(f"weights {listed} (average of {result['average']})")
+    typer.echo("weights " + ", ".join(f"{weight:.4f}" for weight in result["weights"]))
     _print_metrics(result["metrics"])
+    typer.echo(f"{'average':10} {result['average']}")
     for path in submission or []:
         write_submission(load_scores(out), path)
     typer.echo(out)
