@@ -169,6 +169,17 @@ class Config(Settings):
                 f"clip.sampling {clip.sampling} needs all frames of a video, but shard.frame_cap is"
                 f" {self.shard.frame_cap}; set shard.frame_cap=0"
             )
+        if self.test.sampling == "twice":
+            if clip.sampling in ("dense", "reference_dense"):
+                raise ValueError(
+                    f"test.sampling twice takes a frame of each segment of the video, but"
+                    f" clip.sampling is {clip.sampling}; set test.sampling=clip"
+                )
+            if self.test.clips > 2:
+                raise ValueError(
+                    f"test.sampling twice has 2 clips, but test.clips is {self.test.clips}; set"
+                    " test.clips=2 or test.sampling=clip"
+                )
         if train.loss == "bce" and train.label_smoothing:
             raise ValueError(
                 f"train.label_smoothing {train.label_smoothing:g} works only with train.loss nll,"

@@ -119,6 +119,9 @@ class TestSettings(Settings):
 
     clips: PositiveInt = 1
     """Number of clips per video. A view is one crop of one clip."""
+    sampling: Literal["clip", "twice"] = "clip"
+    """How test clips are sampled: as `clip.sampling` says (`clip`), or as TSM does (`twice`): the
+    first clip has the middle frame of each segment, the second clip the first frame of each."""
     average: Literal["scores", "logits"] = "scores"
     """What is averaged over the views of a video: class probabilities (`scores`), as in TIN, or
     their `logits`, as in TSM and X-Temporal."""
