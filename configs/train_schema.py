@@ -10,10 +10,14 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from configs.settings import Settings
 
 
+Arch = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenetv2"]
+NonLocalKind = Literal["none", "embedded_gaussian", "gaussian", "dot_product"]
+
+
 class ModelSettings(Settings):
     """The network."""
 
-    arch: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
+    arch: Arch = "resnet50"
     """Backbone network. Its tensors have torchvision's names."""
     temporal: str = "interlace"
     """Temporal module of the residual blocks: none (TSN), shift (TSM), interlace (TIN), conv
@@ -21,6 +25,11 @@ class ModelSettings(Settings):
     shift_div: PositiveInt = 4
     """Shift or interlace 1/shift_div of the channels (TIN: 4, TSM: 8). `shift` moves this share in
     each direction."""
+    non_local: NonLocalKind = "none"
+    """Similarity of the non-local blocks behind every second block of layers 2 and 3 of a ResNet;
+    `none` builds no such blocks. TIN and TSM have `embedded_gaussian`."""
+    temporal_pool: bool = False
+    """Halve the number of frames before layer 2 of a ResNet, by a maximum over neighbors."""
     dropout: float = Field(0.8, ge=0, lt=1)
     """Dropout probability before the classifier; 0 disables dropout."""
     init: str = "imagenet"
@@ -96,8 +105,8 @@ class TrainSettings(Settings):
     """Fraction of the target that is spread evenly over all classes; 0 disables it. Only for
     `loss: nll`."""
     bn: Literal["full", "partial", "frozen", "sync"] = "partial"
-    """Which BatchNorm layers train: all (`full`), only the first (`partial`), none (`frozen`), or
-    all, with statistics over all ranks (`sync`, on GPUs only)."""
+    """Which BatchNorm layers train: all (`full`), only the first and those of non-local blocks
+    (`partial`), none (`frozen`), or all, with statistics over all ranks (`sync`, on GPUs only)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Data type of autocast; `auto` is bfloat16 on a GPU and float32 on a CPU."""
     compile: bool = False

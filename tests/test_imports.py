@@ -23,7 +23,8 @@ FLOORS = {
     "tin": ["op", "models", "runs ranks", "evaluation", "training", "bench reports"],
     "tin.op": ["cuda_toolkit", "build", "interlace", "selftest"],
     "tin.models": [
-        "resnet imagenet size temporal tensor_files",
+        "imagenet modality temporal tensor_files time_blocks",
+        "mobilenet resnet size",
         "network",
         "tensor_names",
         "weights",
