@@ -30,14 +30,15 @@ FLOORS = {
     "tin": ["op", "models", "runs ranks", "evaluation", "training", "bench reports"],
     "tin.op": ["cuda_toolkit", "build", "interlace", "selftest"],
     "tin.models": [
-        "resnet imagenet size temporal tensor_files",
+        "imagenet modality temporal tensor_files time_blocks",
+        "mobilenet resnet size",
         "network",
         "tensor_names",
         "weights",
     ],
     "tin.runs": ["commit", "folder", "checkpoint living settings", "restore", "foreign"],
     "tin.ranks": ["distributed", "signals node_check watchdog"],
-    "tin.evaluation": ["metrics opposites", "scores", "evaluate predict fuse"],
+    "tin.evaluation": ["averages metrics opposites", "scores", "evaluate predict fuse"],
     "tin.training": [
         "device_random randaugment running_sums recorder optim loaders bad_frames",
         "augment state attempt",
