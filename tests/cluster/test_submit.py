@@ -68,7 +68,7 @@ def two_nodes_then_one(work: Path, box: Path) -> ClusterRun:
     run = ClusterRun(work, "two_then_one")
     run.submit("train", "train.epochs=2", "train.evaluate_every=2")
     run.wait_step(3)
-    cancel(run.path)  # `tin cancel` takes long to import, and the run is short
+    cancel([run.path])  # `tin cancel` takes long to import, and the run is short
     wait_ended(run)
     run.submit("train", *ALONE, "train.epochs=2", "train.evaluate_every=2")
     run.wait_done()

@@ -135,7 +135,7 @@ class ClusterRun:
         for process in psutil.process_iter(["cmdline", "environ"]):
             command = process.info["cmdline"] or []
             variables = process.info["environ"] or {}
-            runs_stage = "submitit.core._submit" in command and Path(command[0]).name != "srun"
+            runs_stage = "launch.jobs.rank" in command and Path(command[0]).name != "srun"
             if runs_stage and variables.get("SLURM_JOB_ID") == job and "SLURM_PROCID" in variables:
                 found[int(variables["SLURM_PROCID"])] = process.pid
         return found
