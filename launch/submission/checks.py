@@ -32,6 +32,7 @@ def check(submission: Submission, names: Sequence[str]) -> None:
 
 
 def _check_run(run_dir: Path, config: Config, names: Sequence[str]) -> None:
+    """Reject a missing dataset, a test before training, and settings that differ from the run's."""
     run = Run(run_dir)
     if "shard" not in names and {"train", "test"} & set(names):
         dataset_path(config.data.dataset)

@@ -162,7 +162,7 @@ def _submit_step(
     step: Step, folder: Path, code: Path, previous: Sequence[str]
 ) -> list[tuple[Path, SubmittedJob]]:
     """Submit and record the jobs of a step; `previous` are the jobs of the step before it."""
-    # Slurm: one dependency for the whole array, and one job of a name at a time.
+    # The step waits for the whole array before it; `singleton` lets jobs of one name take turns.
     dependency = "singleton"
     if previous:
         array_id = previous[0].partition("_")[0]

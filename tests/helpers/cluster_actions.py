@@ -1,16 +1,19 @@
 """Actions of the cluster tests: submit runs, disturb them, and wait for the outcome."""
 
+import inspect
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
+import pytest
 import torch
 
 from launch import record
@@ -21,6 +24,26 @@ WAIT_S = 600.0  # on an idle machine, everything takes seconds
 STEP = re.compile(r"epoch \d+ step (\d+):")
 """Matches what rank 0 logs after each step."""
 Found = TypeVar("Found")
+
+
+Scenes = dict[str, "Future[Any]"]
+
+
+def started_scenes(
+    request: pytest.FixtureRequest,
+    scenes: Mapping[str, Callable[[Path, Path], object]],
+    work: Path,
+    box: Path,
+) -> Iterator[Scenes]:
+    """Yield the future outcome of each scene that a chosen test of the module names.
+
+    Three scenes run at once, since much of the time is waiting.
+    """
+    chosen = [item for item in request.session.items if item.path == request.path]
+    texts = [f"{inspect.getsource(item.function)} {item.name}" for item in chosen]
+    named = [name for name in scenes if any(name in text for text in texts)]
+    with ThreadPoolExecutor(3) as pool:
+        yield {name: pool.submit(scenes[name], work, box) for name in named}
 
 
 def tin(*words: object, code: int = 0, **env: str) -> str:
@@ -162,7 +185,8 @@ class ClusterRun:
 
 def assert_same_bits(one: ClusterRun, other: ClusterRun) -> None:
     """Assert that two runs ended with the same weights, statistics and momentum, bit for bit."""
-    ours, theirs = one.weights(), other.weights()
+    ours = one.weights()
+    theirs = other.weights()
     assert ours.keys() == theirs.keys()
     different = [key for key in ours if not torch.equal(ours[key], theirs[key])]
     assert not different, f"{len(different)} of {len(ours)} tensors differ: {different[:3]} ..."
