@@ -21,6 +21,8 @@ from tin.runs import checkpoint
 from tin.runs.folder import Run
 
 WAIT_S = 600.0  # on an idle machine, everything takes seconds
+BUSY = 8.0
+"""Waits grow with the load of each CPU beyond this one: the tests alone cause a load of up to 8."""
 STEP = re.compile(r"epoch \d+ step (\d+):")
 """Matches what rank 0 logs after each step."""
 Found = TypeVar("Found")
@@ -64,10 +66,14 @@ def ask(*command: object) -> str:
 
 
 def wait(what: str, ready: Callable[[], Found | None], seconds: float = WAIT_S) -> Found:
-    """Wait until the value of `ready()` is true, and return that value."""
-    end = time.monotonic() + seconds
+    """Wait until the value of `ready()` is true, and return that value.
+
+    The bound is `seconds` on a machine without other work, and longer on a busy one.
+    """
+    began = time.monotonic()
     while not (found := ready()):
-        if time.monotonic() > end:
+        load = os.getloadavg()[0] / (os.cpu_count() or 1)
+        if time.monotonic() - began > seconds * max(1.0, load / BUSY):
             raise TimeoutError(f"waited {seconds:.0f} s for {what}\n{ask('squeue', '-r')}")
         time.sleep(0.2)
     return found
