@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "": ["configs", "preprocess", "pipeline", "tin", "launch"],
-    "configs": ["errors settings", "files train_schema", "schema", "load", "cluster"],
+    "configs": ["errors settings node", "files train_schema", "schema", "load", "cluster"],
     "preprocess": [
         "csv_files tars",
         "decode quarantine shards workers",
@@ -57,8 +57,12 @@ FLOORS = {
         "commands",
         "cli",
     ],
-    "launch.jobs": ["srun_log give_up staging", "stages", "job requeue"],
-    "launch.submission": ["sweep snapshot estimate executor", "plan"],
+    "launch.jobs": ["srun_log give_up staging", "stages", "job requeue", "rank"],
+    "launch.submission": [
+        "sweep snapshot estimate sbatch steps",
+        "executor run_files checks",
+        "plan",
+    ],
     "launch.commands": ["arguments", "data training results tools cluster"],
 }
 """The modules and packages inside each package, from the lowest floor to the highest.
