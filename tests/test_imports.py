@@ -20,7 +20,7 @@ FLOORS = {
     ],
     "preprocess.annotations": ["labels", "files", "formats", "read", "mirror"],
     "pipeline": ["random_numbers crops frames store", "plan", "batches", "graph", "loader"],
-    "tin": ["op", "models", "runs ranks", "evaluation", "training", "bench reports"],
+    "tin": ["op", "models", "runs ranks", "evaluation", "training", "deploy bench reports"],
     "tin.op": ["cuda_toolkit", "build", "interlace", "selftest"],
     "tin.models": [
         "resnet imagenet size temporal tensor_files",
@@ -37,6 +37,7 @@ FLOORS = {
         "trainer",
     ],
     "tin.reports": ["curves tables classes", "attempts page", "results"],
+    "tin.deploy": ["clips model_card preprocess", "export"],
     "tin.bench": ["timing two_shifts", "cases", "on_dataset"],
     "launch": [
         "errors record",
@@ -50,7 +51,7 @@ FLOORS = {
     ],
     "launch.jobs": ["srun_log give_up staging", "stages", "job requeue"],
     "launch.submission": ["sweep snapshot estimate executor", "plan"],
-    "launch.commands": ["arguments", "data training results tools cluster"],
+    "launch.commands": ["arguments", "data deploy training results tools cluster"],
 }
 """The rooms of each package from the lowest floor to the highest; a line is one floor.
 
