@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from configs.predict_schema import PredictSettings
 from configs.settings import Settings
 from configs.train_schema import (
     ModelSettings,
@@ -148,6 +149,7 @@ class Config(Settings):
     optim: OptimSettings = OptimSettings()
     train: TrainSettings = TrainSettings()
     test: TestSettings = TestSettings()
+    predict: PredictSettings = PredictSettings()
     run: RunSettings = RunSettings()
 
     @model_validator(mode="after")

@@ -9,7 +9,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "": ["configs", "preprocess", "pipeline", "tin", "launch"],
-    "configs": ["errors settings", "files train_schema", "schema", "load", "cluster"],
+    "configs": [
+        "errors settings",
+        "files train_schema predict_schema",
+        "schema",
+        "load",
+        "cluster",
+    ],
     "preprocess": [
         "csv_files tars",
         "decode quarantine shards workers",
@@ -37,7 +43,12 @@ FLOORS = {
         "trainer",
     ],
     "tin.reports": ["curves tables classes", "attempts page", "results"],
-    "tin.deploy": ["clips model_card preprocess", "export"],
+    "tin.deploy": [
+        "clips model_card preprocess rgb_frames",
+        "part_files sources",
+        "predictions timeline stream",
+        "export",
+    ],
     "tin.bench": ["timing two_shifts", "cases", "on_dataset"],
     "launch": [
         "errors record",
