@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from configs.predict_schema import PredictSettings
 from configs.settings import Settings
 from configs.train_schema import (
     ModelSettings,
@@ -158,6 +159,7 @@ class Config(Settings):
     optim: OptimSettings = OptimSettings()
     train: TrainSettings = TrainSettings()
     test: TestSettings = TestSettings()
+    predict: PredictSettings = PredictSettings()
     run: RunSettings = RunSettings()
 
     @model_validator(mode="after")
@@ -175,9 +177,7 @@ class Config(Settings):
                 "clip.modality diff subtracts neighboring frames, but clip.frames_per_segment is"
                 f" {clip.frames_per_segment}; set clip.frames_per_segment=6, as TSN does"
             )
-        if clip.modality == "flow" and (
-            self.augment.color_jitter or self.augment.randaugment_ops
-        ):
+        if clip.modality == "flow" and (self.augment.color_jitter or self.augment.randaugment_ops):
             raise ValueError(
                 "clip.modality flow has no colors, but augment.color_jitter or"
                 " augment.randaugment_ops is set; set both to 0"
@@ -208,6 +208,7 @@ class Config(Settings):
                 f"augment.randaugment_ops {self.augment.randaugment_ops} is more than the 15"
                 " operations of augment.randaugment_policy mmaction2, which are not repeated"
             )
+        warmup = self.warmup_epochs
         if self.optim.schedule == "xtemporal" and warmup >= self.optim.cosine_epochs:
             raise ValueError(
                 f"optim.warmup_epochs {warmup:g} is not less than optim.cosine_epochs"

@@ -9,7 +9,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "": ["configs", "preprocess", "pipeline", "tin", "launch"],
-    "configs": ["errors settings node", "files train_schema", "schema", "load", "cluster"],
+    "configs": [
+        "errors settings node",
+        "files train_schema predict_schema",
+        "schema",
+        "load",
+        "cluster",
+    ],
     "preprocess": [
         "csv_files tars",
         "decode quarantine shards workers",
@@ -27,7 +33,7 @@ FLOORS = {
         "mirror",
     ],
     "pipeline": ["random_numbers crops frames store", "plan", "batches", "graph", "loader"],
-    "tin": ["op", "models", "runs ranks", "evaluation", "training", "bench reports"],
+    "tin": ["op", "models", "runs ranks", "evaluation", "training", "deploy bench reports"],
     "tin.op": ["cuda_toolkit", "build", "interlace", "selftest"],
     "tin.models": [
         "imagenet modality temporal tensor_files time_blocks",
@@ -46,6 +52,12 @@ FLOORS = {
         "trainer",
     ],
     "tin.reports": ["curves tables classes", "attempts page", "results"],
+    "tin.deploy": [
+        "clips model_card preprocess rgb_frames",
+        "part_files sources",
+        "predictions timeline stream",
+        "export",
+    ],
     "tin.bench": ["timing two_shifts", "cases", "on_dataset"],
     "launch": [
         "errors record usage",
@@ -63,7 +75,7 @@ FLOORS = {
         "executor run_files checks",
         "plan",
     ],
-    "launch.commands": ["arguments", "data training results tools cluster"],
+    "launch.commands": ["arguments", "data deploy training results tools cluster"],
 }
 """The modules and packages inside each package, from the lowest floor to the highest.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from configs.cluster import for_stage, load_cluster
 from configs.load import ConfigError, load, run_path
+from configs.schema import Config
 from launch.live_jobs import active, cancel, cancel_jobs
 from launch.record import SubmittedJob, add_job
 from launch.slurm_query import SlurmError
