@@ -18,6 +18,8 @@ from configs.settings import Settings
 RECIPES = Path(__file__).parent / "recipes"
 STAGED = "TIN_STAGED"
 """Environment variable with the path of a dataset's copy on this node's disk; jobs set it."""
+FORMER_DEFAULTS = {"shard.held_out": (0.0, None)}
+"""Former and present default of each setting whose default has changed; training ignores them."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -181,9 +183,13 @@ def to_yaml(values: Mapping[str, Any]) -> str:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Return `section.key: old -> new` for each setting that differs, except section `run`."""
+    """Return `section.key: old -> new` for each setting that differs, except section `run`.
+
+    A default that changed since the older settings were written is not a difference.
+    """
+    known = {f"{key}: {former} -> {now}" for key, (former, now) in FORMER_DEFAULTS.items()}
     found = changes(old.model_dump(), new.model_dump())
-    return [line for line in found if not line.startswith("run.")]
+    return [line for line in found if not line.startswith("run.") and line not in known]
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

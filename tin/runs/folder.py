@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import platform
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +15,7 @@ from typing import Any
 from configs.errors import TinError
 from configs.files import remove_leftovers, sync_file, sync_folder, write_text
 from configs.load import ConfigError, changes, parse, read_yaml
+from configs.node import node_name
 from configs.schema import Config
 from tin.runs.commit import commit
 
@@ -109,9 +109,10 @@ class Run:
         number = max(self.attempts(), default=0) + 1
         facts = {
             "started": time.time(),
-            "host": socket.gethostname(),
+            "host": node_name(),
             "pid": os.getpid(),
-            "job_id": os.environ.get("SLURM_JOB_ID", ""),
+            "job_id": _job_id(),
+            "user": os.environ.get("SLURM_JOB_USER", ""),
         }
         # Creating the file exclusively takes the number: of processes that start at the same time,
         # only one succeeds, and the others try the next number.
@@ -125,7 +126,7 @@ class Run:
                 break
         self.attempt = number
         self.remove_older_leftovers(self.path)
-        self.remove_older_leftovers(self.job, "DONE*")
+        self.remove_older_leftovers(self.job, "DONE")
         return number
 
     def check_fence(self) -> None:
@@ -246,7 +247,7 @@ def describe_environment(device: str, world_size: int) -> dict[str, Any]:
     """Return versions, commit and hardware as environment-<attempt>.json records them."""
     return {
         "started": time.time(),
-        "host": socket.gethostname(),
+        "host": node_name(),
         "job_id": os.environ.get("SLURM_JOB_ID", ""),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "python": platform.python_version(),
@@ -255,6 +256,14 @@ def describe_environment(device: str, world_size: int) -> dict[str, Any]:
         "device": device,
         "hardware": {"cpus": os.cpu_count(), "machine": platform.machine(), "gpu": _gpu(device)},
     }
+
+
+def _job_id() -> str:
+    """Return Slurm's number of this job, `123_4` for a task of an array; empty outside of Slurm."""
+    array_id = os.environ.get("SLURM_ARRAY_JOB_ID")
+    if array_id:
+        return f"{array_id}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID", "")
 
 
 def _gpu(device: str) -> str:
