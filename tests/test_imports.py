@@ -46,8 +46,8 @@ FLOORS = {
     "tin.ranks": ["distributed", "signals node_check watchdog"],
     "tin.evaluation": ["averages metrics opposites", "scores", "evaluate predict fuse"],
     "tin.training": [
-        "device_random randaugment running_sums recorder optim loaders bad_frames",
-        "augment state attempt",
+        "board device_random randaugment running_sums optim loaders bad_frames",
+        "augment recorder state attempt",
         "step rows",
         "trainer",
     ],

@@ -160,11 +160,14 @@ def _split(run_dir: str) -> str:
 def _curves(run_dir: str, num_runs: int) -> dict[str, Any]:
     run = Run(Path(run_dir))
     metrics, steps = read_curves(run.path)
+    return run_curves(metrics, steps, _environments(run), num_runs)
+
+
+def _environments(run: Run) -> list[dict[str, Any]]:
     try:
-        environments = read_environments(run)
+        return read_environments(run)
     except ValueError:  # the run's row reports the damaged folder
-        environments = []
-    return run_curves(metrics, steps, environments, num_runs)
+        return []
 
 
 def _classes(
@@ -201,7 +204,7 @@ def _commands(run_dir: str) -> str:
                 lines.append(
                     f"tin test {again} --views {views} --crop {crop} data.test_split={split}"
                 )
-    commits = [one.get("commit") for one in read_environments(run)]
+    commits = [one.get("commit") for one in _environments(run)]
     if commits and commits[-1]:
         lines.insert(0, f"git checkout {shlex.quote(str(commits[-1]))}")
     return "\n".join(lines)
