@@ -1,6 +1,8 @@
 """Checks of what was typed, before anything slow is imported."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from configs.load import ConfigError
 
@@ -18,3 +20,19 @@ def check_sections(command: str, settings: Sequence[str], used: Sequence[str]) -
                 f"{setting}: `{command}` does not use settings of section {section}; it uses"
                 f" {' and '.join(used)}. Give this setting to the command that uses it."
             )
+
+
+def check_runs(paths: Sequence[Path]) -> None:
+    """Check that there is a run, started or queued, in each folder.
+
+    Raises:
+        ConfigError: names the first path without a run.
+    """
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(
+                f"{path} does not exist; expected a run or a folder of runs. `tin train` and"
+                " `tin submit` create one with --run."
+            )
+        if not any("config.yaml" in files or "job" in inner for _, inner, files in os.walk(path)):
+            raise ConfigError(f"{path} contains no run; expected a run or a folder of runs")

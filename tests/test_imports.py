@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "": ["configs", "preprocess", "pipeline", "tin", "launch"],
-    "configs": ["errors settings", "files train_schema", "schema", "load", "cluster"],
+    "configs": ["errors explain settings", "files train_schema", "schema", "load", "cluster"],
     "preprocess": [
         "csv_files tars",
         "decode quarantine shards workers",
@@ -35,7 +35,7 @@ FLOORS = {
         "tensor_names",
         "weights",
     ],
-    "tin.runs": ["commit", "folder", "checkpoint living settings", "restore", "foreign"],
+    "tin.runs": ["commit fit", "folder", "checkpoint living settings", "restore", "foreign"],
     "tin.ranks": ["distributed", "signals node_check watchdog"],
     "tin.evaluation": ["metrics opposites", "scores", "evaluate predict fuse"],
     "tin.training": [

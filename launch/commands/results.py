@@ -91,10 +91,12 @@ def report(
     """Print a table of runs; write results.csv, results.md and results.html."""
     from configs.load import run_path
     from launch.slurm_query import account
+    from launch.usage import check_runs
     from tin.reports.results import load_runs, write_report
     from tin.reports.tables import plain, readable
 
     folders = [path if path.exists() else run_path(path) for path in paths]
+    check_runs(folders)
     account(folders)
     frame = load_runs(folders)
     table, shared = readable(frame)
