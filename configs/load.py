@@ -43,7 +43,7 @@ class Site(Settings):
     """Folder on the node's own disk for staged shards."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML's safe loader, which also reads 1e-3 as a number and rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -200,13 +200,22 @@ def differences(old: Config, new: Config) -> list[str]:
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return `section.key: old -> new` for each value that differs between nested mappings."""
-    before = dict(_leaves(old))
-    after = dict(_leaves(new))
+    before = dict(leaves(old))
+    after = dict(leaves(new))
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in {**before, **after}
         if before.get(key) != after.get(key)
     ]
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the value of each entry of a nested mapping."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def load_site() -> Site:
@@ -258,15 +267,6 @@ def run_path(run: str | Path) -> Path:
 def cache_path() -> Path:
     """Return the folder of downloaded weights and compiled operators."""
     return Path(load_site().cache or "~/.cache/tin").expanduser()
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the value of each entry of a nested mapping."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _as_setting(name: str, words: Sequence[str]) -> str:

@@ -9,7 +9,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "": ["configs", "preprocess", "pipeline", "tin", "launch"],
-    "configs": ["errors explain settings", "files train_schema", "schema", "load", "cluster"],
+    "configs": [
+        "errors explain settings node",
+        "files train_schema predict_schema",
+        "schema",
+        "load",
+        "cluster",
+    ],
     "preprocess": [
         "csv_files tars",
         "decode quarantine shards workers",
@@ -27,17 +33,18 @@ FLOORS = {
         "mirror",
     ],
     "pipeline": ["random_numbers crops frames store", "plan", "batches", "graph", "loader"],
-    "tin": ["op", "models", "runs ranks", "evaluation", "training", "bench reports"],
+    "tin": ["op", "models", "runs ranks", "evaluation", "training", "deploy bench reports"],
     "tin.op": ["cuda_toolkit", "build", "interlace", "selftest"],
     "tin.models": [
-        "resnet imagenet size temporal tensor_files",
+        "imagenet modality temporal tensor_files time_blocks",
+        "mobilenet resnet size",
         "network",
         "tensor_names",
         "weights",
     ],
     "tin.runs": ["commit fit", "folder", "checkpoint living settings", "restore", "foreign"],
     "tin.ranks": ["distributed", "signals node_check watchdog"],
-    "tin.evaluation": ["metrics opposites", "scores", "evaluate predict fuse"],
+    "tin.evaluation": ["averages metrics opposites", "scores", "evaluate predict fuse"],
     "tin.training": [
         "device_random randaugment running_sums recorder optim loaders bad_frames",
         "augment state attempt",
@@ -45,6 +52,12 @@ FLOORS = {
         "trainer",
     ],
     "tin.reports": ["curves tables classes", "attempts page", "results"],
+    "tin.deploy": [
+        "clips model_card preprocess rgb_frames",
+        "part_files sources",
+        "predictions timeline stream",
+        "export",
+    ],
     "tin.bench": ["timing two_shifts", "cases", "on_dataset"],
     "launch": [
         "errors record usage",
@@ -56,9 +69,13 @@ FLOORS = {
         "commands",
         "cli",
     ],
-    "launch.jobs": ["srun_log give_up staging", "stages", "job requeue"],
-    "launch.submission": ["sweep snapshot estimate executor", "plan"],
-    "launch.commands": ["arguments", "data training results tools cluster"],
+    "launch.jobs": ["srun_log give_up staging", "stages", "job requeue", "rank"],
+    "launch.submission": [
+        "sweep snapshot estimate sbatch steps",
+        "executor run_files checks",
+        "plan",
+    ],
+    "launch.commands": ["arguments", "data deploy training results tools cluster"],
 }
 """The modules and packages inside each package, from the lowest floor to the highest.
 

@@ -19,7 +19,7 @@ from tin.training.trainer import Stopped
 
 HEAVY = ("torch", "nvidia.dali", "pandas", "submitit", "numpy", "av")
 COMMANDS = (
-    "shard train test predict report submit status logs cancel config check fuse "
+    "shard train test predict export report submit status logs cancel config check fuse "
     "data:verify data:merge data:demo weights:fetch weights:import weights:export "
     "op:build op:check bench:op bench:data bench:model bench:train"
 )

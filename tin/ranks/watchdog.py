@@ -4,11 +4,12 @@ import contextlib
 import faulthandler
 import logging
 import os
-import socket
 import threading
 import time
 from pathlib import Path
 from types import TracebackType
+
+from configs.node import node_name
 
 log = logging.getLogger(__name__)
 HUNG = 70  # exit code of a rank that hangs
@@ -76,7 +77,7 @@ class Watchdog:
         seconds = time.monotonic() - self._last_beat
         log.error("no step for %.0f s; writing the stacks of this rank to %s", seconds, self._file)
         with self._file.open("w") as file:
-            file.write(f"{socket.gethostname()}: no step for {seconds:.0f} s\n")
+            file.write(f"{node_name()}: no step for {seconds:.0f} s\n")
             file.flush()
             faulthandler.dump_traceback(file)
         time.sleep(GRACE_S)
