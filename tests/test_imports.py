@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "": ["configs", "preprocess", "pipeline", "tin", "launch"],
     "configs": [
-        "errors settings node",
+        "errors explain settings node",
         "files train_schema predict_schema",
         "schema",
         "load",
@@ -42,7 +42,7 @@ FLOORS = {
         "tensor_names",
         "weights",
     ],
-    "tin.runs": ["commit", "folder", "checkpoint living settings", "restore", "foreign"],
+    "tin.runs": ["commit fit", "folder", "checkpoint living settings", "restore", "foreign"],
     "tin.ranks": ["distributed", "signals node_check watchdog"],
     "tin.evaluation": ["averages metrics opposites", "scores", "evaluate predict fuse"],
     "tin.training": [

@@ -39,16 +39,20 @@ def test(
 ) -> None:
     """Measure a trained model; write its scores, predictions and metrics to RUN/tests."""
     from configs.load import run_path
+    from launch.usage import check_testing
+
+    given = [*(settings or []), *_view_settings(views)]
+    if crop:
+        given.append(f"test.crop={crop}")
+    folder = run_path(run_dir)
+    check_testing(folder, given)
+
     from tin.evaluation.evaluate import test as test_run
     from tin.evaluation.scores import load_result
     from tin.ranks.distributed import start
     from tin.reports.measured import store_intervals
     from tin.runs.folder import Run
 
-    given = [*(settings or []), *_view_settings(views)]
-    if crop:
-        given.append(f"test.crop={crop}")
-    folder = run_path(run_dir)
     with start(Run(folder).config().run.device) as world:
         out = test_run(folder, given, world)
         if world.is_main:
@@ -85,9 +89,13 @@ def predict(
 ) -> None:
     """Print the five most likely classes of each video, or write many predictions to a folder."""
     from configs.load import ConfigError, run_path
+    from launch.usage import check_model, check_videos
 
     sources, settings = _split_settings(videos)
     path = model if model.exists() else run_path(model)
+    check_model(path)
+    if not out:
+        check_videos(sources)
     if timeline and not out:
         raise ConfigError("--timeline writes files; give a folder with --out DIR")
     if out:
@@ -167,17 +175,20 @@ def report(
 ) -> None:
     """Print a table of runs; write results.csv, .md, .tex and .html."""
     from configs.load import ConfigError, run_path
+    from launch.usage import check_runs
 
     if compare:
         _print_comparison(*(path if path.exists() else run_path(path) for path in compare))
         return
     if not paths:
         raise ConfigError("tin report: name a run or a folder of runs, or two with --compare A B")
+    folders = [path if path.exists() else run_path(path) for path in paths]
+    check_runs(folders)
+
     from launch.slurm_query import account
     from tin.reports.results import load_runs, write_report
     from tin.reports.tables import plain, readable
 
-    folders = [path if path.exists() else run_path(path) for path in paths]
     account(folders)
     frame = load_runs(folders)
     table, shared = readable(frame)
@@ -218,8 +229,7 @@ def fuse(
 ) -> None:
     """Combine the scores of several models."""
     from configs.load import ConfigError
-    from tin.evaluation.fuse import fuse_tests, write_submission
-    from tin.evaluation.scores import load as load_scores
+    from launch.usage import check_file
 
     try:
         given = [float(weight) for weight in weights.split(",")] if weights else None
@@ -227,6 +237,12 @@ def fuse(
         raise ConfigError(
             f"--weights {weights}: expected numbers separated by commas, for example 2,1"
         ) from None
+    for folder in tests:
+        check_file(folder / "scores.npz", "the scores of a test, which `tin test` writes")
+
+    from tin.evaluation.fuse import fuse_tests, write_submission
+    from tin.evaluation.scores import load as load_scores
+
     result = fuse_tests(tests, out, given, fit or None, average)
     typer.echo("weights " + ", ".join(f"{weight:.4f}" for weight in result["weights"]))
     _print_metrics(result["metrics"])

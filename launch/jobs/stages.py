@@ -80,6 +80,20 @@ def _merge(run_dir: Path) -> None:
 
 
 def _check_quarantine(folder: Path, result: "ShardResult") -> None:
+    """Log what a finished dataset holds.
+
+    Raises:
+        QuarantineError: too many videos could not be used, or all of them.
+    """
+    if not result.num_videos:
+        raise QuarantineError(
+            f"{folder}: not one of {result.num_quarantined + result.num_missing} videos could be"
+            f" used, so there is nothing to train on; {folder / 'quarantine.csv'} gives the reasons"
+        )
+    from preprocess.summary import summarize
+
+    for line in summarize(folder).lines():
+        log.info("%s", line)
     if result.too_many_bad:
         raise QuarantineError(
             f"{result.num_quarantined} videos could not be used, {result.num_videos} could;"
