@@ -176,9 +176,7 @@ class Config(Settings):
                 "clip.modality diff subtracts neighboring frames, but clip.frames_per_segment is"
                 f" {clip.frames_per_segment}; set clip.frames_per_segment=6, as TSN does"
             )
-        if clip.modality == "flow" and (
-            self.augment.color_jitter or self.augment.randaugment_ops
-        ):
+        if clip.modality == "flow" and (self.augment.color_jitter or self.augment.randaugment_ops):
             raise ValueError(
                 "clip.modality flow has no colors, but augment.color_jitter or"
                 " augment.randaugment_ops is set; set both to 0"

@@ -9,7 +9,6 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from configs.settings import Settings
 
-
 Arch = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenetv2"]
 NonLocalKind = Literal["none", "embedded_gaussian", "gaussian", "dot_product"]
 
