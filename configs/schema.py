@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from configs.predict_schema import PredictSettings
 from configs.settings import Settings
 from configs.train_schema import (
     ModelSettings,
@@ -31,7 +32,7 @@ class ShardSettings(Settings):
     source: str = ""
     """Folder of videos or of frame folders. Relative paths in the annotations start here."""
     labels: str = ""
-    """Labels CSV with the columns path,labels,split[,key][,group][,reverse]. Empty: the classes
+    """Labels CSV with the columns path,labels[,split][,key][,group][,reverse]. Empty: the classes
     come from `format`, or from a folder per class."""
     format: str = ""
     """Format of a public dataset's own annotation files: sthv1, sthv2, jester, kinetics, ucf101,
@@ -41,9 +42,9 @@ class ShardSettings(Settings):
     """File or folder that `format` reads; empty is the source folder."""
     fold: Literal[1, 2, 3] = 1
     """Which of the three official train and test lists of UCF101 or HMDB51 is used."""
-    held_out: float = Field(0.0, ge=0, lt=1)
+    held_out: float | None = Field(None, ge=0, lt=1)
     """Fraction of the groups of each class that becomes `val`, among videos whose annotations name
-    no split. 0 puts all of them into `train`."""
+    no split. 0 puts all of them into `train`. Null: 0.2 if no video has a split, otherwise 0."""
     multi_label: bool = False
     """Allow several labels per video, or none."""
     short_side: PositiveInt = 256
@@ -158,6 +159,7 @@ class Config(Settings):
     optim: OptimSettings = OptimSettings()
     train: TrainSettings = TrainSettings()
     test: TestSettings = TestSettings()
+    predict: PredictSettings = PredictSettings()
     run: RunSettings = RunSettings()
 
     @model_validator(mode="after")
@@ -165,7 +167,6 @@ class Config(Settings):
         """Reject settings that are valid one by one but impossible together."""
         train = self.train
         clip = self.clip
-        warmup = self.optim.warmup_epochs
         if train.batch % train.accumulate:
             raise ValueError(
                 f"train.batch {train.batch} is not a multiple of"
@@ -202,16 +203,12 @@ class Config(Settings):
                 f"train.label_smoothing {train.label_smoothing:g} works only with train.loss nll,"
                 " but train.loss is bce; set train.label_smoothing=0"
             )
-        if warmup >= train.epochs:
-            raise ValueError(
-                f"optim.warmup_epochs {warmup:g} is not less than train.epochs {train.epochs};"
-                " shorten the warm-up or train for more epochs"
-            )
         if self.augment.randaugment_policy == "mmaction2" and self.augment.randaugment_ops > 15:
             raise ValueError(
                 f"augment.randaugment_ops {self.augment.randaugment_ops} is more than the 15"
                 " operations of augment.randaugment_policy mmaction2, which are not repeated"
             )
+        warmup = self.warmup_epochs
         if self.optim.schedule == "xtemporal" and warmup >= self.optim.cosine_epochs:
             raise ValueError(
                 f"optim.warmup_epochs {warmup:g} is not less than optim.cosine_epochs"
@@ -242,6 +239,12 @@ class Config(Settings):
     def test_crop(self) -> int:
         """Side of the square test crop, in pixels."""
         return self.test.crop or self.clip.crop
+
+    @property
+    def warmup_epochs(self) -> float:
+        """Length of the warm-up: half of the run if `optim.warmup_epochs` takes all of it."""
+        wanted = self.optim.warmup_epochs
+        return wanted if wanted < self.train.epochs else self.train.epochs / 2
 
     @property
     def lr(self) -> float:

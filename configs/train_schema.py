@@ -67,7 +67,8 @@ class OptimSettings(Settings):
     cosine_epochs: PositiveInt = 30
     """Epoch at whose start the learning rate of `schedule: xtemporal` is 0."""
     warmup_epochs: NonNegativeFloat = 1.0
-    """Length of the warm-up from `warmup_start` times lr to lr, in epochs; 0 disables it."""
+    """Length of the warm-up from `warmup_start` times lr to lr, in epochs; 0 disables it.
+    A warm-up that would take all of `train.epochs` is shortened to half of them."""
     warmup_start: float = Field(0.1, gt=0, le=1)
     """Learning rate of the first step of the warm-up, as a fraction of lr."""
     warmup: Literal["linear", "exponential"] = "linear"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from launch.commands import cluster, data, results, tools, training
+from launch.commands import cluster, data, deploy, results, tools, training
 from launch.errors import exit_code, explain, set_up_libraries, set_up_logging
 
 DISTRIBUTION = "tin-video"
@@ -61,5 +61,5 @@ def _root(
     set_up_logging(int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0))
 
 
-for group in (data, training, results, tools, cluster):
+for group in (data, training, results, deploy, tools, cluster):
     group.add_to(app)

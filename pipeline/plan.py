@@ -58,7 +58,7 @@ class Order:
 
 
 def epoch_order(split: Split, config: Config) -> Order:
-    """Return the order that ``data.order`` asks for."""
+    """Return the order that ``data.order`` selects."""
     if config.data.order == "global":
         return Order(config.train.seed, split.num_videos)
     starts = _shard_starts(split)
@@ -129,7 +129,7 @@ def evaluation_clips(
 
 
 def plan_evaluation(split: Split, config: Config, clips: np.ndarray) -> EvaluationPlan:
-    """Return the frames and crops that ``config.test`` asks for of ``clips``, ``(B,)`` videos."""
+    """Return the plan of the videos ``clips`` ``(B,)`` with the views of ``config.test``."""
     settings = config.clip
     K = config.test.clips
     T = settings.num_segments

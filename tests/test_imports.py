@@ -9,18 +9,31 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "": ["configs", "preprocess", "pipeline", "tin", "launch"],
-    "configs": ["errors settings", "files train_schema", "schema", "load", "cluster"],
+    "configs": [
+        "errors settings node",
+        "files train_schema predict_schema",
+        "schema",
+        "load",
+        "cluster",
+    ],
     "preprocess": [
         "csv_files tars",
         "decode quarantine shards workers",
         "motions shard_rows videos",
         "annotations frame_folders",
         "shard_plan",
-        "convert verify",
+        "convert summary verify",
     ],
-    "preprocess.annotations": ["labels", "files", "formats", "read", "mirror"],
+    "preprocess.annotations": [
+        "label_file",
+        "labels",
+        "files class_folders",
+        "formats",
+        "read",
+        "mirror",
+    ],
     "pipeline": ["random_numbers crops frames store", "plan", "batches", "graph", "loader"],
-    "tin": ["op", "models", "runs ranks", "evaluation", "training", "bench reports"],
+    "tin": ["op", "models", "runs ranks", "evaluation", "training", "deploy bench reports"],
     "tin.op": ["cuda_toolkit", "build", "interlace", "selftest"],
     "tin.models": [
         "imagenet modality temporal tensor_files time_blocks",
@@ -29,7 +42,7 @@ FLOORS = {
         "tensor_names",
         "weights",
     ],
-    "tin.runs": ["commit", "folder", "checkpoint settings", "restore", "foreign"],
+    "tin.runs": ["commit", "folder", "checkpoint living settings", "restore", "foreign"],
     "tin.ranks": ["distributed", "signals node_check watchdog"],
     "tin.evaluation": ["averages metrics opposites", "scores", "evaluate predict fuse"],
     "tin.training": [
@@ -39,9 +52,15 @@ FLOORS = {
         "trainer",
     ],
     "tin.reports": ["curves tables classes", "attempts page", "results"],
+    "tin.deploy": [
+        "clips model_card preprocess rgb_frames",
+        "part_files sources",
+        "predictions timeline stream",
+        "export",
+    ],
     "tin.bench": ["timing two_shifts", "cases", "on_dataset"],
     "launch": [
-        "errors record",
+        "errors record usage",
         "slurm_query local",
         "status live_jobs check",
         "jobs",
@@ -50,9 +69,13 @@ FLOORS = {
         "commands",
         "cli",
     ],
-    "launch.jobs": ["srun_log give_up staging", "stages", "job requeue"],
-    "launch.submission": ["sweep snapshot estimate executor", "plan"],
-    "launch.commands": ["arguments", "data training results tools cluster"],
+    "launch.jobs": ["srun_log give_up staging", "stages", "job requeue", "rank"],
+    "launch.submission": [
+        "sweep snapshot estimate sbatch steps",
+        "executor run_files checks",
+        "plan",
+    ],
+    "launch.commands": ["arguments", "data deploy training results tools cluster"],
 }
 """The modules and packages inside each package, from the lowest floor to the highest.
 

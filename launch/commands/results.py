@@ -1,6 +1,7 @@
 """The commands of results: test, predict, report and fuse."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -56,20 +57,54 @@ def test(
 
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run or a checkpoint.")],
-    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Video files.")],
+    videos: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="VIDEO... [section.key=value ...]",
+            help="Video files. With --out also a folder of videos, a dataset, or a list of videos"
+            " (.txt, or .csv with a column path). Settings come last.",
+        ),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     strip: Annotated[
         Path | None,
         typer.Option(metavar="PNG", help="Write an image of the frames that were used."),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write the predictions to this folder instead of printing them."
+        ),
+    ] = None,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="Write the scores over time of long videos to --out.")
+    ] = False,
 ) -> None:
-    """Print the five most likely classes of each video."""
-    from configs.load import run_path
+    """Print the five most likely classes of each video, or write many predictions to a folder."""
+    from configs.load import ConfigError, run_path
+
+    sources, settings = _split_settings(videos)
+    path = model if model.exists() else run_path(model)
+    if timeline and not out:
+        raise ConfigError("--timeline writes files; give a folder with --out DIR")
+    if out:
+        _predict_to_folder(path, sources, out, settings, timeline)
+    else:
+        _predict_and_print(path, sources, settings, as_json, strip)
+
+
+def _predict_and_print(
+    model: Path, videos: list[Path], settings: list[str], as_json: bool, strip: Path | None
+) -> None:
+    """Print the classes of a few videos."""
+    from configs.load import ConfigError
     from tin.evaluation.predict import predict as predict_videos
     from tin.evaluation.predict import save_strip
 
+    if settings:
+        raise ConfigError(f"{settings[0]}: settings need --out DIR")
     predictions = []
-    for prediction in predict_videos(model if model.exists() else run_path(model), videos):
+    for prediction in predict_videos(model, videos):
         predictions.append(prediction)
         if not as_json:
             _print_prediction(prediction)
@@ -79,6 +114,29 @@ def predict(
         save_strip(predictions, strip)
     if any(prediction.problem for prediction in predictions):
         raise typer.Exit(FAILED)
+
+
+def _predict_to_folder(
+    model: Path, sources: list[Path], out: Path, settings: list[str], timeline: bool
+) -> None:
+    """Write the predictions or the timelines of many videos."""
+    from tin.deploy.predictions import device_setting, predict_all
+    from tin.deploy.timeline import write_timelines
+    from tin.ranks.distributed import start
+
+    if timeline:
+        num_bad = write_timelines(model, sources, out, settings)
+    else:
+        with start(device_setting(model, settings)) as world:
+            result = predict_all(model, sources, out, settings, world)
+        if not world.is_main:
+            return
+        num_bad = result["num_bad"]
+        _print_metrics(result["metrics"])
+        typer.echo(f"{result['num_predicted']} videos predicted")
+    if num_bad:
+        typer.echo(f"{num_bad} videos could not be used; {out / 'bad.csv'} gives the reasons")
+    typer.echo(out)
 
 
 def report(
@@ -150,6 +208,15 @@ def fuse(
     for path in submission or []:
         write_submission(load_scores(out), path)
     typer.echo(out)
+
+
+def _split_settings(words: list[Path]) -> tuple[list[Path], list[str]]:
+    """Return the paths and the `section.key=value` among the arguments of `tin predict`."""
+    is_setting = [bool(re.match(r"\w+\.\w+=", str(word))) and not word.exists() for word in words]
+    pairs = list(zip(words, is_setting, strict=True))
+    return [word for word, setting in pairs if not setting], [
+        str(word) for word, setting in pairs if setting
+    ]
 
 
 def _view_settings(views: str) -> list[str]:

@@ -62,10 +62,11 @@ def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
     arXiv:1608.03983), by `optim.gamma` at each milestone, or as in X-Temporal.
     """
     settings = config.optim
+    warmup = config.warmup_epochs
     epoch = step / steps_per_epoch
-    if epoch < settings.warmup_epochs:
+    if epoch < warmup:
         start = settings.warmup_start
-        progress = epoch / settings.warmup_epochs
+        progress = epoch / warmup
         if settings.warmup == "exponential":
             return config.lr * start ** (1 - progress)
         return config.lr * (start + (1 - start) * progress)
@@ -73,8 +74,8 @@ def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
         passed = sum(step >= milestone * steps_per_epoch for milestone in settings.milestones)
         return config.lr * settings.gamma**passed
     if settings.schedule == "xtemporal":
-        return config.lr * _recursive_cosine(epoch, settings.warmup_epochs, settings.cosine_epochs)
-    progress = (epoch - settings.warmup_epochs) / (config.train.epochs - settings.warmup_epochs)
+        return config.lr * _recursive_cosine(epoch, warmup, settings.cosine_epochs)
+    progress = (epoch - warmup) / (config.train.epochs - warmup)
     return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 

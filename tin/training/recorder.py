@@ -61,7 +61,7 @@ class Recorder:
         self._run.append("steps.csv", STEPS, row)
         self._scalars(row, "train", ("loss", "lr", "clips_per_s", "data_wait"))
         text = (
-            f"epoch {row['epoch']} step {row['step']}: loss {row['loss']:.4f},"
+            f"epoch {row['epoch'] + 1} step {row['step']}: loss {row['loss']:.4f},"
             f" {row['clips_per_s']:.1f} clips/s, data wait {100 * row['data_wait']:.1f} %"
         )
         if self._bar:

@@ -179,6 +179,15 @@ def test_the_learning_rate_scales_with_the_batch_only_if_asked():
     assert learning_rate(config, 0, 10) == 0.04
 
 
+def test_a_warm_up_as_long_as_the_run_is_shortened_to_half_of_it():
+    config = load(None, ["train.epochs=1", "optim.warmup_epochs=1", "optim.lr=1"])
+    found = [learning_rate(config, step, 8) for step in range(8)]
+    # A warm-up of 4 steps from 0.1 to 1, then half a cosine of 4 steps.
+    rising = [0.1, 0.325, 0.55, 0.775]
+    falling = [1.0, 0.5 + math.sqrt(0.125), 0.5, 0.5 - math.sqrt(0.125)]
+    assert found == pytest.approx(rising + falling)
+
+
 def test_cross_entropy_equals_a_value_computed_by_hand():
     config = load(None)
     logits = torch.tensor([[math.log(3.0), 0.0], [0.0, math.log(7.0)]])
