@@ -66,7 +66,7 @@ FLOORS = {
         "predictions timeline stream",
         "export",
     ],
-    "tin.bench": ["timing two_shifts", "cases", "on_dataset"],
+    "tin.bench": ["timing two_shifts", "architectures cases", "on_dataset"],
     "launch": [
         "errors record usage",
         "slurm_query local",

@@ -129,10 +129,17 @@ def bench_model(
     json: Json = None,
     seconds: Seconds = 10.0,
     compiled: Annotated[bool, typer.Option(help="Also time torch.compile.")] = True,
+    arch: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Compare these networks on the CPU, and nothing else."),
+    ] = None,
 ) -> None:
     """Count parameters and operations, and time inference and training of each temporal module."""
-    from tin.bench import cases
+    from tin.bench import architectures, cases
 
+    if arch:
+        _show(architectures.bench_architectures(arch, seconds), json)
+        return
     _show(cases.bench_model(seconds, compiled), json)
 
 
