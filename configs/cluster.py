@@ -13,7 +13,7 @@ from configs.settings import Settings
 log = logging.getLogger(__name__)
 
 CLUSTERS = Path(__file__).parent / "clusters"
-Stage = Literal["shard", "train", "test", "report"]
+Stage = Literal["shard", "train", "test", "predict", "report"]
 SMALL_STAGES = ("shard", "report")
 """Stages that run as one process on one node: they use neither ranks nor GPUs."""
 

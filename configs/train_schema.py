@@ -21,6 +21,9 @@ class ModelSettings(Settings):
     shift_div: PositiveInt = 4
     """Shift or interlace 1/shift_div of the channels (TIN: 4, TSM: 8). `shift` moves this share in
     each direction."""
+    causal: bool = False
+    """Let each frame depend on itself and earlier frames only, so that a stream can be classified
+    frame by frame. `temporal` must be none, shift or interlace."""
     dropout: float = Field(0.8, ge=0, lt=1)
     """Dropout probability before the classifier; 0 disables dropout."""
     init: str = "imagenet"

@@ -30,6 +30,7 @@ FLOORS = {
     "tin.op": ["cuda_toolkit", "build", "interlace", "selftest"],
     "tin.models": [
         "resnet imagenet size temporal tensor_files",
+        "causal",
         "network",
         "tensor_names",
         "weights",

@@ -19,7 +19,7 @@ from launch.submission.snapshot import snapshot
 from launch.submission.sweep import expand
 from tin.runs.folder import Run
 
-ORDER = ("shard", "train", "test", "report")
+ORDER = ("shard", "train", "test", "predict", "report")
 CLUSTER_PREFIX = "cluster."
 """Marks the settings on the command line that belong to the cluster file."""
 
@@ -195,8 +195,8 @@ def _steps(
         # The report of a sweep also lists the runs that failed.
         after = "afterok" if len(configs) == 1 else "afterany"
         return (Step(name, cluster, (StageJob(name, str(folder)),), after),)
-    # A test of a sweep depends on the training of the same run only.
-    after = "aftercorr" if name == "test" and len(configs) > 1 else "afterok"
+    # A test or prediction of a sweep depends on the step before it of the same run only.
+    after = "aftercorr" if name in ("test", "predict") and len(configs) > 1 else "afterok"
     return (Step(name, cluster, tuple(StageJob(name, str(path)) for path in configs), after),)
 
 
@@ -224,13 +224,14 @@ def _check_run(run_dir: Path, config: Config, names: Sequence[str]) -> None:
     run = Run(run_dir)
     if "shard" not in names and {"train", "test"} & set(names):
         dataset_path(config.data.dataset)
-    if "test" in names and "train" not in names and not run.exists():
-        raise ConfigError(f"{run_dir} is not a run yet: submit train,test")
+    for name in ("test", "predict"):
+        if name in names and "train" not in names and not run.exists():
+            raise ConfigError(f"{run_dir} is not a run yet: submit train,{name}")
     if not run.exists():
         return
     different = differences(run.config(), config)
     if "train" not in names:
-        different = [line for line in different if not line.startswith("test.")]
+        different = [line for line in different if not line.startswith(("test.", "predict."))]
     if different:
         raise ConfigError(
             f"{run_dir} was started with other settings: {'; '.join(different)}; submit it with its"

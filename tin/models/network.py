@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from configs.schema import Config
+from tin.models.causal import causal_module
 from tin.models.resnet import ResNet
 from tin.models.temporal import TemporalInterlace, temporal_module
 
@@ -27,6 +28,7 @@ class TIN(nn.Module):
         shift_div: int = 4,
         dropout: float = 0.8,
         frames_per_segment: int = 1,
+        causal: bool = False,
     ):
         """Build the network with random weights; the arguments are settings of `model` and `clip`.
 
@@ -36,9 +38,8 @@ class TIN(nn.Module):
         """
         super().__init__()
         self.num_segments = num_segments
-        module = functools.partial(
-            temporal_module, temporal, num_segments=num_segments, shift_div=shift_div
-        )
+        make = causal_module if causal else temporal_module
+        module = functools.partial(make, temporal, num_segments=num_segments, shift_div=shift_div)
         # TSM shifts only every second block of a ResNet-101, and its checkpoints expect that.
         every = 2 if temporal == "shift" and arch == "resnet101" else 1
         self.backbone = ResNet(arch, 3 * frames_per_segment, module, every)
@@ -73,6 +74,7 @@ def build_model(config: Config, num_classes: int) -> TIN:
         config.model.shift_div,
         config.model.dropout,
         config.clip.frames_per_segment,
+        config.model.causal,
     )
     # Set which BatchNorms train before an optimizer is built: it leaves out what is frozen.
     train_mode(model, config.train.bn)

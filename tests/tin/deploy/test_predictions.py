@@ -206,6 +206,10 @@ def test_finished_parts_are_not_computed_again(run_dir, dataset, tmp_path, monke
         if len(saved) == 2:
             raise KeyboardInterrupt
 
+    def save(path, part):
+        saved.append(path.name)
+        real(path, part)
+
     monkeypatch.setattr(module, "save_part", save_two)
     with pytest.raises(KeyboardInterrupt):
         predict(run_dir, [dataset], tmp_path / "out", *ALL)
