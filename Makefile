@@ -1,4 +1,4 @@
-# Each target makes and fills .venv by itself. DALI=cuda12 for drivers older than 580.
+# Each target creates .venv if it is missing. Set DALI=cuda12 for drivers older than 580.
 PYTHON ?= python3
 DALI ?= cuda13
 VENV := .venv/installed-$(DALI)

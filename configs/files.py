@@ -137,7 +137,7 @@ def remove_leftovers(folder: Path, name: str = "*", before: float | None = None)
             epoch, by the file system's clock. None removes all, which is safe only if nobody
             else writes to the folder.
     """
-    for leftover in folder.glob(f".{name}{SUFFIX}"):
+    for leftover in folder.glob(f".{name}.*{SUFFIX}"):
         with contextlib.suppress(FileNotFoundError):
             if before is None or leftover.stat().st_mtime < before:
                 leftover.unlink()

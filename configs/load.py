@@ -18,6 +18,8 @@ from configs.settings import Settings
 RECIPES = Path(__file__).parent / "recipes"
 STAGED = "TIN_STAGED"
 """Environment variable with the path of a dataset's copy on this node's disk; jobs set it."""
+FORMER_DEFAULTS = {"shard.held_out": (0.0, None)}
+"""Former and present default of each setting whose default has changed; training ignores them."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -41,7 +43,7 @@ class Site(Settings):
     """Folder on the node's own disk for staged shards."""
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML's safe loader, which also reads 1e-3 as a number and rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -181,20 +183,33 @@ def to_yaml(values: Mapping[str, Any]) -> str:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Return `section.key: old -> new` for each setting that differs, except section `run`."""
+    """Return `section.key: old -> new` for each setting that differs, except section `run`.
+
+    A default that changed since the older settings were written is not a difference.
+    """
+    known = {f"{key}: {former} -> {now}" for key, (former, now) in FORMER_DEFAULTS.items()}
     found = changes(old.model_dump(), new.model_dump())
-    return [line for line in found if not line.startswith("run.")]
+    return [line for line in found if not line.startswith("run.") and line not in known]
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return `section.key: old -> new` for each value that differs between nested mappings."""
-    before = dict(_leaves(old))
-    after = dict(_leaves(new))
+    before = dict(leaves(old))
+    after = dict(leaves(new))
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in {**before, **after}
         if before.get(key) != after.get(key)
     ]
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the value of each entry of a nested mapping."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def load_site() -> Site:
@@ -246,15 +261,6 @@ def run_path(run: str | Path) -> Path:
 def cache_path() -> Path:
     """Return the folder of downloaded weights and compiled operators."""
     return Path(load_site().cache or "~/.cache/tin").expanduser()
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the value of each entry of a nested mapping."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _explain(model: type[BaseModel], error: ValidationError) -> Iterator[str]:

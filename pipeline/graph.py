@@ -211,7 +211,7 @@ class _Memory:
     def take(self) -> torch.Tensor:
         """Return a float32 tensor with arbitrary content."""
         memory = self._free.pop() if self._free else np.empty(self._shape, np.float32)
-        # The view lives for as long as any tensor uses its storage; then the memory is free again.
+        # A tensor holds the view while it uses the storage. Afterwards the memory is free again.
         lent = memory.view()
         weakref.finalize(lent, self._free.append, memory).atexit = False
         return torch.from_numpy(lent)

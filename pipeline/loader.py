@@ -98,7 +98,7 @@ class ClipLoader:
         try:
             if self._graph:
                 self._graph.drain()  # steps of an abandoned iterator
-        except RuntimeError:  # a frame of that iterator is broken, which is no error of this epoch
+        except RuntimeError:  # a broken frame of that iterator must not end this epoch
             self._graph = None
         end = self.num_steps if end_step is None else min(end_step, self.num_steps)
         return self._batches(epoch, iter(range(first_step, end)), self._iteration)
@@ -126,8 +126,7 @@ class ClipLoader:
                     raise RuntimeError("the loader was closed or started another epoch meanwhile")
                 began = time.perf_counter()
 
-                # Fill the graph: with at least one step, and with a second one if its frames were
-                # read already.
+                # Fill the graph with one step, and with a second one if its frames have been read.
                 self._read_ahead(epoch, numbers, reading)
                 while reading and (
                     not decoding or (len(decoding) < MAX_DECODING and _is_read(reading[0]))

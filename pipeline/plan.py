@@ -11,7 +11,7 @@ import numpy as np
 
 from configs.schema import Config
 from pipeline.crops import scaled_sizes, source_regions, training_boxes, view_corners
-from pipeline.frames import evaluation_frames, training_frames
+from pipeline.frames import evaluation_frames, training_frames, twice_frames
 from pipeline.random_numbers import CROPS, FLIPS, FRAMES, ORDER, SHARDS, key, shuffled, uniforms
 from preprocess.shards import Split
 
@@ -58,7 +58,7 @@ class Order:
 
 
 def epoch_order(split: Split, config: Config) -> Order:
-    """Return the order that ``data.order`` asks for."""
+    """Return the order that ``data.order`` selects."""
     if config.data.order == "global":
         return Order(config.train.seed, split.num_videos)
     starts = _shard_starts(split)
@@ -129,14 +129,17 @@ def evaluation_clips(
 
 
 def plan_evaluation(split: Split, config: Config, clips: np.ndarray) -> EvaluationPlan:
-    """Return the frames and crops that ``config.test`` asks for of ``clips``, ``(B,)`` videos."""
+    """Return the plan of the videos ``clips`` ``(B,)`` with the views of ``config.test``."""
     settings = config.clip
     K = config.test.clips
     T = settings.num_segments
     videos = split.videos[clips]
-    draws = uniforms(config.train.seed, FRAMES, 0, clips, K * T).reshape(-1, K, T)
     num_frames = videos["num_frames"].astype(np.int64)
-    frames = evaluation_frames(num_frames, settings, K, draws)
+    if config.test.sampling == "twice":
+        frames = twice_frames(num_frames, settings, K)
+    else:
+        draws = uniforms(config.train.seed, FRAMES, 0, clips, K * T).reshape(-1, K, T)
+        frames = evaluation_frames(num_frames, settings, K, draws)
     width, height = videos["width"], videos["height"]
     sizes = scaled_sizes(width, height, settings.resize)
     reference = settings.sampling.startswith("reference")

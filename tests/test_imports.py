@@ -1,4 +1,4 @@
-"""Rules that no linter knows: which way imports point, and who may import what."""
+"""Rules that no linter checks: the direction of imports, restricted libraries, short modules."""
 
 import ast
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "": ["configs", "preprocess", "pipeline", "tin", "launch"],
     "configs": [
-        "errors settings",
+        "errors settings node",
         "files train_schema predict_schema",
         "schema",
         "load",
@@ -22,25 +22,33 @@ FLOORS = {
         "motions shard_rows videos",
         "annotations frame_folders",
         "shard_plan",
-        "convert verify",
+        "convert summary verify",
     ],
-    "preprocess.annotations": ["labels", "files", "formats", "read", "mirror"],
+    "preprocess.annotations": [
+        "label_file",
+        "labels",
+        "files class_folders",
+        "formats",
+        "read",
+        "mirror",
+    ],
     "pipeline": ["random_numbers crops frames store", "plan", "batches", "graph", "loader"],
     "tin": ["op", "models", "runs ranks", "evaluation", "training", "deploy bench reports"],
     "tin.op": ["cuda_toolkit", "build", "interlace", "selftest"],
     "tin.models": [
-        "resnet imagenet size temporal tensor_files",
-        "causal",
+        "imagenet modality temporal tensor_files time_blocks",
+        "causal mobilenet resnet size",
         "network",
         "tensor_names",
         "weights",
     ],
-    "tin.runs": ["commit", "folder", "checkpoint settings", "restore", "foreign"],
+    "tin.runs": ["commit", "folder", "checkpoint living settings", "restore", "foreign"],
     "tin.ranks": ["distributed", "signals node_check watchdog"],
-    "tin.evaluation": ["metrics opposites", "scores", "evaluate predict fuse"],
+    "tin.evaluation": ["averages metrics opposites", "scores", "evaluate predict fuse"],
     "tin.training": [
-        "device_random randaugment running_sums recorder optim",
-        "augment state",
+        "device_random randaugment running_sums recorder optim loaders bad_frames",
+        "augment state attempt",
+        "step rows",
         "trainer",
     ],
     "tin.reports": ["curves tables classes", "attempts page", "results"],
@@ -52,7 +60,7 @@ FLOORS = {
     ],
     "tin.bench": ["timing two_shifts", "cases", "on_dataset"],
     "launch": [
-        "errors record",
+        "errors record usage",
         "slurm_query local",
         "status live_jobs check",
         "jobs",
@@ -61,21 +69,25 @@ FLOORS = {
         "commands",
         "cli",
     ],
-    "launch.jobs": ["srun_log give_up staging", "stages", "job requeue"],
-    "launch.submission": ["sweep snapshot estimate executor", "plan"],
+    "launch.jobs": ["srun_log give_up staging", "stages", "job requeue", "rank"],
+    "launch.submission": [
+        "sweep snapshot estimate sbatch steps",
+        "executor run_files checks",
+        "plan",
+    ],
     "launch.commands": ["arguments", "data deploy training results tools cluster"],
 }
-"""The rooms of each package from the lowest floor to the highest; a line is one floor.
+"""The modules and packages inside each package, from the lowest floor to the highest.
 
-A module may import from its own floor and from those below it. Modules of one floor may import
-each other, so long as the imports of a package make no circle.
+Each string is one floor. A module may import from its own floor and from lower floors, as long as
+the imports have no cycle.
 """
 MODULES = [path for package in FLOORS[""] for path in sorted((ROOT / package).rglob("*.py"))]
 PACKAGES = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in MODULES}
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Yield the full names of all modules that a file imports, at any depth."""
+    """Yield the full names of all modules that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -86,6 +98,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def dotted(path: Path) -> str:
+    """Return the name of a module or package as imports spell it."""
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
@@ -96,18 +109,18 @@ def test_imports_point_down(path):
         prefix = f"{package}." if package else ""
         if not name.startswith(prefix) or name == package:
             continue
-        floor = {room: number for number, line in enumerate(floors) for room in line.split()}
-        room = name.removeprefix(prefix).split(".")[0]
-        if room.startswith("__"):
+        floor_of = {child: number for number, floor in enumerate(floors) for child in floor.split()}
+        child = name.removeprefix(prefix).split(".")[0]
+        if child.startswith("__"):
             continue
         for used in imports(path):
             other = used.removeprefix(prefix).split(".")[0]
-            if used.startswith(prefix) and other in floor:
-                assert floor[other] <= floor[room], f"{name} imports {used} from a higher floor"
+            if used.startswith(prefix) and other in floor_of:
+                assert floor_of[other] <= floor_of[child], f"{name} imports {used}, which is higher"
 
 
 @pytest.mark.parametrize("package", sorted(FLOORS))
-def test_every_room_has_a_floor(package):
+def test_every_module_has_a_floor(package):
     folder = ROOT / package.replace(".", "/")
     if not package:
         return
@@ -115,10 +128,10 @@ def test_every_room_has_a_floor(package):
         path.parent.name for path in folder.glob("*/__init__.py")
     }
     listed = " ".join(FLOORS[package]).split()
-    assert sorted(listed) == sorted(room for room in found if not room.startswith("__"))
+    assert sorted(listed) == sorted(name for name in found if not name.startswith("__"))
 
 
-def test_imports_make_no_circle():
+def test_imports_have_no_cycle():
     names = {dotted(path): path for path in MODULES}
     used = {
         name: {other for other in imports(path) if other in names} for name, path in names.items()
@@ -137,7 +150,7 @@ def test_imports_make_no_circle():
 
 
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
-def test_dali_and_submitit_stay_in_their_places(path):
+def test_dali_submitit_and_torch_are_imported_only_where_allowed(path):
     place = str(path.relative_to(ROOT))
     used = {name.split(".")[0] for name in imports(path)}
     assert "nvidia" not in used or place in ("pipeline/graph.py", "pipeline/loader.py")
@@ -151,5 +164,6 @@ def test_modules_are_short(path):
     assert len(path.read_text().splitlines()) < 300
 
 
-def test_cuda_folder_is_no_package():
+def test_the_cuda_folder_is_not_a_package():
+    # torch needs the installed package `cuda`, which an __init__.py here would hide
     assert not list((ROOT / "cuda").rglob("__init__.py"))

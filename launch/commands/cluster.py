@@ -41,14 +41,15 @@ def submit(
     which each combination has its own run folder below --run.
     """
     from launch.output import print_dry_run, print_jobs
-    from launch.submission.plan import make_submission
+    from launch.submission.plan import defaults, make_submission
     from launch.submission.plan import submit as submit_jobs
 
     submission = make_submission(stages, recipe, run_dir, cluster, settings or [])
     if dry_run:
         print_dry_run(submission)
     else:
-        print_jobs(submission, submit_jobs(submission))
+        used = defaults(submission)
+        print_jobs(submission, submit_jobs(submission), used)
 
 
 def status(run_dirs: RunDirs) -> None:
@@ -78,6 +79,5 @@ def cancel(run_dirs: RunDirs) -> None:
     from launch.live_jobs import cancel as cancel_jobs
     from launch.status import find_runs
 
-    for run_dir in find_runs(run_dirs):
-        cancelled = cancel_jobs(run_dir)
+    for run_dir, cancelled in cancel_jobs(find_runs(run_dirs)).items():
         typer.echo(f"{run_dir}: {', '.join(cancelled) or 'no queued or running job'}")

@@ -6,7 +6,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -227,6 +227,10 @@ def fuse(
             " same order.",
         ),
     ] = None,
+    average: Annotated[
+        Literal["scores", "logits"] | None,
+        typer.Option(help="Average scores or logits; by default as the tests did."),
+    ] = None,
     submission: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="Also write the classes of each video (.csv or .json)."),
@@ -243,9 +247,10 @@ def fuse(
         raise ConfigError(
             f"--weights {weights}: expected numbers separated by commas, for example 2,1"
         ) from None
-    result = fuse_tests(tests, out, given, fit or None)
+    result = fuse_tests(tests, out, given, fit or None, average)
     typer.echo("weights " + ", ".join(f"{weight:.4f}" for weight in result["weights"]))
     _print_metrics(result["metrics"])
+    typer.echo(f"{'average':10} {result['average']}")
     for path in submission or []:
         write_submission(load_scores(out), path)
     typer.echo(out)

@@ -1,4 +1,4 @@
-"""Starts the ranks of a run as processes that can be killed, with torch already imported."""
+"""Starts the ranks of a run as processes that tests can kill; torch is already imported there."""
 
 import logging
 import multiprocessing
@@ -7,17 +7,18 @@ import socket
 import sys
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
+from typing import Any
 
-FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["tin.training.trainer", "tin.evaluation.evaluate"])
+FORK_SERVER = multiprocessing.get_context("forkserver")
+FORK_SERVER.set_forkserver_preload(["tin.training.trainer", "tin.evaluation.evaluate"])
 
 
 def start_ranks(world_size: int, function: Callable[..., None], *args: object) -> list[BaseProcess]:
-    """Start `function(*args)` on each rank of a world, as torchrun would, and return them."""
+    """Start `function(*args)` on each rank, with the variables that torchrun sets."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    ranks = [
-        FORK.Process(target=_run, args=(rank, world_size, port, function, args))
+    ranks: list[BaseProcess] = [
+        FORK_SERVER.Process(target=_run, args=(rank, world_size, port, function, args))
         for rank in range(world_size)
     ]
     for rank in ranks:
@@ -26,7 +27,7 @@ def start_ranks(world_size: int, function: Callable[..., None], *args: object) -
 
 
 def kill(ranks: list[BaseProcess]) -> None:
-    """Send SIGKILL to all ranks and wait for their end."""
+    """Send SIGKILL to all ranks and wait until they have ended."""
     for rank in ranks:
         rank.kill()
     for rank in ranks:
@@ -34,7 +35,10 @@ def kill(ranks: list[BaseProcess]) -> None:
 
 
 def finish(ranks: list[BaseProcess], timeout_s: float = 300) -> list[int | None]:
-    """Wait for all ranks; return their exit codes (None: killed here, out of time)."""
+    """Wait for all ranks and return their exit codes; None stands for a rank that timed out.
+
+    Ranks that time out are killed.
+    """
     for rank in ranks:
         rank.join(timeout_s)
     codes = [rank.exitcode for rank in ranks]
@@ -42,7 +46,9 @@ def finish(ranks: list[BaseProcess], timeout_s: float = 300) -> list[int | None]
     return codes
 
 
-def _run(rank: int, world_size: int, port: int, function: Callable, args: tuple) -> None:
+def _run(
+    rank: int, world_size: int, port: int, function: Callable[..., None], args: tuple[Any, ...]
+) -> None:
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, stream=sys.stderr)
     if world_size > 1:
         os.environ.update(

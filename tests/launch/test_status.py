@@ -20,10 +20,11 @@ class FakeSlurm:
         self.ended: list[Ended] = []
         self.problem = ""
 
-    def squeue(self, ids) -> dict[str, Queued]:
+    def squeue(self, known) -> dict[str, Queued]:
         if self.problem:
             raise SlurmError(self.problem)
-        return {job_id: job for job_id, job in self.queued.items() if job_id in set(ids)}
+        ids = {job.id for job in known}
+        return {job_id: job for job_id, job in self.queued.items() if job_id in ids}
 
     def sacct(self, ids) -> list[Ended]:
         return [execution for execution in self.ended if execution.id in set(ids)]

@@ -24,6 +24,7 @@ from tin.deploy.part_files import (
 )
 from tin.deploy.scorer import Scorer
 from tin.deploy.sources import ShardVideos, VideoBatch, Videos, open_videos
+from tin.evaluation.averages import average
 from tin.ranks.distributed import World, cpus
 
 log = logging.getLogger(__name__)
@@ -163,13 +164,15 @@ def _truth(videos: Videos, classes: Sequence[str]) -> dict[str, int]:
 
 def _compute(scorer: Scorer, videos: Videos, first: int, end: int, truth: dict[str, int]) -> Part:
     """Return the predictions of the videos from `first` to `end`."""
-    wanted = scorer.config.predict
+    config = scorer.config
+    wanted = config.predict
+    multi_label = config.train.loss == "bce"
     best: list[np.ndarray] = []
     seen: list[list[np.ndarray]] = []
     for batch in videos.batches(first, end):
         scores, features = scorer.score(batch.x)
         seen.append(_kept(batch, scores, features, wanted.scores, wanted.features))
-        best.append(scores[batch.rows >= 0].mean(axis=1, dtype=np.float64))
+        best.append(average(scores[batch.rows >= 0], config.test.average, multi_label))
     K = len(scorer.classes)
     mean = np.concatenate([np.zeros((0, K)), *best])
     order = np.argsort(-mean, axis=1, kind="stable")

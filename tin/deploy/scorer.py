@@ -81,6 +81,15 @@ def changed(config: Config, settings: Sequence[str]) -> Config:
     return after
 
 
+def check_frames(config: Config, what: str) -> None:
+    """Raise ConfigError if a model does not see frames, but optical flow."""
+    if config.clip.modality == "flow":
+        raise ConfigError(
+            f"{what} reads the frames of videos, but this model sees optical flow (clip.modality"
+            " flow); predict a dataset of flow with `tin predict RUN DATASET --out DIR`"
+        )
+
+
 def device_setting(model: Path, settings: Sequence[str]) -> str:
     """Return `run.device` of a model, changed by ``settings``."""
     base = Run(model).config() if model.is_dir() else config_of(checkpoint.load(model))

@@ -15,6 +15,7 @@ from configs.schema import Config
 from pipeline.loader import ClipLoader
 from preprocess.decode import BadVideoError
 from preprocess.workers import CrashError, Note, num_cpus, run_tasks
+from tin.deploy.scorer import check_frames
 from tin.deploy.video_lists import list_videos
 from tin.evaluation.predict import encoded, normalized, views_of
 
@@ -87,6 +88,7 @@ class FileVideos:
         Raises:
             ConfigError: a source does not exist, has no videos, or names a video twice.
         """
+        check_frames(config, "`tin predict` of files")
         listed = list_videos(sources)
         self.keys = [entry.key for entry in listed]
         self._paths = [entry.path for entry in listed]

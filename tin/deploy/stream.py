@@ -13,7 +13,7 @@ from torch import Tensor
 from configs.load import ConfigError
 from configs.schema import Config
 from tin.deploy.rgb_frames import Frame, center_crop, source_frames
-from tin.deploy.scorer import Scorer
+from tin.deploy.scorer import Scorer, check_frames
 from tin.evaluation.predict import normalized
 from tin.models.causal import CausalInterlace, CausalShift
 from tin.models.network import TIN
@@ -105,6 +105,7 @@ def check_streams(config: Config) -> None:
     """Raise ConfigError unless a model of these settings can read a stream."""
     if not config.model.causal:
         raise ConfigError("--stream needs a model that was trained with model.causal=true")
+    check_frames(config, "--stream")
     if config.clip.sampling != "dense" or config.clip.frames_per_segment > 1:
         raise ConfigError(
             "--stream needs clip.sampling dense and clip.frames_per_segment 1, because a stream is"

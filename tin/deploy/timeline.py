@@ -22,7 +22,7 @@ from configs.load import ConfigError
 from configs.schema import Config
 from preprocess.decode import DEFAULT_FPS, BadVideoError, Decoding, probe
 from tin.deploy.rgb_frames import center_crop, video_frames
-from tin.deploy.scorer import Scorer
+from tin.deploy.scorer import Scorer, check_frames
 from tin.deploy.video_lists import list_videos
 from tin.evaluation.predict import normalized
 from tin.ranks.distributed import cpus
@@ -75,6 +75,7 @@ def write_timelines(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     scorer = Scorer(model, settings, device)
     torch.set_num_threads(scorer.config.run.threads or cpus())
+    check_frames(scorer.config, "--timeline")
     if scorer.config.clip.frames_per_segment > 1:
         raise ConfigError("--timeline needs a model with clip.frames_per_segment=1")
     out.mkdir(parents=True, exist_ok=True)

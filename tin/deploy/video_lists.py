@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.load import ConfigError
-from preprocess.annotations.read import VIDEO_SUFFIXES
+from preprocess.annotations.class_folders import VIDEO_SUFFIXES
 from preprocess.frame_folders import list_frames
 
 

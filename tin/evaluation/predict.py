@@ -19,6 +19,7 @@ from pipeline.plan import plan_evaluation
 from preprocess.frame_folders import encode_folder
 from preprocess.shards import FRAME_ROW, LABEL, VIDEO_ROW, Split
 from preprocess.videos import BadVideoError, EncodedVideo, encode_video
+from tin.evaluation.averages import average
 from tin.runs import checkpoint
 from tin.runs.folder import Run
 from tin.runs.restore import config_of, find_checkpoint, precision_of, restore
@@ -174,5 +175,6 @@ def _scores(
     bfloat16 = precision_of(config, device) == "bfloat16"
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
         logits = network(x).float()
-    scores = logits.sigmoid() if config.train.loss == "bce" else logits.softmax(1)
-    return scores.mean(0, dtype=torch.float64).cpu().numpy()
+    multi_label = config.train.loss == "bce"
+    scores = logits.sigmoid() if multi_label else logits.softmax(1)
+    return average(scores.cpu().numpy(), config.test.average, multi_label)

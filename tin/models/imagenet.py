@@ -21,6 +21,8 @@ FILES = {
     "resnet34": "resnet34-b627a593.pth",
     "resnet50": "resnet50-0676ba61.pth",
     "resnet101": "resnet101-63fe2227.pth",
+    "resnet152": "resnet152-394f9c45.pth",
+    "mobilenetv2": "mobilenet_v2-b0353104.pth",
 }
 TERMS = (
     "These weights were trained by the torchvision project (BSD-3-Clause) on ImageNet-1k. The"
@@ -57,7 +59,7 @@ def fetch(arch: str, source: str = SOURCE) -> Path:
     A file that is already in the cache is not downloaded again.
 
     Args:
-        arch: resnet18, resnet34, resnet50 or resnet101.
+        arch: resnet18, resnet34, resnet50, resnet101, resnet152 or mobilenetv2.
         source: URL of the folder that holds the file: https, http or file.
 
     Raises:

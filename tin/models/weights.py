@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from configs.load import ConfigError
-from configs.schema import Config
+from configs.schema import ClipSettings, Config
 from tin.models.imagenet import imagenet_path
 from tin.models.network import TIN
 from tin.models.tensor_files import write_tensors
@@ -162,15 +162,34 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def export_reference(model: TIN, arch: str, path: Path) -> None:
+def read_clip(path: Path) -> dict[str, Any]:
+    """Return the settings of section `clip` in a checkpoint that this project wrote; else nothing.
+
+    The file must be one that `read_state` has read.
+    """
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, Mapping):
+        return {}
+    config = content.get("config")
+    clip = config.get("clip") if isinstance(config, Mapping) else content.get("clip")
+    known = clip if isinstance(clip, Mapping) else {}
+    return {key: value for key, value in known.items() if key in ClipSettings.model_fields}
+
+
+def export_reference(
+    model: TIN, arch: str, path: Path, clip: Mapping[str, Any] | None = None
+) -> None:
     """Write a checkpoint that the original's test and fine-tuning commands read.
+
+    `clip` has the settings of section `clip`, which the original ignores and `read_clip` returns.
 
     Raises:
         ValueError: the original does not have the model's temporal module.
         WriteError: the disk is full or not writable.
     """
     state = {f"module.{name}": value.cpu() for name, value in to_reference(model).items()}
-    write_tensors(path, {"epoch": 0, "arch": arch, "state_dict": state, "best_prec1": 0.0})
+    content = {"epoch": 0, "arch": arch, "state_dict": state, "best_prec1": 0.0}
+    write_tensors(path, {**content, "clip": dict(clip)} if clip else content)
 
 
 def _load(

@@ -1,1 +1,1 @@
-"""The processes of a run: collectives, signals, node checks and the watchdog."""
+"""The ranks of a run: collectives, stop signals, node checks and the watchdog."""

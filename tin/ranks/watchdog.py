@@ -1,59 +1,83 @@
-"""A thread that ends a rank which makes no progress, after writing the stacks of its threads."""
+"""A watchdog thread: it ends a rank that makes no progress, and keeps the heartbeat of the run."""
 
+import contextlib
 import faulthandler
 import logging
 import os
-import socket
 import threading
 import time
 from pathlib import Path
 from types import TracebackType
 
+from configs.node import node_name
+
 log = logging.getLogger(__name__)
 HUNG = 70  # exit code of a rank that hangs
-FIRST_STEP_S = 600.0  # the first step may compile, and fill caches
-GRACE_S = 5.0  # for the other ranks to write their stacks
+FIRST_STEP_S = 600.0  # the first step may compile the model and fill caches
+CHECK_S = 5.0  # between two looks at the time of the last step, or less for a short limit
+HEARTBEAT_S = 20.0  # between two heartbeats
+GRACE_S = 5.0  # time for the other ranks to write their stacks
 
 
 class Watchdog:
-    """Ends this rank when it makes no step for a while, after writing the stacks of its threads.
+    """Ends this rank if no step completes for a while, after writing the stacks of its threads.
 
-    All ranks wait for one that hangs, so each of them writes `job/stacks-<attempt>-rank<rank>.txt`
-    and leaves; the rank that hangs may be the one that wrote nothing.
+    When one rank hangs, all others wait for it. Each rank therefore writes its own
+    `job/stacks-<attempt>-rank<rank>.txt` and exits. The rank that caused the hang may be the one
+    without a file, because it may be unable to run its watchdog.
+
+    While steps complete, rank 0 renews the time of `job/attempt-<attempt>`: the heartbeat that
+    `tin.runs.living` reads.
     """
 
     def __init__(self, job: Path, attempt: int, rank: int, minutes: float):
-        """Watch with a limit of `minutes`; 0 never ends a rank."""
+        """Set the time limit of a step to `minutes`; 0 turns the watchdog off."""
         self._file = job / f"stacks-{attempt:02d}-rank{rank}.txt"
-        self._limit_s, self._allowed_s = 60 * minutes, max(60 * minutes, FIRST_STEP_S)
-        self._last, self._over = time.monotonic(), threading.Event()
+        self._attempt_file = job / f"attempt-{attempt:02d}" if rank == 0 else None
+        self._last_heartbeat = time.monotonic()
+        self._limit_s = 60 * minutes
+        self._allowed_s = max(self._limit_s, FIRST_STEP_S)
+        self._last_beat = time.monotonic()
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
-        self._last = time.monotonic()
-        if self._limit_s:
-            self._thread.start()
+        self._last_beat = time.monotonic()
+        self._last_heartbeat = self._last_beat
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
+        self._stopped.set()
 
     def beat(self) -> None:
-        """Say that a step has been done."""
-        self._last, self._allowed_s = time.monotonic(), self._limit_s
+        """Report that a step is complete."""
+        self._last_beat = time.monotonic()
+        self._allowed_s = self._limit_s
 
     def _watch(self) -> None:
-        while not self._over.wait(min(self._limit_s / 10, 5.0)):
-            if time.monotonic() - self._last > self._allowed_s:
-                self._leave()
+        interval_s = min(self._limit_s / 10, CHECK_S) if self._limit_s else CHECK_S
+        while not self._stopped.wait(interval_s):
+            self._renew_heartbeat()
+            if self._limit_s and time.monotonic() - self._last_beat > self._allowed_s:
+                self._exit()
 
-    def _leave(self) -> None:
-        seconds = time.monotonic() - self._last
-        log.error("no step for %.0f s: the stacks of this rank stand in %s", seconds, self._file)
+    def _renew_heartbeat(self) -> None:
+        """Renew the time of the attempt file if steps have completed since the last time."""
+        has_news = self._last_beat > self._last_heartbeat
+        is_due = time.monotonic() - self._last_heartbeat > HEARTBEAT_S
+        if self._attempt_file and has_news and is_due:
+            self._last_heartbeat = time.monotonic()
+            with contextlib.suppress(OSError):  # a heartbeat less is no reason to fail
+                os.utime(self._attempt_file)
+
+    def _exit(self) -> None:
+        seconds = time.monotonic() - self._last_beat
+        log.error("no step for %.0f s; writing the stacks of this rank to %s", seconds, self._file)
         with self._file.open("w") as file:
-            file.write(f"{socket.gethostname()}: no step for {seconds:.0f} s\n")
+            file.write(f"{node_name()}: no step for {seconds:.0f} s\n")
             file.flush()
             faulthandler.dump_traceback(file)
         time.sleep(GRACE_S)

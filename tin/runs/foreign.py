@@ -1,5 +1,6 @@
 """Turns checkpoints of other projects into runs that can be tested and reported, and back."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,13 @@ from preprocess.shards import read_info
 from tin.models.network import TIN, build_model
 from tin.models.resnet import LAYERS
 from tin.models.tensor_names import from_reference
-from tin.models.weights import ImportReport, export_reference, import_file, read_state
+from tin.models.weights import (
+    ImportReport,
+    export_reference,
+    import_file,
+    read_clip,
+    read_state,
+)
 from tin.runs import checkpoint
 from tin.runs.folder import Run
 from tin.runs.restore import config_of, find_checkpoint, restore
@@ -41,7 +48,9 @@ def import_run(
     if run_dir is not None and Run(run_dir).exists():
         raise ConfigError(f"{run_dir} already contains a run; name another folder")
     tensors = read_state(path)
-    config = load(None, [*settings_of(tensors), f"model.init={path.absolute()}", *settings])
+    clip = [f"clip.{key}={json.dumps(value)}" for key, value in read_clip(path).items()]
+    init = f"model.init={path.absolute()}"
+    config = load(None, [*settings_of(tensors), *clip, init, *settings])
     classes = _classes(path, config, tensors)
     model = build_model(config, len(classes))
     report = import_file(path, model, config.model.init_interpolate)
@@ -70,7 +79,8 @@ def export_run(source: Path, out: Path) -> None:
     path = find_checkpoint(Run(source), "best") if source.is_dir() else source
     state = checkpoint.load(path)
     config = config_of(state)
-    export_reference(restore(state, config), config.model.arch, out)
+    model = restore(state, config)
+    export_reference(model, config.model.arch, out, config.clip.model_dump(mode="json"))
 
 
 def settings_of(tensors: dict[str, Tensor]) -> list[str]:

@@ -1,1 +1,1 @@
-"""The training loop and what it needs."""
+"""The training loop: optimizer, augmentation on the training device, state and progress."""

@@ -1,8 +1,8 @@
-"""Random changes of training clips that are made on the training device.
+"""Random changes of training clips that run on the training device.
 
-What happens to a clip depends on (seed, epoch, clip) alone: not on the ranks, nor on its place in
-the batch. The exception is the partner that mixup and cutmix mix a clip with, which is the clip
-before it on its rank: how much is mixed, and where, is still the clip's own.
+They depend on (seed, epoch, clip) alone, not on the number of ranks or the place in the batch. One
+thing is different: mixup and cutmix mix a clip with the clip before it on the same rank. How much
+they mix, and where, still depends on (seed, epoch, clip) alone.
 """
 
 import functools
@@ -15,7 +15,7 @@ from configs.schema import Config
 from pipeline import random_numbers
 from pipeline.batches import MEAN, STD
 from tin.training.device_random import JITTER, MIX, RANDAUGMENT, beta, uniforms
-from tin.training.randaugment import gray, randaugment
+from tin.training.randaugment import POLICIES, gray, randaugment
 
 
 def augment(
@@ -31,64 +31,74 @@ def augment(
 
     Color jitter comes first, then RandAugment, then mixup (Zhang et al., ICLR 2018,
     arXiv:1710.09412) or cutmix (Yun et al., ICCV 2019, arXiv:1905.04899). All frames of a clip
-    are changed alike. The host waits for nothing.
+    change in the same way. The host never waits for the device.
 
     Args:
         x: ``(B, T, L*3, H, W)``, normalized with ImageNet's mean and deviation.
-        labels: ``(B,)`` int64, or ``(B, K)`` float of several labels a clip.
+        labels: ``(B,)`` int64, or ``(B, K)`` float for several labels a clip.
         clips: ``(B,)`` int64, on the device of `x`.
         config: sections `augment` and `train`.
         epoch: number of the epoch.
         num_classes: K.
-        step: number of the pass in its epoch; it chooses where both mixup and cutmix are on.
+        step: number of the pass; where both are on, it chooses mixup or cutmix.
 
     Returns:
         Clips of the same shape, and targets: `labels`, or ``(B, K)`` float shares of the classes
-        where clips are mixed.
+        if clips are mixed.
     """
-    settings, seed = config.augment, config.train.seed
+    settings = config.augment
+    seed = config.train.seed
     if settings.color_jitter or settings.randaugment_ops:
         x = _recolored(x, clips, config, epoch)
     if not (settings.mixup or settings.cutmix):
         return x, labels
+    # Mixed clips have several labels: turn class numbers into rows of zeros and ones.
     targets = labels
     if labels.dim() == 1:
         targets = (labels[:, None] == torch.arange(num_classes, device=x.device)).to(x.dtype)
     numbers = uniforms(seed, MIX, epoch, clips, 3)
+    # `share` of each clip and its target stays; the rest comes from the clip before it.
     if not settings.cutmix or (settings.mixup and _even(seed, epoch, step)):
         share = beta(numbers[:, 0], settings.mixup).to(x.dtype)
         x = torch.lerp(x.roll(1, 0), x, share[:, None, None, None, None])
     else:
-        inside = _box(1 - beta(numbers[:, 0], settings.cutmix), numbers[:, 1:], *x.shape[-2:])
+        area = 1 - beta(numbers[:, 0], settings.cutmix)
+        H, W = x.shape[-2:]
+        inside = _box(area, numbers[:, 1:], H, W)
         x = torch.where(inside[:, None, None], x.roll(1, 0), x)
         share = 1 - inside.to(x.dtype).mean((1, 2))
     return x, torch.lerp(targets.roll(1, 0), targets, share[:, None])
 
 
 def _recolored(x: Tensor, clips: Tensor, config: Config, epoch: int) -> Tensor:
-    """Undo the normalization, change the pixels, and normalize again."""
-    settings, seed = config.augment, config.train.seed
+    """Undo the normalization, change the colors, and normalize again."""
+    settings = config.augment
+    seed = config.train.seed
     mean, std = _normalization(x.device)
     pixels = (x.unflatten(2, (-1, 3)).flatten(1, 2) * std + mean).clamp(0, 1)
     if settings.color_jitter:
         numbers = uniforms(seed, JITTER, epoch, clips, 3).to(x.dtype)
         factors = (1 + settings.color_jitter * (2 * numbers - 1)).clamp_min(0)
         pixels = _jittered(pixels, factors)
-    numbers = uniforms(seed, RANDAUGMENT, epoch, clips, 2 * settings.randaugment_ops)
-    for pair in numbers.unflatten(1, (-1, 2)).unbind(1):
-        pixels = randaugment(pixels, pair, settings.randaugment_magnitude / 10)
+    if settings.randaugment_ops:
+        policy = POLICIES[settings.randaugment_policy]
+        count = settings.randaugment_ops * policy.numbers
+        numbers = uniforms(seed, RANDAUGMENT, epoch, clips, count)
+        draws = numbers.unflatten(1, (-1, policy.numbers))
+        pixels = randaugment(pixels, draws, settings.randaugment_magnitude / 10, policy)
     return ((pixels - mean) / std).reshape(x.shape)
 
 
-@functools.cache  # a copy to the device waits for it
+@functools.cache  # because a copy to the device makes the host wait
 def _normalization(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation of the colors, ``(3, 1, 1)`` each."""
-    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
+    """Return the mean and deviation of the colors, ``(3, 1, 1)`` each."""
+    mean = torch.tensor(MEAN, device=device)[:, None, None]
+    std = torch.tensor(STD, device=device)[:, None, None]
     return mean, std
 
 
 def _jittered(pixels: Tensor, factors: Tensor) -> Tensor:
-    """Scale brightness, contrast and saturation by three factors a clip, in this order."""
+    """Scale brightness, contrast and saturation, in this order, by three factors a clip."""
     brightness, contrast, saturation = factors[:, :, None, None, None, None].unbind(1)
     pixels = (brightness * pixels).clamp(0, 1)
     middle = gray(pixels).mean((1, 2, 3, 4), keepdim=True)
@@ -99,18 +109,18 @@ def _jittered(pixels: Tensor, factors: Tensor) -> Tensor:
 def _box(area: Tensor, center: Tensor, H: int, W: int) -> Tensor:
     """Return which pixels ``(B, H, W)`` lie in a box of `area` ``(B,)`` around `center` ``(B, 2)``.
 
-    Area and center are shares of the picture; what lies outside it is cut off.
+    Area and center are shares of the picture; the part of a box outside the picture is cut off.
     """
     half = area.sqrt() / 2
     sides = []
     for size, middle in ((H, center[:, 0]), (W, center[:, 1])):
         first = ((middle - half).clamp(0, 1) * size).round()
         last = ((middle + half).clamp(0, 1) * size).round()
-        place = torch.arange(size, device=area.device)
-        sides.append((place >= first[:, None]) & (place < last[:, None]))
+        position = torch.arange(size, device=area.device)
+        sides.append((position >= first[:, None]) & (position < last[:, None]))
     return sides[0][:, :, None] & sides[1][:, None, :]
 
 
 def _even(seed: int, epoch: int, step: int) -> bool:
-    """Return a fair draw of a step, the same on all ranks."""
+    """Return a fair draw for a step, the same on all ranks."""
     return random_numbers.uniforms(seed, MIX, epoch, np.array([~step]), 1).item() < 0.5

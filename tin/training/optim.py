@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,29 +14,40 @@ from tin.models.network import TIN
 from tin.models.temporal import TemporalInterlace
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
-REFERENCE_OFFSET_LAYERS = 32  # the original counts two of each of ResNet-50's 16 blocks
+FLOW_FIRST_LR = 5.0  # of TSN, TSM and TIN: ImageNet's filters know nothing about flow
+REFERENCE_OFFSET_LAYERS = 32  # the original counts two for each of ResNet-50's 16 blocks
+
+
+class Group(NamedTuple):
+    """Parameters that share their factors to the learning rate and weight decay of the recipe."""
+
+    name: str
+    lr_factor: float
+    decay_factor: float
 
 
 def build_optimizer(model: TIN, config: Config) -> torch.optim.SGD:
-    """Return SGD over the parameters of `model` that train, in the groups of `optim.groups`.
+    """Return SGD over the trainable parameters of `model`, in the groups of `optim.groups`.
 
-    Each group has a name, and an lr_factor and decay_factor to the learning rate and weight decay
-    of the recipe: biases learn twice as fast without decay, scales and shifts of normalization do
-    not decay, the classifier learns `optim.classifier_lr` times as fast.
+    Biases learn twice as fast and do not decay. Scales and shifts of normalization layers do not
+    decay. The classifier learns `optim.classifier_lr` times as fast, and for flow, the first
+    convolution learns five times as fast.
     """
-    groups: dict[str, dict] = {}
-    for name, lr_factor, decay_factor, parameter in _grouped(model, config):
-        new = {
-            "params": [],
-            "name": name,
-            "lr": config.lr * lr_factor,
-            "weight_decay": config.optim.weight_decay * decay_factor,
-            "lr_factor": lr_factor,
-            "decay_factor": decay_factor,
-        }
-        groups.setdefault(name, new)["params"].append(parameter)
+    groups: dict[Group, list[nn.Parameter]] = {}
+    for group, parameter in _grouped(model, config):
+        groups.setdefault(group, []).append(parameter)
     return torch.optim.SGD(
-        list(groups.values()),
+        [
+            {
+                "params": parameters,
+                "name": group.name,
+                "lr": config.lr * group.lr_factor,
+                "weight_decay": config.optim.weight_decay * group.decay_factor,
+                "lr_factor": group.lr_factor,
+                "decay_factor": group.decay_factor,
+            }
+            for group, parameters in groups.items()
+        ],
         lr=config.lr,
         momentum=config.optim.momentum,
         nesterov=config.optim.nesterov,
@@ -45,22 +57,42 @@ def build_optimizer(model: TIN, config: Config) -> torch.optim.SGD:
 def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of an optimizer step, counted from 0 over the whole run.
 
-    It rises from lr/10 to lr over `optim.warmup_epochs`, then falls as `optim.schedule` says: along
-    half a cosine that ends at zero (Loshchilov and Hutter, ICLR 2017, arXiv:1608.03983), or by
-    `optim.gamma` at each milestone.
+    It rises from `optim.warmup_start` times lr to lr over `optim.warmup_epochs`. Then it falls as
+    `optim.schedule` says: along half a cosine that ends at zero (Loshchilov and Hutter, ICLR 2017,
+    arXiv:1608.03983), by `optim.gamma` at each milestone, or as in X-Temporal.
     """
-    settings, epoch = config.optim, step / steps_per_epoch
-    if epoch < settings.warmup_epochs:
-        return config.lr * (0.1 + 0.9 * epoch / settings.warmup_epochs)
+    settings = config.optim
+    warmup = config.warmup_epochs
+    epoch = step / steps_per_epoch
+    if epoch < warmup:
+        start = settings.warmup_start
+        progress = epoch / warmup
+        if settings.warmup == "exponential":
+            return config.lr * start ** (1 - progress)
+        return config.lr * (start + (1 - start) * progress)
     if settings.schedule == "step":
         passed = sum(step >= milestone * steps_per_epoch for milestone in settings.milestones)
         return config.lr * settings.gamma**passed
-    progress = (epoch - settings.warmup_epochs) / (config.train.epochs - settings.warmup_epochs)
+    if settings.schedule == "xtemporal":
+        return config.lr * _recursive_cosine(epoch, warmup, settings.cosine_epochs)
+    progress = (epoch - warmup) / (config.train.epochs - warmup)
     return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def _recursive_cosine(epoch: float, start: float, zero: float) -> float:
+    """Return the factor on lr of torch's CosineAnnealingLR with T_max `zero`, run from `start`.
+
+    That scheduler multiplies the last learning rate by the ratio of two values of the cosine. It
+    runs from epoch 0, while a warm-up sets the learning rate until `start`. Therefore the curve is
+    the cosine scaled to 1 at `start`. At `zero` the scheduler starts again from a learning rate of
+    0, and from there the curve is the cosine itself.
+    """
+    height = 1 + math.cos(math.pi * epoch / zero)
+    return height / (1 + math.cos(math.pi * start / zero)) if epoch <= zero else height / 2
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of each group to `lr` times its factor."""
+    """Set the learning rate of each group to `lr` times the factor of the group."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
 
@@ -70,8 +102,8 @@ def loss(logits: Tensor, targets: Tensor, config: Config) -> Tensor:
 
     Args:
         logits: ``(B, K)``.
-        targets: classes ``(B,)`` int64, where -1 counts for nothing, or ``(B, K)`` float: shares
-            of the classes for nll, one or zero (or between, where clips are mixed) for bce.
+        targets: classes ``(B,)`` int64, where -1 is ignored; or ``(B, K)`` float: shares of the
+            classes for nll, 0 or 1 (or a value between, if clips are mixed) for bce.
         config: `train.loss` and `train.label_smoothing` (Szegedy et al., CVPR 2016,
             arXiv:1512.00567, section 7).
     """
@@ -85,32 +117,39 @@ def loss(logits: Tensor, targets: Tensor, config: Config) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
 
 
-def _grouped(model: TIN, config: Config) -> Iterator[tuple[str, float, float, nn.Parameter]]:
-    """Yield each parameter that trains with its group's name, lr and decay factors."""
+def _grouped(model: TIN, config: Config) -> Iterator[tuple[Group, nn.Parameter]]:
+    """Yield each trainable parameter with its group."""
     if config.optim.groups == "single":
+        everything = Group("all", 1.0, 1.0)
         trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
-        yield from (("all", 1.0, 1.0, parameter) for parameter in trained)
+        yield from ((everything, parameter) for parameter in trained)
         return
     classifier = _classifier(model, config.optim.groups)
+    first_conv = model.backbone.first_conv if model.modality == "flow" else None
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
             if isinstance(module, NORMS):
-                yield "norm", 1.0, 0.0, parameter
+                yield Group("norm", 1.0, 0.0), parameter
+                continue
+            if module is first_conv:  # it has no bias
+                yield Group("first_conv", FLOW_FIRST_LR, 1.0), parameter
                 continue
             factor = config.optim.classifier_lr if module in classifier else 1.0
-            group = "classifier_" if module in classifier else ""
+            prefix = "classifier_" if module in classifier else ""
             if name == "bias":
-                yield f"{group}bias", 2 * factor, 0.0, parameter
+                yield Group(f"{prefix}bias", 2 * factor, 0.0), parameter
             else:
-                yield f"{group}weight", factor, 1.0, parameter
+                yield Group(f"{prefix}weight", factor, 1.0), parameter
 
 
 def _classifier(model: TIN, groups: str) -> set[nn.Module]:
-    """Return the layers that learn as a classifier: by identity, or as the original counts."""
+    """Return the layers that learn as a classifier: by identity, or as the original counts them."""
     interlaces = any(isinstance(module, TemporalInterlace) for module in model.modules())
     if groups == "module" or not interlaces:
         return {model.fc}
+    # The original takes every linear layer after the first 32 for the classifier, which is right
+    # for ResNet-50 alone.
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     return set(linear[REFERENCE_OFFSET_LAYERS:])

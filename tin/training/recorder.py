@@ -1,4 +1,4 @@
-"""What a run says while it trains: rows, TensorBoard, a live bar or a line an interval."""
+"""Progress of a run: rows of CSV files, TensorBoard, and a live bar or log lines."""
 
 import logging
 import sys
@@ -14,16 +14,19 @@ from torch import Tensor
 from tin.runs.folder import METRICS_COLUMNS, STEPS, Run
 
 log = logging.getLogger(__name__)
+SPOKEN = {"top1": "top-1", "top5": "top-5"}
 
 
 class Recorder:
     """Writes metrics.csv, steps.csv and TensorBoard files, and shows progress (rank 0 only)."""
 
     def __init__(self, run: Run, *, epochs: int, num_steps: int, tensorboard: bool, since: int):
-        """Start after `since` optimizer steps; rows that came later are cut away."""
-        self._run, self._epochs, self._writer = run, epochs, None
+        """Start after `since` optimizer steps; rows of later steps are removed from the files."""
+        self._run = run
+        self._epochs = epochs
         run.cut("metrics.csv", METRICS_COLUMNS, since)
         run.cut("steps.csv", STEPS, since + 1)
+        self._writer = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -53,12 +56,12 @@ class Recorder:
             self._bar.update(self._task, completed=step)
 
     def interval(self, row: dict[str, Any]) -> None:
-        """Record an interval of steps, one row of steps.csv."""
+        """Record an interval of steps: one row of steps.csv."""
         row = {"time": f"{time.time():.1f}", **row, **gpu_facts()}
         self._run.append("steps.csv", STEPS, row)
         self._scalars(row, "train", ("loss", "lr", "clips_per_s", "data_wait"))
         text = (
-            f"epoch {row['epoch']} step {row['step']}: loss {row['loss']:.4f},"
+            f"epoch {row['epoch'] + 1} step {row['step']}: loss {row['loss']:.4f},"
             f" {row['clips_per_s']:.1f} clips/s, data wait {100 * row['data_wait']:.1f} %"
         )
         if self._bar:
@@ -67,21 +70,25 @@ class Recorder:
             log.info(text)
 
     def epoch(self, row: dict[str, Any]) -> None:
-        """Record an epoch of one split, one row of metrics.csv."""
+        """Record an epoch of one split: one row of metrics.csv."""
         self._run.append("metrics.csv", METRICS_COLUMNS, row)
         names = [name for name in ("top1", "top5", "map_class", "map_sample") if name in row]
         self._scalars(row, row["split"], ("loss", *names))
-        found = ", ".join(f"{_spoken(name)} {100 * row[name]:.1f} %" for name in names)
+        metrics = "".join(f", {SPOKEN.get(name, name)} {100 * row[name]:.1f} %" for name in names)
         log.info(
             "epoch %d of %d, %s: loss %.4f%s (%.0f s)",
-            row["epoch"] + 1, self._epochs, row["split"], row["loss"],
-            f", {found}" if found else "", row["seconds"],
-        )  # fmt: skip
+            row["epoch"] + 1,
+            self._epochs,
+            row["split"],
+            row["loss"],
+            metrics,
+            row["seconds"],
+        )
 
-    def offsets(self, found: dict[str, tuple[Tensor, Tensor]], step: int) -> None:
-        """Record the offsets and weights that each block kept of its last clips."""
+    def offsets(self, recorded: dict[str, tuple[Tensor, Tensor]], step: int) -> None:
+        """Record the offsets and weights of each block for the last clips (TensorBoard only)."""
         if self._writer:
-            for block, (offset, weight) in found.items():
+            for block, (offset, weight) in recorded.items():
                 self._writer.add_histogram(f"offset/{block}", offset.float().cpu(), step)
                 self._writer.add_histogram(f"weight/{block}", weight.float().cpu(), step)
 
@@ -92,11 +99,14 @@ class Recorder:
 
 
 def gpu_facts() -> dict[str, float]:
-    """Return memory (10^9 bytes), use (fraction) and power (W) of this rank's GPU, if it tells."""
+    """Return memory (10^9 bytes), utilization (fraction) and power (W) of this rank's GPU.
+
+    Facts that cannot be read are left out, as are all of them without a GPU.
+    """
     if not torch.cuda.is_available():
         return {}
     facts = {"memory_gb": torch.cuda.max_memory_allocated() / 1e9}
-    try:  # torch asks NVML for these, through a package of its own
+    try:  # torch reads these two from NVML, which needs the optional package nvidia-ml-py
         facts["gpu_use"] = torch.cuda.utilization() / 100
         facts["gpu_power"] = torch.cuda.power_draw() / 1000
     except (ModuleNotFoundError, RuntimeError):
@@ -105,18 +115,18 @@ def gpu_facts() -> dict[str, float]:
 
 
 def _bar() -> Progress:
-    """Return a bar for stderr; while it lives, what is written there appears above it."""
-    columns = ("[progress.percentage]{task.percentage:>3.0f}%", TextColumn("{task.description}"))
-    bar = BarColumn(20)
-    return Progress(bar, *columns, TimeRemainingColumn(), console=Console(stderr=True))
+    """Return a live bar for stderr; other output to stderr appears above it."""
+    return Progress(
+        BarColumn(20),
+        "[progress.percentage]{task.percentage:>3.0f}%",
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
 
 
 def _log_to_stderr() -> None:
-    """Let the log write to what sys.stderr is now, not to what it was when logging began."""
+    """Make the log write to the current sys.stderr, which the live bar replaces while it runs."""
     for handler in logging.getLogger().handlers:
         if type(handler) is logging.StreamHandler:
             handler.setStream(sys.stderr)
-
-
-def _spoken(name: str) -> str:
-    return {"top1": "top-1", "top5": "top-5"}.get(name, name)

@@ -1,5 +1,6 @@
-"""What a checkpoint holds: model, optimizer, moving average, position and sums of a run."""
+"""The state of a training run that a checkpoint holds: model, optimizer, average and position."""
 
+import contextlib
 import logging
 import math
 import os
@@ -21,27 +22,43 @@ from tin.runs import checkpoint
 from tin.runs.folder import Run
 from tin.runs.restore import config_of, load_weights, precision_of
 from tin.training.optim import build_optimizer
-from tin.training.running_sums import Tally
+from tin.training.running_sums import RunningSums
 
 log = logging.getLogger(__name__)
+SHOWN_DIGITS = 12  # of a digest in a message
 
 
 class TrainingState:
-    """Model, optimizer and position of a training run on one rank, from its newest checkpoint."""
+    """Model, optimizer and position of a training run on one rank.
+
+    It is built fresh, or from the newest checkpoint of the run if there is one.
+    """
 
     def __init__(self, config: Config, run: Run, world: World, info: DatasetInfo, num_steps: int):
-        self.config, self.folder, self.world, self.info = config, run, world, info
+        self.config = config
+        self.run = run
+        self.world = world
+        self.info = info
         self.num_steps = num_steps
         """Optimizer steps of an epoch."""
-        self.epoch = self.step = 0
-        self.skipped = self.bad_frames = 0
-        self.best, self.tally = -math.inf, Tally(world.device)
+        self.epoch = 0
+        self.step = 0
+        """Optimizer steps that are complete in this epoch."""
+        self.best = -math.inf
+        """The highest metric of all evaluations."""
+        self.best_loss = math.inf
+        """The loss of the evaluation with the highest metric."""
+        self.skipped = 0
+        """Steps without an update, because the gradient was not finite."""
+        self.bad_frames = 0
+        """Damaged frames that all ranks found in this epoch."""
+        self.sums = RunningSums(world.device)
         saved = checkpoint.load_newest(run)
         self._build(fresh=saved is None)
         if saved:
             self._restore(saved)
         self.replica = self._wrap()
-        """The model as it is trained: itself, or under DDP."""
+        """The model that is trained: the model itself, or DDP around it."""
 
     @property
     def global_step(self) -> int:
@@ -50,41 +67,52 @@ class TrainingState:
 
     @property
     def precision(self) -> str:
-        """Type of autocast; float32 is none."""
+        """Type of autocast: bfloat16, or float32 for none."""
         return precision_of(self.config, self.world.device)
 
     @property
     def auto(self) -> dict[str, Any]:
-        """What is left to the machine, and what it became here."""
-        found = {"device": str(self.world.device), "precision": self.precision}
-        found["threads"] = torch.get_num_threads()
+        """What the settings leave to the machine, and what was chosen here."""
+        chosen: dict[str, Any] = {
+            "device": str(self.world.device),
+            "precision": self.precision,
+            "threads": torch.get_num_threads(),
+        }
         if self.config.model.temporal in ("interlace", "shift"):
             compiled = is_compiled(self.world.device.type)
-            found["operator"] = "compiled" if compiled else "plain PyTorch"
-        return found
+            chosen["operator"] = "compiled" if compiled else "plain PyTorch"
+        return chosen
 
     @property
-    def measured(self) -> nn.Module:
-        """The model to test: the moving average where there is one."""
+    def evaluated_model(self) -> nn.Module:
+        """The model to evaluate: the moving average if there is one."""
         return self.ema.module if self.ema else self.model
 
     def train_mode(self) -> None:
-        """Set the modules to training, BatchNorm as `train.bn` says."""
+        """Set the model to training mode, with BatchNorm as `train.bn` says."""
         train_mode(self.model, self.config.train.bn)
 
+    def gradient_sync(self, enabled: bool) -> contextlib.AbstractContextManager[None]:
+        """Return a context for a pass, in which the ranks sum their gradients only if `enabled`."""
+        if enabled or not isinstance(self.replica, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.replica.no_sync()
+
     def update(self) -> None:
-        """Take the optimizer's step."""
+        """Update the weights and their moving average."""
         self.optimizer.step()
         if self.ema:
             self.ema.update_parameters(self.model)
 
     def save(self, sums: list[float], name: str | None = None) -> None:
-        """Write a checkpoint of this position, with the epoch's sums over all ranks (rank 0)."""
+        """Write a checkpoint (rank 0 only); `sums` are the epoch's sums over all ranks."""
         if self.world.is_main:
-            checkpoint.save(self.folder, self._words(sums), name)
+            checkpoint.save(self.run, self._contents(sums), name)
 
     def _build(self, fresh: bool) -> None:
-        settings, device = self.config.train, self.world.device
+        """Build model, optimizer and moving average; load `model.init` only for a fresh run."""
+        settings = self.config.train
+        device = self.world.device
         torch.manual_seed(settings.seed)
         if device.type == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -95,7 +123,8 @@ class TrainingState:
             initialize(model, self.config)
         if settings.bn == "sync" and self.world.world_size > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        self.model = model.to(device, memory_format=torch.channels_last)
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in stubs
+        self.model = model
         self.train_mode()
         self.optimizer = build_optimizer(self.model, self.config)
         self.ema = None
@@ -104,53 +133,66 @@ class TrainingState:
             self.ema = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
 
     def _restore(self, saved: dict[str, Any]) -> None:
-        if saved["dataset_digest"] != self.info.digest:
-            raise checkpoint.CheckpointError(
-                f"{self.folder.path} was trained on another dataset than {self.info.name} (digest"
-                f" {saved['dataset_digest'][:12]}, now {self.info.digest[:12]}); name its dataset,"
-                " or another run folder"
-            )
-        different = differences(config_of(saved), self.config)
-        if different:
-            raise ConfigError(
-                f"{self.folder.path}: its checkpoint was trained with other settings than its"
-                f" config.yaml has now: {'; '.join(different)}; put these back, or name another"
-                " run folder"
-            )
+        """Resume from a checkpoint, after checking that it has this dataset and these settings."""
+        self._check_origin(saved)
         load_weights(self.model, saved["model"], self.config)
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.ema:
             self.ema.module.load_state_dict(saved["ema"])
-            self.ema.n_averaged.fill_(1)
-        for name in ("epoch", "step", "best", "skipped", "bad_frames"):
-            setattr(self, name, saved[name])
+            self.ema.n_averaged.fill_(1)  # at 0, the next update would overwrite the average
+        self.epoch = saved["epoch"]
+        self.step = saved["step"]
+        self.best = saved["best"]
+        # Checkpoints of earlier versions lack the loss; -inf keeps their best at equal metrics.
+        self.best_loss = saved.get("best_loss", -math.inf)
+        self.skipped = saved["skipped"]
+        self.bad_frames = saved["bad_frames"]
         if self.world.is_main:
-            self.tally.set(saved["sums"])
-        log.info("continued at epoch %d, step %d of %d", self.epoch, self.step, self.num_steps)
+            self.sums.restore(saved["sums"])
+        log.info("resumed in epoch %d, step %d of %d", self.epoch + 1, self.step, self.num_steps)
         if saved["world_size"] != self.world.world_size:
             log.warning(
-                "the checkpoint comes from %d ranks, now there are %d: clips, frames and crops of"
-                " each step stay the same, but the result is no longer bit-equal",
+                "the checkpoint comes from %d ranks, now there are %d: each step has the same"
+                " clips, frames and crops, but the result is no longer bit-equal",
                 saved["world_size"],
                 self.world.world_size,
             )
 
+    def _check_origin(self, saved: dict[str, Any]) -> None:
+        """Raise CheckpointError for another dataset, ConfigError for other settings."""
+        if saved["dataset_digest"] != self.info.digest:
+            raise checkpoint.CheckpointError(
+                f"{self.run.path} was trained on a dataset with digest"
+                f" {saved['dataset_digest'][:SHOWN_DIGITS]}, but dataset {self.info.name} now has"
+                f" digest {self.info.digest[:SHOWN_DIGITS]}; set data.dataset to the dataset that"
+                " the run started with, or choose another run folder"
+            )
+        different = differences(config_of(saved), self.config)
+        if different:
+            raise ConfigError(
+                f"the settings in {self.run.path / 'config.yaml'} differ from those of the newest"
+                f" checkpoint: {'; '.join(different)}; restore the settings of the checkpoint,"
+                " or choose another run folder"
+            )
+
     def _wrap(self) -> nn.Module:
+        """Return the model as it is trained: compiled if asked for, in DDP with several ranks."""
         if self.config.train.compile:
             self.model.compile()
         if self.world.world_size == 1:
             return self.model
         # find_unused_parameters keeps DDP from rebuilding its buckets after the first step, which
-        # would change the order of its sums after a restart
+        # would change the order of its sums after a restart.
         device_ids = [self.world.device.index] if self.world.device.type == "cuda" else None
         return DistributedDataParallel(self.model, device_ids, find_unused_parameters=True)
 
-    def _words(self, sums: list[float]) -> dict[str, Any]:
+    def _contents(self, sums: list[float]) -> dict[str, Any]:
+        """Return what a checkpoint of this moment holds."""
         return {
             "config": self.config.model_dump(mode="json"),
             "dataset_digest": self.info.digest,
             "classes": list(self.info.classes),
-            "attempt": self.folder.attempt,
+            "attempt": self.run.attempt,
             "world_size": self.world.world_size,
             "batch": self.config.train.batch,
             "epoch": self.epoch,
@@ -161,6 +203,7 @@ class TrainingState:
             "ema": self.ema.module.state_dict() if self.ema else None,
             "sums": sums,
             "best": self.best,
+            "best_loss": self.best_loss,
             "skipped": self.skipped,
             "bad_frames": self.bad_frames,
         }

@@ -1,4 +1,4 @@
-"""Training: from shards and a recipe to checkpoints and metrics, killed and continued at will."""
+"""The training loop: from a recipe and shards to checkpoints and metrics, resumable at any time."""
 
 import contextlib
 import logging
@@ -10,80 +10,102 @@ import torch
 from torch import Tensor
 
 from configs.errors import STOPPED, TinError
-from configs.load import ConfigError, dataset_path, dump
 from configs.schema import Config
-from pipeline.batches import BadDataError, Batch
-from pipeline.loader import ClipLoader
+from pipeline.batches import Batch
 from tin.evaluation.evaluate import evaluate
-from tin.evaluation.scores import summarize
 from tin.models.network import record_offsets, recorded_offsets
 from tin.ranks.distributed import World, cpus, start
 from tin.ranks.node_check import check_node
-from tin.ranks.signals import Agreement, StopSignals
+from tin.ranks.signals import FlagAllReduce, RankFlags, StopSignals
 from tin.ranks.watchdog import Watchdog
-from tin.runs.folder import BAD_FRAMES, Run, describe_environment
-from tin.training.augment import augment
-from tin.training.optim import learning_rate, loss, set_learning_rate
+from tin.runs.folder import Run
+from tin.training import bad_frames
+from tin.training.attempt import end_attempt, start_attempt
+from tin.training.loaders import (
+    check_settings,
+    open_test_split,
+    open_train_split,
+    warn_of_small_split,
+)
 from tin.training.recorder import Recorder
-from tin.training.running_sums import Interval
+from tin.training.rows import Interval, interval_row, test_row, train_row
 from tin.training.state import TrainingState
+from tin.training.step import train_step
 
 log = logging.getLogger(__name__)
 
 
 class Stopped(TinError):
-    """A signal stopped the run; a checkpoint is written and the run can be continued."""
+    """A signal stopped the run after it saved a checkpoint; the same command resumes it."""
 
     exit_code = STOPPED
 
 
-def train(config: Config, path: Path) -> None:
-    """Train from the newest checkpoint of the run at `path`, or from the start, to the end.
+class NonFiniteError(TinError, FloatingPointError):
+    """The loss or the gradient is NaN or infinite, and `train.nan` is `stop`."""
+
+    is_final = True
+
+
+def train(config: Config, run_dir: Path) -> None:
+    """Train a run to its end, from its newest checkpoint if there is one.
 
     Raises:
-        Stopped: a signal came; the checkpoint of that step is written.
-        BadDataError: more damaged frames than `data.bad_frames` allows.
-        FloatingPointError: loss or gradient is no number and `train.nan` is stop.
+        Stopped: a signal arrived; a checkpoint is saved.
+        BadDataError: an epoch has more damaged frames than `data.bad_frames` allows.
+        NonFiniteError: the loss or the gradient is NaN or infinite, and `train.nan` is `stop`.
         FencedError: a newer attempt has taken over the run.
         ConfigError, CheckpointError: settings, dataset and checkpoint do not fit together.
     """
     with start(config.run.device) as world, StopSignals() as signals:
         torch.set_num_threads(config.run.threads or cpus())
-        run = Run(path)
+        run = Run(run_dir)
         if world.broadcast("train" in run.done()):
-            log.info("%s is finished; `tin test %s` measures it", path, path)
+            log.info("%s: training is complete; evaluate it with `tin test %s`", run_dir, run_dir)
             return
         if config.run.check_node:
-            check_node(world, path)
+            check_node(world, run_dir)
         try:
-            Trainer(config, run, world, signals).run()
+            Trainer(config, run, world, signals).train()
         except Stopped as stopped:
             stopped.signal = signals.received
             raise
 
 
 class Trainer:
-    """The training loop of one rank: steps, words with the other ranks, rows and checkpoints."""
+    """The training loop of one rank.
+
+    After each step the ranks send each other flags, and act on those of the step before: they save
+    a checkpoint, stop, or fail because of damaged frames.
+    """
 
     def __init__(self, config: Config, run: Run, world: World, signals: StopSignals):
-        self.config, self.folder, self.world, self.signals = config, run, world, signals
-        self.loader = self._open(config.data.train_split, training=True)
-        self.tested = self._open(config.data.test_split, training=False)
-        self._check()
-        num_steps = self.loader.num_steps // config.train.accumulate
-        self.state = TrainingState(config, run, world, self.loader.info, num_steps)
-        self._start_attempt()
-        self.agreement = Agreement(world)
+        self.config = config
+        self.run = run
+        self.world = world
+        self.signals = signals
+        self.train_loader = open_train_split(config, world)
+        self.test_loader = open_test_split(config, world)
+        check_settings(config, self.train_loader)
+        warn_of_small_split(self.test_loader)
+        num_steps = self.train_loader.num_steps // config.train.accumulate
+        self.state = TrainingState(config, run, world, self.train_loader.info, num_steps)
+        self.environment = start_attempt(run, config, world, self.state.auto)
+        self.flags = FlagAllReduce(world)
         self.watchdog = Watchdog(run.job, run.attempt, world.rank, config.run.hang_minutes)
         self.recorder: Recorder | None = None
-        self.norm: float | Tensor = 0.0
+        self.saved_at = time.monotonic()
+        self.gradient_norm: float | Tensor = 0.0
+        """Norm of the last gradient that updated the weights."""
 
-    def run(self) -> None:
-        """Train the epochs that are left, measure each, and mark the run as done."""
-        settings, state = self.config.train, self.state
+    def train(self) -> None:
+        """Train the remaining epochs, evaluate them, and mark the run as complete."""
+        settings = self.config.train
+        state = self.state
         with contextlib.ExitStack() as stack:
             stack.callback(self._close)
-            stack.callback(self._take_bad_frames, self.loader)  # also those of a refusal
+            # If the loader fails because of damaged frames, their rows are still to be written.
+            stack.callback(self._record_bad_frames)
             stack.enter_context(self.watchdog)
             if self.world.is_main:
                 self.recorder = stack.enter_context(self._open_recorder())
@@ -91,59 +113,17 @@ class Trainer:
                 self._train_epoch()
                 done = state.epoch + 1
                 if done % settings.evaluate_every == 0 or done == settings.epochs:
-                    self._measure()
-                state.epoch, state.step, state.bad_frames = done, 0, 0
-                state.tally.clear()
+                    self._evaluate()
+                state.epoch = done
+                state.step = 0
+                state.bad_frames = 0
+                state.sums.clear()
             if self.world.is_main:
-                self.folder.finish("train")
-
-    def _open(self, split: str, *, training: bool) -> ClipLoader:
-        config = self.config
-        threads = config.run.model_copy(update={"threads": torch.get_num_threads()})
-        one_view = config.test.model_copy(update={"clips": 1, "crops": 1, "crop": 0})
-        return ClipLoader(
-            dataset_path(config.data.dataset),
-            split,
-            config.model_copy(update={"run": threads, "test": one_view}),
-            training=training,
-            rank=self.world.rank,
-            world_size=self.world.world_size,
-            device=str(self.world.device),
-        )
-
-    def _check(self) -> None:
-        config, info = self.config, self.loader.info
-        if info.multi_label != (config.train.loss == "bce"):
-            raise ConfigError(
-                f"train.loss {config.train.loss} does not fit {self.loader.split.folder}, which has"
-                f" {'several labels' if info.multi_label else 'one label'} a video; set"
-                f" train.loss={'bce' if info.multi_label else 'nll'}"
-            )
-        if config.train.batch != config.optim.lr_batch and not config.optim.scale_lr:
-            log.warning(
-                "optim.lr %g belongs to a batch of %d clips, and train.batch is %d: set"
-                " optim.scale_lr=true, or optim.lr and optim.lr_batch together",
-                config.optim.lr,
-                config.optim.lr_batch,
-                config.train.batch,
-            )
-
-    def _start_attempt(self) -> None:
-        if self.world.is_main:
-            self.folder.start_attempt()
-            self.folder.write("config.yaml", dump(self.config))
-            if not (self.folder.path / "bad_frames.csv").exists():
-                self.folder.write("bad_frames.csv", ",".join(BAD_FRAMES) + "\n")
-        self.folder.attempt = self.world.broadcast(self.folder.attempt)
-        self.environment = describe_environment(str(self.world.device), self.world.world_size)
-        self.environment["auto"] = self.state.auto
-        if self.world.is_main:
-            self.folder.warn_of_changes(self.environment)
-            self.folder.write_environment(self.environment)
+                self.run.finish("train")
 
     def _open_recorder(self) -> Recorder:
         return Recorder(
-            self.folder,
+            self.run,
             epochs=self.config.train.epochs,
             num_steps=self.state.num_steps,
             tensorboard=self.config.run.tensorboard,
@@ -151,158 +131,130 @@ class Trainer:
         )
 
     def _close(self) -> None:
-        self.loader.close()
-        self.tested.close()
-        if self.world.is_main and self.folder.attempt == max(self.folder.attempts()):
-            self.folder.write_environment({**self.environment, "ended": time.time()})
+        self.train_loader.close()
+        self.test_loader.close()
+        end_attempt(self.run, self.world, self.environment)
 
     def _train_epoch(self) -> None:
-        state, accumulate = self.state, self.config.train.accumulate
+        """Train from the current step to the end of the epoch, and save a checkpoint there."""
+        state = self.state
+        log_steps = self.config.run.log_steps
+        accumulate = self.config.train.accumulate
         state.train_mode()
         self.saved_at = time.monotonic()
-        whole = interval = Interval(self.loader, self._sums())
-        passes = self.loader.epoch(state.epoch, state.step * accumulate)
-        unsaved = state.step < state.num_steps
+        epoch = Interval(self.train_loader, self._finite_sums())
+        interval = epoch
+        batches = self.train_loader.epoch(state.epoch, state.step * accumulate)
+        has_steps = state.step < state.num_steps  # not if the run resumes at the end of the epoch
         while state.step < state.num_steps:
-            self._train_step([next(passes) for _ in range(accumulate)])
+            self._train_step([next(batches) for _ in range(accumulate)])
             state.step += 1
             self.watchdog.beat()
-            agreed = self.agreement.exchange(self._words())
-            if state.step % self.config.run.log_steps == 0 or state.step == state.num_steps:
-                interval = self._log(interval)
-            self._heed(agreed)
-        stop, _, bad_frames = self.agreement.take(3)
-        self._heed([stop, unsaved, bad_frames])
-        self._record(whole)
+            flags = self._exchange_flags()
+            if state.step % log_steps == 0 or state.step == state.num_steps:
+                interval = self._record_interval(interval)
+            self._act_on(flags)
+        # The flags of the last step are still on their way. Save a checkpoint in any case.
+        flags = self.flags.finish()
+        self._act_on(flags._replace(save=has_steps))
+        sums = self._finite_sums()
+        if self.recorder:
+            self.recorder.epoch(train_row(state, epoch, sums))
 
     def _train_step(self, batches: list[Batch]) -> None:
-        config, state, number = self.config, self.state, self.state.global_step
-        # a seed of its own for each step and rank: dropout draws from it
-        torch.manual_seed(hash((config.train.seed, number, self.world.rank)))
-        set_learning_rate(state.optimizer, learning_rate(config, number, state.num_steps))
-        every = config.run.offset_steps
+        """Take an optimizer step, and show it with the offsets and weights of its clips."""
+        state = self.state
+        step = state.global_step
+        every = self.config.run.offset_steps
         if every:
-            record_offsets(state.model, number % every == 0)
-        for index, batch in enumerate(batches):
-            waits = index + 1 < len(batches) and state.replica is not state.model
-            with state.replica.no_sync() if waits else contextlib.nullcontext():
-                self._pass(batch, number * len(batches) + index, len(batches))
-        norm = torch.nn.utils.clip_grad_norm_(
-            state.model.parameters(), config.optim.clip_norm or math.inf
-        )
-        if config.train.nan == "skip" and not torch.isfinite(norm):
-            state.skipped += 1
-        else:
-            self.norm = norm
-            state.update()
-        state.optimizer.zero_grad(set_to_none=True)
+            record_offsets(state.model, step % every == 0)
+        norm = train_step(state, batches)
+        if norm is not None:
+            self.gradient_norm = norm
         if self.recorder:
-            self.recorder.advance(number + 1)
-            self.recorder.offsets(recorded_offsets(state.model), number + 1)
+            self.recorder.advance(step + 1)
+            self.recorder.offsets(recorded_offsets(state.model), step + 1)
 
-    def _pass(self, batch: Batch, number: int, num_passes: int) -> None:
-        state, num_classes = self.state, len(self.loader.info.classes)
-        x, targets = augment(
-            batch.x, batch.labels, batch.clips, self.config, state.epoch, num_classes, number
+    def _exchange_flags(self) -> RankFlags:
+        """Send this rank's flags to the others, and return those that all sent a step before."""
+        limit_s = 60 * self.config.run.checkpoint_minutes
+        is_due = limit_s > 0 and time.monotonic() - self.saved_at > limit_s
+        own = RankFlags(
+            stop=bool(self.signals.received),
+            save=self.world.is_main and is_due,
+            bad_frames=self._record_bad_frames(),
         )
-        half = state.precision == "bfloat16"
-        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=half):
-            logits = state.replica(x)
-        value = loss(logits.float(), targets, self.config)
-        (value / num_passes).backward()
-        seen = value.detach().nan_to_num() if self.config.train.nan == "skip" else value.detach()
-        state.tally.add(seen, logits.detach(), batch.labels)
+        flags = self.flags.finish()
+        self.flags.start(own)
+        return flags
 
-    def _words(self) -> tuple[float, float, float]:
-        """Return what this rank tells the others: stop, save, damaged frames since last time."""
-        minutes = self.config.run.checkpoint_minutes
-        due = self.world.is_main and minutes and time.monotonic() - self.saved_at > 60 * minutes
-        bad_frames = self._take_bad_frames(self.loader)
-        return float(bool(self.signals.received)), float(bool(due)), float(bad_frames)
+    def _record_bad_frames(self) -> int:
+        return bad_frames.record(self.train_loader, self.run, self.state.epoch)
 
-    def _take_bad_frames(self, loader: ClipLoader) -> int:
-        frames = loader.take_bad_frames()
-        keys = loader.split.keys() if frames else []
-        for bad in frames:  # any rank: a row is appended whole
-            row = {"epoch": self.state.epoch, "key": keys[bad.clip]}
-            row |= {"frame": bad.frame, "reason": bad.reason}
-            self.folder.append("bad_frames.csv", BAD_FRAMES, row)
-        return len(frames)
-
-    def _heed(self, words: list[float]) -> None:
-        """Do what the ranks agreed on: save, stop, or give up on bad data."""
-        stop, save, bad_frames = words
-        state, every = self.state, self.config.run.checkpoint_steps
-        state.bad_frames += int(bad_frames)
-        limit = self.loader.max_bad_frames
-        if state.bad_frames > limit:
-            raise BadDataError(
-                f"{state.bad_frames} damaged frames in epoch {state.epoch}, more than {limit};"
-                f" {self.folder.path / 'bad_frames.csv'} lists them, `tin data verify` says more"
-            )
-        inside = 0 < state.step < state.num_steps
-        if stop or save or (every and inside and state.step % every == 0):
-            state.save(self._sums())
+    def _act_on(self, flags: RankFlags) -> None:
+        """Do what the flags of all ranks ask for: fail because of bad data, save, or stop."""
+        state = self.state
+        state.bad_frames += flags.bad_frames
+        limit = self.train_loader.max_bad_frames
+        bad_frames.check_limit(state.bad_frames, limit, self.run, state.epoch)
+        every = self.config.run.checkpoint_steps
+        is_inside = 0 < state.step < state.num_steps
+        if flags.stop or flags.save or (every and is_inside and state.step % every == 0):
+            state.save(self._finite_sums())
             self.saved_at = time.monotonic()
-        if stop:
-            self.world.barrier()  # srun and torchrun end all ranks as soon as one has left
+        if flags.stop:
+            self.world.barrier()  # srun and torchrun kill all ranks as soon as one has exited
             raise Stopped(
-                f"stopped by {self.signals.received or 'a signal to another rank'} at epoch"
-                f" {state.epoch}, step {state.step} of {state.num_steps}, with a checkpoint; go on"
-                f" with `tin train --run {self.folder.path}`"
+                f"stopped by {self.signals.received or 'a signal to another rank'} in epoch"
+                f" {state.epoch + 1}, step {state.step} of {state.num_steps}; a checkpoint is"
+                f" saved: resume with `tin train --run {self.run.path}`"
             )
 
-    def _sums(self) -> list[float]:
-        """Return the epoch's sums over all ranks, and refuse to go on with a NaN."""
-        sums = self.state.tally.total(self.world)
-        if not math.isfinite(sums[0] + self.norm):  # of the gradient: the weights are lost, too
-            raise FloatingPointError(
-                f"loss or gradient is no number at epoch {self.state.epoch}, step"
-                f" {self.state.step}; the last checkpoint stands in {self.folder.checkpoints}:"
-                " lower optim.lr, or set train.nan=skip"
+    def _finite_sums(self) -> list[float]:
+        """Return the epoch's sums over all ranks; raise NonFiniteError if the loss is not finite.
+
+        The norm of the gradient must be finite, too: otherwise the weights no longer are.
+        """
+        sums = self.state.sums.total(self.world)
+        if not math.isfinite(sums[0] + self.gradient_norm):
+            raise NonFiniteError(
+                f"the loss or the gradient is NaN or infinite in epoch {self.state.epoch + 1}, step"
+                f" {self.state.step}; earlier checkpoints in {self.run.checkpoints} are intact."
+                " Start a new run with a lower optim.lr, or with train.nan=skip to skip such steps"
             )
         return sums
 
-    def _place(self) -> dict[str, float]:
-        step, num_steps = self.state.global_step, self.state.num_steps
-        lr = learning_rate(self.config, max(step - 1, 0), num_steps)
-        return {"epoch": self.state.epoch, "step": step, "lr": lr}
-
-    def _log(self, interval: Interval) -> Interval:
-        sums = self._sums()
+    def _record_interval(self, interval: Interval) -> Interval:
+        """Write a row of steps.csv, and return the next interval."""
+        sums = self._finite_sums()
         if self.recorder:
-            row = {**self._place(), **interval.row(sums), "skipped": self.state.skipped}
-            self.recorder.interval(row)
-        return Interval(self.loader, sums)
+            self.recorder.interval(interval_row(self.state, interval, sums))
+        return Interval(self.train_loader, sums)
 
-    def _record(self, whole: Interval) -> None:
-        sums = self._sums()
-        if not self.recorder:
-            return
-        loss_sum, top1, top5, clips = sums
-        row = {**self._place(), "split": self.config.data.train_split, **whole.row(sums)}
-        row["loss"] = loss_sum / max(clips, 1)
-        if self.config.train.loss == "nll":
-            row |= {"top1": top1 / max(clips, 1), "top5": top5 / max(clips, 1)}
-        self.recorder.epoch(row)
-
-    def _measure(self) -> None:
-        """Measure the test split; the best model so far becomes best.pt."""
-        began, state = time.monotonic(), self.state
-        self.world.broadcast_buffers(state.measured)
-        how = state.precision, self.config.train.loss, self.watchdog.beat
-        stopped = Stopped(f"stopped after epoch {state.epoch}, whose checkpoint is written")
+    def _evaluate(self) -> None:
+        """Evaluate the model on the test split, and keep the best model so far as best.pt."""
+        state = self.state
+        model = state.evaluated_model
+        began = time.monotonic()
+        self.world.broadcast_buffers(model)
+        # The checkpoint of this epoch is saved: a signal may stop the evaluation anywhere.
+        stopped = Stopped(
+            f"stopped while evaluating epoch {state.epoch + 1}, whose checkpoint is saved:"
+            f" resume with `tin train --run {self.run.path}`"
+        )
+        precision = state.precision
+        loss = self.config.train.loss
+        beat = self.watchdog.beat
         with self.signals.raising(stopped):
-            scores = evaluate(state.measured, self.tested, self.world, *how)
-        self._take_bad_frames(self.tested)
-        if scores is None:
+            scores = evaluate(model, self.test_loader, self.world, precision, loss, beat)
+        bad_frames.record(self.test_loader, self.run, state.epoch)
+        if scores is None or not self.recorder:  # on all ranks but 0
             return
-        found = summarize(scores)
-        seconds = time.monotonic() - began
-        speed = {"seconds": seconds, "clips_per_s": len(scores.keys) / seconds}
-        split = self.config.data.test_split
-        self.recorder.epoch({**self._place(), "split": split, **found, **speed})
-        metric = found["map_class" if self.tested.info.multi_label else "top1"]
-        if metric > state.best:
+        row = test_row(state, scores, time.monotonic() - began)
+        self.recorder.epoch(row)
+        metric = row["map_class" if self.test_loader.info.multi_label else "top1"]
+        # Of equal metrics the lower loss wins: with few videos, equal metrics are common.
+        if (metric, -row["loss"]) > (state.best, -state.best_loss):
             state.best = metric
+            state.best_loss = row["loss"]
             state.save([0.0] * 4, "best.pt")

@@ -119,6 +119,7 @@ def addresses(tensors):
 
 
 def check_against_definition(kernels, v):
+    """Compare results and gradients with those of the definition in float64; return them."""
     exact = [tensor.double().contiguous().requires_grad_() for tensor in (v.x, v.offset, v.weight)]
     want_y = interlace_reference(*exact, v.shape.channels)
     wanted = torch.autograd.grad(want_y, exact, v.grad.double())
@@ -156,7 +157,9 @@ def test_kernels_equal_the_definition_if_a_block_takes_a_whole_group(kernels):
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_kernels_equal_the_definition_for_any_shape(kernels, data):
-    number = lambda most: data.draw(st.integers(1, most))  # noqa: E731
+    def number(most):
+        return data.draw(st.integers(1, most))
+
     B = number(3)
     T = number(17)
     G = number(4)

@@ -1,9 +1,13 @@
-"""The watchdog: a rank that hangs leaves the stacks of its threads and ends."""
+"""The watchdog: a rank that hangs saves the stacks of its threads and exits."""
 
+import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import pytest
 
 from tin.ranks import watchdog
 
@@ -11,21 +15,38 @@ HANG = """
 import sys, time
 from pathlib import Path
 from tin.ranks import watchdog
-watchdog.FIRST_STEP_S, watchdog.GRACE_S = 3.0, 0.1
-def waits_for_ever():
+watchdog.FIRST_STEP_S = 3.0
+watchdog.GRACE_S = 0.1
+def hang_forever():
     while True:
         time.sleep(0.01)
 with watchdog.Watchdog(Path(sys.argv[1]), attempt=3, rank=1, minutes=2 / 60) as dog:
-    for _ in range(20):  # steps in time: nothing happens
+    for _ in range(20):  # steps within the limit
         time.sleep(0.05)
         dog.beat()
-    waits_for_ever()
+    hang_forever()
 """
 
 
-def test_a_hang_ends_the_rank_with_its_stacks(tmp_path: Path):
+def test_a_rank_that_hangs_saves_its_stacks_and_exits(tmp_path: Path):
     done = subprocess.run([sys.executable, "-c", HANG, str(tmp_path)], timeout=60)
     assert done.returncode == watchdog.HUNG
     text = (tmp_path / "stacks-03-rank1.txt").read_text()
-    assert re.search(r"no step for ([2-9]|\d\d+) s", text)  # 2 s and what a busy machine adds
-    assert "waits_for_ever" in text
+    assert re.search(r"no step for ([2-9]|\d\d+) s", text)  # 2 s, or more on a busy machine
+    assert "hang_forever" in text
+
+
+@pytest.mark.parametrize("minutes", [0.01, 0.0])
+def test_steps_of_rank_0_renew_the_heartbeat(tmp_path: Path, monkeypatch, minutes):
+    monkeypatch.setattr(watchdog, "HEARTBEAT_S", 0.0)
+    monkeypatch.setattr(watchdog, "CHECK_S", 0.02)
+    file = tmp_path / "attempt-03"
+    for rank, beats, is_renewed in ((0, True, True), (0, False, False), (1, True, False)):
+        file.touch()
+        os.utime(file, (1e9, 1e9))
+        with watchdog.Watchdog(tmp_path, attempt=3, rank=rank, minutes=minutes) as dog:
+            for _ in range(10):
+                time.sleep(0.02)
+                if beats:
+                    dog.beat()
+        assert (file.stat().st_mtime > 1e9) == is_renewed, (rank, beats)

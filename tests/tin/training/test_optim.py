@@ -1,12 +1,14 @@
-"""Parameter groups, learning rates and losses against tables of the original and by hand."""
+"""Parameter groups, learning rates and losses, against the original and values by hand."""
 
 import json
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 
-from configs.load import load
+from configs.load import RECIPES, ConfigError, load
+from configs.schema import Config
 from tin.models.network import TIN, build_model
 from tin.models.tensor_names import reference_name
 from tin.training.optim import build_optimizer, learning_rate, loss, set_learning_rate
@@ -35,16 +37,26 @@ LR_TRACES = {
     ],
 }  # fmt: skip
 
+XTEMPORAL_TRACES = {
+    "tin_default_4steps": ["train.epochs=35", "optim.warmup_start=0.015625"],
+    "tin_default_10steps": ["train.epochs=35", "optim.warmup_start=0.015625"],
+    "tsm_default_exp_warmup_4steps": [
+        "optim.lr=0.01", "train.epochs=30", "optim.warmup_start=0.015625",
+        "optim.warmup=exponential", "optim.warmup_epochs=5",
+    ],
+}  # fmt: skip
 
-def built(settings):
+
+def built(settings: Sequence[str]) -> tuple[Config, TIN, torch.optim.SGD]:
+    """Return the settings, their network without weights, and its optimizer."""
     config = load(None, settings)
     with torch.device("meta"):
         model = build_model(config, 174)
     return config, model, build_optimizer(model, config)
 
 
-def factors(model, optimizer):
-    """Return {name: (lr factor, decay factor)} of every parameter in a group."""
+def factors(model: TIN, optimizer: torch.optim.SGD) -> dict[str, tuple[float, float]]:
+    """Return {name: (lr factor, decay factor)} for every parameter in a group."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     return {
         names[parameter]: (group["lr_factor"], group["decay_factor"])
@@ -64,7 +76,7 @@ def test_reference_groups_equal_the_original(shared, name):
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnet101"])
-def test_module_groups_find_the_classifier_of_every_network(arch):
+def test_module_groups_find_the_classifier_of_every_backbone(arch):
     _, model, optimizer = built([f"model.arch={arch}"])
     found = factors(model, optimizer)
     assert [name for name, (lr, _) in found.items() if lr >= 5] == ["fc.weight", "fc.bias"]
@@ -76,7 +88,7 @@ def test_module_groups_find_the_classifier_of_every_network(arch):
     assert found["backbone.layer2.0.temporal.offset_net.fc1.bias"] == (2, 0)
 
 
-def test_reference_groups_miscount_the_classifier_of_other_networks_than_resnet50():
+def test_reference_groups_miscount_the_classifier_if_the_backbone_is_not_resnet50():
     for arch, fast in (("resnet18", 0), ("resnet101", 34 + 1)):
         _, model, optimizer = built(["optim.groups=reference", f"model.arch={arch}"])
         found = factors(model, optimizer)
@@ -89,14 +101,14 @@ def test_module_and_reference_groups_agree_on_resnet50():
     assert factors(model, by_module) == factors(other, by_count)
 
 
-def test_a_single_group_holds_every_parameter_that_trains():
+def test_a_single_group_holds_every_trainable_parameter():
     config, model, optimizer = built(["optim.groups=single", "train.bn=full"])
     assert set(factors(model, optimizer)) == {name for name, _ in model.named_parameters()}
     assert [group["name"] for group in optimizer.param_groups] == ["all"]
     assert optimizer.param_groups[0]["weight_decay"] == config.optim.weight_decay
 
 
-def test_each_group_gets_its_share_of_learning_rate_and_decay():
+def test_each_group_applies_its_factors_to_learning_rate_and_decay():
     config, _, optimizer = built(["optim.nesterov=true"])
     set_learning_rate(optimizer, 0.3)
     for group in optimizer.param_groups:
@@ -116,14 +128,67 @@ def test_learning_rates_equal_the_original(shared, name):
         assert found == pytest.approx(expected, abs=1e-12, rel=1e-12), (epoch, step)
 
 
-def test_the_learning_rate_belongs_to_a_batch_and_is_scaled_when_asked():
+@pytest.mark.parametrize("name", XTEMPORAL_TRACES)
+def test_learning_rates_equal_those_of_xtemporal(shared, name):
+    trace = json.loads((shared / "reference/more/xtemporal_lr.json").read_text())[name]
+    config = load(None, ["optim.schedule=xtemporal", *XTEMPORAL_TRACES[name]])
+    num_steps = trace["steps_per_epoch"]
+    expected = trace["lr_of_each_step"]
+    assert len(expected) == num_steps * config.train.epochs
+    found = [learning_rate(config, step, num_steps) for step in range(len(expected))]
+    assert found == pytest.approx(expected, abs=1e-12, rel=1e-12)
+    if name.startswith("tin"):  # T_max is 30 of 35 epochs
+        assert found[30 * num_steps] == pytest.approx(0, abs=1e-12)
+        last = math.pi * (5 - 1 / num_steps) / 30
+        assert found[-1] == pytest.approx(0.02 * (1 - math.cos(last)) / 2)
+
+
+def test_the_recipes_of_xtemporal_have_its_schedule(shared):
+    trace = json.loads((shared / "reference/more/xtemporal_lr.json").read_text())
+    expected = trace["tin_default_4steps"]["lr_of_each_step"]
+    names = [path.stem for path in RECIPES.glob("*.yaml") if "X-Temporal" in path.read_text()]
+    assert len(names) >= 5
+    for name in names:
+        found = [learning_rate(load(name), step, 4) for step in range(len(expected))]
+        assert found == pytest.approx(expected, abs=1e-12, rel=1e-12), name
+
+
+@pytest.mark.parametrize(
+    ("warmup", "expected"),
+    [
+        ("linear", [0.25, 0.4375, 0.625, 0.8125, 1]),
+        ("exponential", [0.25, 0.25**0.75, 0.5, 0.25**0.25, 1]),
+    ],
+)
+def test_the_warmup_rises_by_equal_amounts_or_by_equal_factors(warmup, expected):
+    settings = ["optim.lr=1", "optim.warmup_start=0.25", f"optim.warmup={warmup}"]
+    config = load(None, settings)
+    assert [learning_rate(config, step, 4) for step in range(5)] == pytest.approx(expected)
+
+
+def test_a_warmup_longer_than_the_cosine_of_xtemporal_is_rejected():
+    settings = ["optim.schedule=xtemporal", "optim.cosine_epochs=3", "optim.warmup_epochs=3"]
+    with pytest.raises(ConfigError, match="warmup_epochs 3 is not less than optim.cosine_epochs 3"):
+        load(None, settings)
+
+
+def test_the_learning_rate_scales_with_the_batch_only_if_asked():
     config = load(None, ["train.batch=96", "optim.warmup_epochs=0"])
     assert learning_rate(config, 0, 10) == 0.02
     config = load(None, ["train.batch=96", "optim.warmup_epochs=0", "optim.scale_lr=true"])
     assert learning_rate(config, 0, 10) == 0.04
 
 
-def test_cross_entropy_by_hand():
+def test_a_warm_up_as_long_as_the_run_is_shortened_to_half_of_it():
+    config = load(None, ["train.epochs=1", "optim.warmup_epochs=1", "optim.lr=1"])
+    found = [learning_rate(config, step, 8) for step in range(8)]
+    # A warm-up of 4 steps from 0.1 to 1, then half a cosine of 4 steps.
+    rising = [0.1, 0.325, 0.55, 0.775]
+    falling = [1.0, 0.5 + math.sqrt(0.125), 0.5, 0.5 - math.sqrt(0.125)]
+    assert found == pytest.approx(rising + falling)
+
+
+def test_cross_entropy_equals_a_value_computed_by_hand():
     config = load(None)
     logits = torch.tensor([[math.log(3.0), 0.0], [0.0, math.log(7.0)]])
     targets = torch.tensor([0, 0])
@@ -131,28 +196,28 @@ def test_cross_entropy_by_hand():
     assert loss(logits, targets, config).item() == pytest.approx(expected)
 
 
-def test_shares_of_classes_weigh_their_cross_entropies():
+def test_cross_entropies_are_weighted_by_the_shares_of_the_classes():
     config = load(None)
     logits = torch.tensor([[math.log(3.0), 0.0]])
     expected = -(0.7 * math.log(3 / 4) + 0.3 * math.log(1 / 4))
     assert loss(logits, torch.tensor([[0.7, 0.3]]), config).item() == pytest.approx(expected)
 
 
-def test_label_smoothing_gives_its_share_to_all_classes_evenly():
+def test_label_smoothing_spreads_a_share_evenly_over_all_classes():
     config = load(None, ["train.label_smoothing=0.2"])
     logits = torch.tensor([[math.log(3.0), 0.0]])
     expected = -(0.9 * math.log(3 / 4) + 0.1 * math.log(1 / 4))
     assert loss(logits, torch.tensor([0]), config).item() == pytest.approx(expected)
 
 
-def test_a_clip_without_a_label_counts_for_nothing():
+def test_a_clip_without_a_label_is_ignored():
     config = load(None)
     logits = torch.randn(2, 3)
     alone = loss(logits[:1], torch.tensor([2]), config)
     torch.testing.assert_close(loss(logits, torch.tensor([2, -1]), config), alone)
 
 
-def test_binary_cross_entropy_by_hand():
+def test_binary_cross_entropy_equals_a_value_computed_by_hand():
     config = load(None, ["train.loss=bce"])
     logits = torch.tensor([[math.log(3.0), 0.0]])  # probabilities 3/4 and 1/2
     expected = -(math.log(3 / 4) + math.log(1 / 2)) / 2
@@ -161,7 +226,7 @@ def test_binary_cross_entropy_by_hand():
     assert loss(logits, torch.tensor([0]), config).item() == pytest.approx(expected)
 
 
-def test_what_is_frozen_never_moves():
+def test_frozen_parameters_never_change():
     config = load(None, ["model.arch=resnet18", "train.bn=frozen", "clip.num_segments=2"])
     model = build_model(config, 3)
     optimizer = build_optimizer(model, config)
@@ -178,7 +243,7 @@ def test_what_is_frozen_never_moves():
 
 
 class _Scale(torch.nn.Module):
-    """A user's temporal module with a normalization of its own."""
+    """A temporal module of a user, with its own normalization."""
 
     def __init__(self, channels, num_segments):
         super().__init__()
@@ -189,7 +254,7 @@ class _Scale(torch.nn.Module):
         return self.mix(self.norm(x))
 
 
-def test_a_users_own_module_is_grouped_by_what_its_layers_are():
+def test_a_users_own_module_is_grouped_by_the_types_of_its_layers():
     with torch.device("meta"):
         model = TIN(3, "resnet18", f"{__name__}:_Scale")
     found = factors(model, build_optimizer(model, load(None)))

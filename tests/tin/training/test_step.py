@@ -1,0 +1,50 @@
+"""Steps with a NaN loss or gradient: the run stops before a checkpoint, or skips them."""
+
+import pandas as pd
+import pytest
+from short_runs import train_run, weights
+
+from tin.runs import checkpoint
+from tin.runs.folder import Run
+from tin.training import step
+from tin.training.trainer import NonFiniteError
+
+
+def test_a_nan_loss_stops_the_run_and_no_checkpoint_holds_it(dataset, tmp_path):
+    settings = [f"data.dataset={dataset}", "optim.lr=1e30", "optim.clip_norm=0"]
+    with pytest.raises(NonFiniteError, match="lower optim.lr, or with train.nan=skip") as caught:
+        train_run(tmp_path, *settings, "run.checkpoint_steps=1")
+    assert caught.value.is_final
+    assert isinstance(caught.value, FloatingPointError)
+    path = checkpoint.newest(Run(tmp_path))
+    assert path is None or checkpoint.load(path)["global_step"] < 3
+
+
+def test_a_nan_gradient_stops_the_run_before_a_checkpoint_holds_it(dataset, tmp_path, monkeypatch):
+    real = step.loss
+    calls = []
+
+    def broken(logits, targets, config):
+        calls.append(None)
+        zero = (0 * logits).sum().sqrt()  # its derivative is NaN
+        return real(logits, targets, config) + (zero if len(calls) == 3 else 0)
+
+    monkeypatch.setattr(step, "loss", broken)
+    with pytest.raises(NonFiniteError, match="gradient is NaN or infinite in epoch 1, step 3"):
+        train_run(tmp_path, f"data.dataset={dataset}", "run.checkpoint_steps=1", "run.log_steps=9")
+    assert checkpoint.newest(Run(tmp_path)).name == "step-00000002-a01.pt"
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+
+
+def test_steps_with_nan_are_skipped_and_counted_if_asked(dataset, tmp_path, monkeypatch):
+    real = step.loss
+    is_broken = [True, False, False, True] + [False] * 20
+
+    def broken(logits, targets, config):
+        value = real(logits, targets, config)
+        return value * float("nan") if is_broken.pop(0) else value
+
+    monkeypatch.setattr(step, "loss", broken)
+    train_run(tmp_path, f"data.dataset={dataset}", "train.nan=skip", "train.epochs=1")
+    assert pd.read_csv(tmp_path / "steps.csv").skipped.tolist() == [1, 2, 2]
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())

@@ -1,0 +1,100 @@
+"""The data loaders of a training run, and checks that its settings fit its dataset."""
+
+import logging
+import math
+
+import torch
+
+from configs.load import ConfigError, dataset_path
+from configs.schema import Config
+from pipeline.loader import ClipLoader
+from tin.ranks.distributed import World
+
+log = logging.getLogger(__name__)
+SMALL_SPLIT = 400
+"""A test split with fewer videos than this cannot show a difference of 5 points."""
+
+
+def open_train_split(config: Config, world: World) -> ClipLoader:
+    """Return a loader of random clips of `data.train_split`."""
+    return _open(config, world, config.data.train_split, training=True)
+
+
+def open_test_split(config: Config, world: World) -> ClipLoader:
+    """Return a loader of `data.test_split` for a quick evaluation: the center view of each video.
+
+    `tin test` measures with the views of section `test`.
+    """
+    one_view = config.test.model_copy(update={"clips": 1, "crops": 1, "crop": 0})
+    quick = config.model_copy(update={"test": one_view})
+    return _open(quick, world, config.data.test_split, training=False)
+
+
+def check_settings(config: Config, loader: ClipLoader) -> None:
+    """Check that the loss fits the labels, and warn if the learning rate does not fit the batch.
+
+    Raises:
+        ConfigError: `train.loss` is for one label a video and the dataset has several, or the
+            other way round.
+    """
+    several = loader.info.multi_label
+    fitting = "bce" if several else "nll"
+    if config.train.loss != fitting:
+        raise ConfigError(
+            f"train.loss={config.train.loss} does not fit {loader.split.folder}, which has"
+            f" {'several labels' if several else 'one label'} per video;"
+            f" set train.loss={fitting}"
+        )
+    if len(loader.info.classes) < 2 and not several:
+        raise ConfigError(
+            f"{loader.split.folder} has one class, {loader.info.classes[0]!r}, so there is nothing"
+            " to learn; make a dataset of at least two classes with `tin shard`"
+        )
+    if config.warmup_epochs < config.optim.warmup_epochs:
+        log.warning(
+            "optim.warmup_epochs=%g would take all of train.epochs=%d; the warm-up is shortened to"
+            " %g epochs",
+            config.optim.warmup_epochs,
+            config.train.epochs,
+            config.warmup_epochs,
+        )
+    if config.train.batch != config.optim.lr_batch and not config.optim.scale_lr:
+        log.warning(
+            "optim.lr=%g is meant for batches of optim.lr_batch=%d clips, but train.batch=%d:"
+            " set optim.scale_lr=true, or change optim.lr and optim.lr_batch together",
+            config.optim.lr,
+            config.optim.lr_batch,
+            config.train.batch,
+        )
+
+
+def warn_of_small_split(loader: ClipLoader) -> None:
+    """Say how small a difference between epochs a small test split can show.
+
+    The standard error of a share p of N videos is sqrt(p (1 - p) / N), at most sqrt(1 / 4N). Two
+    epochs differ visibly if their shares differ by more than about two of these.
+    """
+    num_videos = loader.num_videos
+    if 0 < num_videos < SMALL_SPLIT and not loader.info.multi_label:
+        log.warning(
+            "split %s has %d videos: one video is %.1f points of top-1, and a difference of less"
+            " than about %.0f points between two epochs or runs may be chance",
+            loader.split.name,
+            num_videos,
+            100 / num_videos,
+            math.ceil(100 * 2 * math.sqrt(0.25 / num_videos)),
+        )
+
+
+def _open(config: Config, world: World, split: str, *, training: bool) -> ClipLoader:
+    """Open this rank's part of a split, decoded by as many threads as torch computes with."""
+    threads = config.run.model_copy(update={"threads": torch.get_num_threads()})
+    return ClipLoader(
+        dataset_path(config.data.dataset),
+        split,
+        config.model_copy(update={"run": threads}),
+        training=training,
+        rank=world.rank,
+        world_size=world.world_size,
+        device=str(world.device),
+    )

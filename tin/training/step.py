@@ -1,0 +1,58 @@
+"""One optimizer step: forward and backward passes, gradient clipping and the update."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pipeline.batches import Batch
+from tin.training.augment import augment
+from tin.training.optim import learning_rate, loss, set_learning_rate
+from tin.training.state import TrainingState
+
+
+def train_step(state: TrainingState, batches: list[Batch]) -> Tensor | None:
+    """Train on the batches of one optimizer step, a pass for each, and update the weights.
+
+    Returns:
+        The norm of the gradient before clipping, on the device; None if the gradient was not
+        finite and the step was skipped, because `train.nan` is `skip`.
+    """
+    config = state.config
+    step = state.global_step
+    # Dropout draws from the global generator: seed it by step and rank, so that a resumed run
+    # draws the same masks.
+    torch.manual_seed(hash((config.train.seed, step, state.world.rank)))
+    set_learning_rate(state.optimizer, learning_rate(config, step, state.num_steps))
+    # Accumulate the gradients of all passes; the ranks sum theirs during the last one.
+    for index, batch in enumerate(batches):
+        with state.gradient_sync(index == len(batches) - 1):
+            _pass(state, batch, step * len(batches) + index, len(batches))
+    # Without a limit this only measures the norm.
+    norm = torch.nn.utils.clip_grad_norm_(
+        state.model.parameters(), config.optim.clip_norm or math.inf
+    )
+    skip = config.train.nan == "skip" and not torch.isfinite(norm)
+    if skip:
+        state.skipped += 1
+    else:
+        state.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    return None if skip else norm
+
+
+def _pass(state: TrainingState, batch: Batch, number: int, num_passes: int) -> None:
+    """Run one forward and backward pass, and add its loss and hits to the running sums."""
+    config = state.config
+    num_classes = len(state.info.classes)
+    x, targets = augment(
+        batch.x, batch.labels, batch.clips, config, state.epoch, num_classes, number
+    )
+    half = state.precision == "bfloat16"
+    with torch.autocast(state.world.device.type, torch.bfloat16, enabled=half):
+        logits = state.replica(x)
+    value = loss(logits.float(), targets, config)
+    (value / num_passes).backward()
+    # A skipped step must not make the mean loss of the epoch NaN.
+    seen = value.detach().nan_to_num() if config.train.nan == "skip" else value.detach()
+    state.sums.add(seen, logits.detach(), batch.labels)
