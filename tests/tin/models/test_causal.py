@@ -155,6 +155,25 @@ def test_modules_without_a_causal_form_are_rejected():
         Stream(TIN(5, "resnet18", "shift", T, 8))
 
 
+def test_blocks_that_look_at_later_frames_are_rejected():
+    for setting in ("model.non_local=embedded_gaussian", "model.temporal_pool=true"):
+        config = load(None, ["model.causal=true", setting])
+        with pytest.raises(ConfigError, match="cannot be combined"):
+            build_model(config, 3)
+
+
+@pytest.mark.parametrize("temporal", ["shift", "interlace"])
+def test_a_stream_of_mobilenet_equals_the_whole_clip(temporal):
+    torch.manual_seed(0)
+    model = TIN(5, "mobilenetv2", temporal, T, 4, causal=True).eval()
+    torch.nn.init.normal_(model.fc.weight)
+    clips = torch.randn(1, 2 * T, 3, 32, 32)
+    want = logits_over_time(model, clips)
+    stream = Stream(model)
+    for t in range(2 * T):
+        torch.testing.assert_close(stream.step(clips[:, t]), want[:, t], rtol=1e-5, atol=1e-5)
+
+
 def test_the_setting_builds_a_causal_network():
     model = build_model(load(None, ["model.causal=true", "model.arch=resnet18"]), 3)
     kinds = [type(module) for module in model.modules() if ".temporal" not in str(module)]
