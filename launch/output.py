@@ -25,8 +25,18 @@ COLORS: dict[RunState, str] = {
 OTHER_COLOR = "red"
 
 
-def print_jobs(submission: Submission, jobs: Sequence[tuple[Path, SubmittedJob]]) -> None:
-    """Print the submitted jobs, each with its run, and which commands to type next."""
+def print_jobs(
+    submission: Submission, jobs: Sequence[tuple[Path, SubmittedJob]], defaults: Sequence[str]
+) -> None:
+    """Print the submitted jobs, each with its run, and which commands to type next.
+
+    Args:
+        submission: what was submitted.
+        jobs: the jobs, each with the folder of its run.
+        defaults: variables `SBATCH_*` of the environment that the jobs use.
+    """
+    for default in defaults:
+        typer.echo(f"from the environment, because the cluster file is silent: {default}")
     table = _table("run", "stage", "job", "waits for")
     for run_dir, job in jobs:
         after = job.after.replace("singleton", "").strip(",")

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from configs.load import ConfigError, run_path
 from launch.local import is_alive
-from launch.record import SubmittedJob, ends, jobs, last_row
+from launch.record import SubmittedJob, all_jobs, ends, last_row, read_notes
 from launch.slurm_query import Ended, Queued, SlurmError, executions, queued
 from tin.runs.folder import Run
 
@@ -114,13 +114,14 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
         inside = sorted(folder for folder in path.glob("*") if _is_run(folder))
         if not inside and not _is_run(path):
             raise ConfigError(f"{path}: no run found here; expected a run or a folder of runs")
-        found += inside or [path]
-    return found
+        # The folder of a sweep has jobs of its own: shard, merge and report.
+        found += [path, *inside] if _is_run(path) else inside
+    return list(dict.fromkeys(found))
 
 
 def statuses(run_dirs: Sequence[Path]) -> tuple[list[RunStatus], str]:
     """Return the status of each run, and why Slurm did not answer (empty if it did)."""
-    jobs_of_run = {run_dir: jobs(run_dir) for run_dir in run_dirs}
+    jobs_of_run = {run_dir: all_jobs(run_dir) for run_dir in run_dirs}
     slurm = _ask_slurm([job for known in jobs_of_run.values() for job in known])
     found = []
     for run_dir in run_dirs:
@@ -137,10 +138,11 @@ def _is_run(folder: Path) -> bool:
 
 def _ask_slurm(known: Sequence[SubmittedJob]) -> _Slurm:
     """Ask squeue about all Slurm jobs at once, and sacct about those that squeue does not list."""
-    ids = {job.id for job in known if job.executor == "slurm"}
+    of_slurm = [job for job in known if job.executor == "slurm"]
+    ids = {job.id for job in of_slurm}
     in_queue: dict[str, Queued] = {}
     try:
-        in_queue = queued(ids)
+        in_queue = queued(of_slurm)
         ended = {execution.id: execution for execution in executions(ids - set(in_queue))}
     except SlurmError as error:
         return _Slurm(queued=in_queue, problem=str(error))
@@ -211,6 +213,10 @@ def _with_ended_jobs(status: RunStatus, known: Sequence[SubmittedJob], slurm: _S
     latest = {job.stage: job for job in known}  # a stage may have been submitted again
     ids = [job.id for job in latest.values()]
     recorded = [end for end in ends(status.run_dir) if end.id in ids]
+    unrecorded = [job for job in latest.values() if job.id not in {end.id for end in recorded}]
+    for job in unrecorded:
+        if job.executor == "local":
+            return _with_failed_local_job(status, job)
     failed = [job for job in latest.values() if _has_failed(slurm.ended.get(job.id))]
     is_final = bool(recorded) and recorded[-1].kind in ("gave up", "cancelled")
     if failed and not is_final:
@@ -222,6 +228,16 @@ def _with_ended_jobs(status: RunStatus, known: Sequence[SubmittedJob], slurm: _S
     state = "unknown" if slurm.problem else status.state
     why = "" if state == "done" else status.why
     return replace(status, stage=known[-1].stage, state=state, why=why)
+
+
+def _with_failed_local_job(status: RunStatus, job: SubmittedJob) -> RunStatus:
+    """Add a local job that ended without success, as the notes of its ranks tell."""
+    notes = read_notes(status.run_dir, job.id, 0)
+    state: RunState = "failed" if notes else "lost"
+    if notes and all(note.kind == "stopped" for note in notes):
+        state = "stopped"
+    why = notes[0].text if notes else "its process ended without a note; see `tin logs`"
+    return replace(status, stage=job.stage, state=state, why=why)
 
 
 def _with_failed_job(status: RunStatus, job: SubmittedJob, found: Ended) -> RunStatus:

@@ -15,7 +15,7 @@ def add_to(app: typer.Typer) -> None:
 
 def submit(
     stages: Annotated[
-        str, typer.Argument(metavar="STAGE[,STAGE]", help="shard, train, test or report.")
+        str, typer.Argument(metavar="STAGE[,STAGE]", help="shard, train, test, predict or report.")
     ],
     recipe: Recipe,
     run_dir: RunDirOption,
@@ -41,14 +41,18 @@ def submit(
     which each combination has its own run folder below --run.
     """
     from launch.output import print_dry_run, print_jobs
-    from launch.submission.plan import make_submission
+    from launch.submission.plan import defaults, make_submission
     from launch.submission.plan import submit as submit_jobs
+    from launch.usage import check_recipe, check_stages
 
+    check_stages(stages, recipe)
+    check_recipe(recipe, run_dir, f"submit {stages}")
     submission = make_submission(stages, recipe, run_dir, cluster, settings or [])
     if dry_run:
         print_dry_run(submission)
     else:
-        print_jobs(submission, submit_jobs(submission))
+        used = defaults(submission)
+        print_jobs(submission, submit_jobs(submission), used)
 
 
 def status(run_dirs: RunDirs) -> None:
@@ -78,6 +82,5 @@ def cancel(run_dirs: RunDirs) -> None:
     from launch.live_jobs import cancel as cancel_jobs
     from launch.status import find_runs
 
-    for run_dir in find_runs(run_dirs):
-        cancelled = cancel_jobs(run_dir)
+    for run_dir, cancelled in cancel_jobs(find_runs(run_dirs)).items():
         typer.echo(f"{run_dir}: {', '.join(cancelled) or 'no queued or running job'}")

@@ -7,7 +7,6 @@ import fcntl
 import logging
 import os
 import shutil
-import socket
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from configs.cluster import Staging
 from configs.errors import TinError
 from configs.files import BUFFER_BYTES, atomic_file, remove_leftovers, write_link
 from configs.load import ConfigError
+from configs.node import node_name
 from launch.record import place
 from preprocess.shards import Split, open_split, read_info
 from tin.runs.folder import Run
@@ -68,7 +68,7 @@ def copy_shards(dataset: Path, splits: Sequence[str], staging: Staging) -> Path:
     if copied or linked:
         log.info(
             "%s: %.3f GB copied to %s in %.0f s, %.3f GB are read from their source",
-            socket.gethostname(),
+            node_name(),
             copied / 1e9,
             target,
             time.monotonic() - began,
@@ -88,14 +88,14 @@ def wait_for_nodes(run_dir: Path) -> None:
     num_nodes = submitit.JobEnvironment().num_nodes
     folder = Run(run_dir).job / "staged" / f"{job_id}-{restart}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / socket.gethostname()).touch()
+    (folder / node_name()).touch()
     while len(list(folder.iterdir())) < num_nodes:
         time.sleep(0.5)
 
 
 def _root(staging: Staging) -> Path:
     """Return `staging.dir` with its variables expanded, as a folder that exists on this node."""
-    node = socket.gethostname()
+    node = node_name()
     text = str(Path(os.path.expandvars(staging.dir)).expanduser()) if staging.dir else ""
     if "$" in text or not text:
         raise ConfigError(
@@ -170,7 +170,7 @@ def _copy_shard(split: Split, shard: int, copy: Path) -> bool:
     except (OSError, DamagedCopyError) as error:
         log.warning(
             "%s: copy of a shard to %s failed (%s); the source is read instead",
-            socket.gethostname(),
+            node_name(),
             copy,
             error,
         )

@@ -69,7 +69,7 @@ def estimate(config: Config, cluster: Cluster) -> Estimate | None:
     except ConfigError:
         return None
     ranks = cluster.nodes * cluster.ranks_per_node
-    on_gpu = cluster.gpus_per_node > 0 and config.run.device != "cpu"
+    on_gpu = cluster.num_gpus > 0 and config.run.device != "cpu"
 
     # Reads: the frames of a clip have the mean size of the split's frames.
     frames = config.clip.num_segments * config.clip.frames_per_segment

@@ -4,11 +4,21 @@ import csv
 import re
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from cluster_actions import STEP, ClusterRun, accounted, ask, queue, tin, wait, wait_ended
+from cluster_actions import (
+    STEP,
+    ClusterRun,
+    Scenes,
+    accounted,
+    ask,
+    queue,
+    started_scenes,
+    tin,
+    wait,
+    wait_ended,
+)
 
 from launch import record
 from launch.live_jobs import cancel
@@ -68,7 +78,7 @@ def two_nodes_then_one(work: Path, box: Path) -> ClusterRun:
     run = ClusterRun(work, "two_then_one")
     run.submit("train", "train.epochs=2", "train.evaluate_every=2")
     run.wait_step(3)
-    cancel(run.path)  # `tin cancel` takes long to import, and the run is short
+    cancel([run.path])  # `tin cancel` takes long to import, and the run is short
     wait_ended(run)
     run.submit("train", *ALONE, "train.epochs=2", "train.evaluate_every=2")
     run.wait_done()
@@ -156,13 +166,9 @@ SCENES: dict[str, Callable[[Path, Path], object]] = {
 
 
 @pytest.fixture(scope="module")
-def scenes(slurm: Path, work: Path):
-    """Return the future outcome of each scene; three run at once, since much time is waiting."""
-    with ThreadPoolExecutor(3) as pool:
-        yield {name: pool.submit(scene, work, slurm) for name, scene in SCENES.items()}
-
-
-Scenes = dict[str, Future]
+def scenes(request: pytest.FixtureRequest, slurm: Path, work: Path):
+    """Return the future outcome of each scene that the chosen tests use."""
+    yield from started_scenes(request, SCENES, work, slurm)
 
 
 def test_the_stages_after_a_failed_one_do_not_stay_queued(scenes: Scenes):

@@ -214,6 +214,16 @@ def heal(box: Path, node: str) -> None:
     run_command("ip", "link", "set", node.replace("node", "box"), "up")
 
 
+def stop_controller(box: Path) -> None:
+    """End slurmctld as an upgrade does; jobs continue to run."""
+    stop(int((box / "run/slurmctld.pid").read_text()))
+
+
+def start_controller() -> None:
+    """Start slurmctld, which finds its jobs again."""
+    run_command(*FIRST, "slurmctld")
+
+
 def down(box: Path) -> None:
     """End all jobs and daemons; the folder remains, because it holds the logs."""
     os.environ.update(environment(box))
@@ -223,15 +233,29 @@ def down(box: Path) -> None:
         time.sleep(0.2)
     run_command("scontrol", "shutdown", check=False)
     time.sleep(0.5)
-    for pid in [pid for pid, folder in daemons().items() if folder == box]:
-        stop(pid)  # it may wait forever for a controller that has ended
     for name in ("run/slurmdbd.pid", "run/mariadbd.pid", "munge/pid"):
         if (box / name).exists():
             stop(int((box / name).read_text()))
+    # Some wait forever for a controller that has ended, or for a stopped rank.
+    for _ in range(3):
+        for pid in processes_of(box):
+            stop(pid)
     for link in Path("/run/netns").glob("box-node*"):
         run_command("ip", "netns", "del", link.name, check=False)
     if Path("/sys/class/net/boxbr").exists():
         run_command("ip", "link", "del", "boxbr")
+
+
+def processes_of(box: Path) -> list[int]:
+    """Return the processes that a cluster has started: its daemons and its jobs."""
+    ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    return [
+        process.pid
+        for process in psutil.process_iter(["environ"])
+        if (process.info["environ"] or {}).get("SLURM_CONF", "").startswith(f"{box}/")
+        and process.pid not in ours
+        and is_alive(process.pid)
+    ]
 
 
 def daemons() -> dict[int, Path]:

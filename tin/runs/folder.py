@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import platform
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +15,7 @@ from typing import Any
 from configs.errors import TinError
 from configs.files import remove_leftovers, sync_file, sync_folder, write_text
 from configs.load import ConfigError, changes, parse, read_yaml
+from configs.node import node_name
 from configs.schema import Config
 from tin.runs.commit import commit
 
@@ -28,7 +28,11 @@ STEPS = (
     "epoch step time loss lr clips_per_s data_wait memory_gb gpu_use gpu_power skipped"
 ).split()
 BAD_FRAMES = "epoch key frame reason".split()
-CSV_FILES = ("metrics.csv", "steps.csv", "bad_frames.csv")
+OFFSETS = "step block offset_1 offset_2 spread_1 spread_2 gain_1 gain_2".split()
+OFFSETS_FILE = "offsets.csv"
+"""Offsets in frames and gains of each interlacing block, averaged over the clips of a step, and the
+spread of the offsets over these clips. `run.offset_steps` sets how often rows are written."""
+CSV_FILES = ("metrics.csv", "steps.csv", "bad_frames.csv", OFFSETS_FILE)
 """The files of a run to which rows are appended."""
 COMPARED = "versions commit hardware auto".split()
 """Parts of an environment that a result depends on."""
@@ -105,9 +109,10 @@ class Run:
         number = max(self.attempts(), default=0) + 1
         facts = {
             "started": time.time(),
-            "host": socket.gethostname(),
+            "host": node_name(),
             "pid": os.getpid(),
-            "job_id": os.environ.get("SLURM_JOB_ID", ""),
+            "job_id": _job_id(),
+            "user": os.environ.get("SLURM_JOB_USER", ""),
         }
         # Creating the file exclusively takes the number: of processes that start at the same time,
         # only one succeeds, and the others try the next number.
@@ -242,7 +247,7 @@ def describe_environment(device: str, world_size: int) -> dict[str, Any]:
     """Return versions, commit and hardware as environment-<attempt>.json records them."""
     return {
         "started": time.time(),
-        "host": socket.gethostname(),
+        "host": node_name(),
         "job_id": os.environ.get("SLURM_JOB_ID", ""),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "python": platform.python_version(),
@@ -251,6 +256,14 @@ def describe_environment(device: str, world_size: int) -> dict[str, Any]:
         "device": device,
         "hardware": {"cpus": os.cpu_count(), "machine": platform.machine(), "gpu": _gpu(device)},
     }
+
+
+def _job_id() -> str:
+    """Return Slurm's number of this job, `123_4` for a task of an array; empty outside of Slurm."""
+    array_id = os.environ.get("SLURM_ARRAY_JOB_ID")
+    if array_id:
+        return f"{array_id}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID", "")
 
 
 def _gpu(device: str) -> str:
