@@ -20,6 +20,7 @@ from preprocess.shards import DatasetInfo
 from tin.evaluation.scores import Scores, load_result, save
 from tin.models.size import count
 from tin.ranks.distributed import World, cpus
+from tin.ranks.watchdog import Watchdog
 from tin.runs import checkpoint
 from tin.runs.folder import Run, describe_environment
 from tin.runs.restore import find_checkpoint, precision_of, restore
@@ -98,7 +99,8 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
         model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         precision = precision_of(config, world.device)
         began = time.monotonic()
-        scores = evaluate(model, loader, world, precision, config.train.loss)
+        with _watchdog(run, world, config) as watchdog:
+            scores = evaluate(model, loader, world, precision, config.train.loss, watchdog.beat)
         seconds = time.monotonic() - began
         num_bad_frames = _check_frames(loader, world)
     finally:
@@ -119,6 +121,13 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
         _log_result(load_result(out))
     world.barrier()
     return out
+
+
+def _watchdog(run: Run, world: World, config: Config) -> Watchdog:
+    """Return a watchdog that ends this rank if the evaluation hangs."""
+    run.job.mkdir(parents=True, exist_ok=True)
+    newest = max(run.attempts(), default=0)
+    return Watchdog(run.job, newest, world.rank, config.run.hang_minutes)
 
 
 def _joined(gathered: list[list[np.ndarray]], loader: ClipLoader) -> Scores:
