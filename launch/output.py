@@ -23,6 +23,19 @@ COLORS: dict[RunState, str] = {
     "waiting": "yellow",
 }
 OTHER_COLOR = "red"
+NUMBERS = (
+    "elapsed",
+    "left",
+    "step",
+    "epoch",
+    "metric",
+    "best",
+    "clips/s",
+    "data wait",
+    "saved",
+    "restarts",
+)
+"""Columns of the status of runs that are numbers or times."""
 
 
 def print_jobs(
@@ -47,25 +60,39 @@ def print_jobs(
     typer.echo(f"next: tin status {submission.folder}; tin logs -f {first_run_dir}")
 
 
-def print_statuses(statuses: Sequence[RunStatus], problem: str) -> None:
+def print_statuses(statuses: Sequence[RunStatus], problem: str, below: Path | None = None) -> None:
     """Print a table of runs and, below it, why they are queued or have failed.
 
     Args:
         statuses: one for each run.
         problem: why Slurm did not answer; empty if it did.
+        below: folder whose path the names of the runs leave out; without it, only their last part
+            is printed.
+        clear: whether the table takes the place of what a terminal shows.
     """
-    table = _table("run", "stage", "state", "nodes")
-    for name in ("step", "epoch", "clips/s", "data wait", "saved", "restarts"):
+    if clear:
+        Console().clear()
+    table = _table("run", "stage", "state", "job", "nodes")
+    names = {
+        status.run_dir: str(status.run_dir.relative_to(below)) if below else status.run_dir.name
+        for status in statuses
+    }
+    for name in NUMBERS:
         table.add_column(name, justify="right", no_wrap=True, overflow="ellipsis")
     for status in statuses:
         color = COLORS.get(status.state, OTHER_COLOR)
         table.add_row(
-            escape(status.run_dir.name),
+            escape(names[status.run_dir]),
             status.stage,
             f"[{color}]{status.state}[/]",
+            status.job,
             escape(status.nodes),
+            status.elapsed,
+            status.left,
             status.step,
             status.epoch,
+            status.metric,
+            status.best,
             status.clips_per_s,
             status.data_wait,
             status.saved,
@@ -74,12 +101,9 @@ def print_statuses(statuses: Sequence[RunStatus], problem: str) -> None:
     _print(table)
     for status in statuses:
         if status.why:
-            typer.echo(f"{status.run_dir.name}: {status.why}")
+            typer.echo(f"{names[status.run_dir]}: {status.why}")
     if problem:
-        typer.echo(
-            f"Slurm does not answer ({problem}); the table shows what the run folders tell",
-            err=True,
-        )
+        typer.echo(problem, err=True)
 
 
 def print_dry_run(submission: Submission) -> None:

@@ -40,9 +40,10 @@ FLOORS = {
     "tin.reports": ["curves tables classes", "attempts page", "results"],
     "tin.bench": ["timing two_shifts", "cases", "on_dataset"],
     "launch": [
-        "errors record",
+        "errors record reasons find",
         "slurm_query local",
         "status live_jobs check",
+        "logs",
         "jobs",
         "submission",
         "output",
@@ -51,7 +52,7 @@ FLOORS = {
     ],
     "launch.jobs": ["srun_log give_up staging", "stages", "job requeue", "rank"],
     "launch.submission": [
-        "sweep snapshot estimate sbatch steps",
+        "sweep snapshot estimate sbatch steps again",
         "executor run_files checks",
         "plan",
     ],
