@@ -60,7 +60,9 @@ def print_jobs(
     typer.echo(f"next: tin status {submission.folder}; tin logs -f {first_run_dir}")
 
 
-def print_statuses(statuses: Sequence[RunStatus], problem: str, below: Path | None = None) -> None:
+def print_statuses(
+    statuses: Sequence[RunStatus], problem: str, below: Path | None = None, *, clear: bool = False
+) -> None:
     """Print a table of runs and, below it, why they are queued or have failed.
 
     Args:
