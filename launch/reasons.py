@@ -36,8 +36,9 @@ WHY_QUEUED = {
 """What reasons of squeue mean."""
 LIMIT = re.compile(r"^(Assoc|QOS|Max|Group).*(Limit|Max)|^(Assoc|QOS)(Grp|Max)|^MaxSubmit")
 """Matches reasons of squeue that name a limit of an account, a user or a quality of service."""
+NO_LOG = "its log folder cannot be written on the node: check that all nodes share the folder"
 WHY_EXIT = {
-    "0:53": "its log folder cannot be written on the node: check that all nodes share the folder",
+    "0:53": NO_LOG,
     "9:0": "killed, most often because it used more memory than mem_gb",
     "0:9": "killed by SIGKILL: by the kernel, Slurm or an administrator; see `tin logs`",
     "0:15": "ended by SIGTERM before it could save: raise signal_s, or ask who ended it",

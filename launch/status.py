@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from launch.local import is_alive
-from launch.reasons import NO_REASON, why_ended, why_queued
+from launch.reasons import NO_LOG, NO_REASON, why_ended, why_queued
 from launch.record import SubmittedJob, all_jobs, ends, last_row, last_rows
 from launch.slurm_query import Ended, NoAccountsError, Queued, SlurmError, executions, queued
 from tin.runs.folder import Run
@@ -247,7 +247,8 @@ def _with_failed_job(status: RunStatus, job: SubmittedJob, found: Ended) -> RunS
     if details or state == "unknown":  # `CANCELLED by 1000` names the user
         why = "; ".join(filter(None, [found.state.lower(), why]))
     elif not why and state == "failed":
-        why = NO_REASON
+        # Slurm 22.05 does not start a job without its log folder, 24.11 lets its script fail.
+        why = NO_REASON if job.log_file().exists() else NO_LOG
     return replace(status, stage=job.stage, state=state, nodes=found.nodes, job=job.id, why=why)
 
 

@@ -179,7 +179,7 @@ def test_a_slurm_without_accounts_is_mentioned_once(run_dir: Path, slurm: FakeSl
         ("FAILED", "0:15", "ended by SIGTERM"),
         ("FAILED", "75:0", "not requeued: submit it again"),
         ("FAILED", "0:53", "log folder cannot be written on the node"),
-        ("FAILED", "1:0", "no reason was recorded"),
+        ("FAILED", "1:0", "log folder cannot be written on the node"),  # Slurm 24.11
         ("TIMEOUT", "0:15", "raise signal_s"),
         ("DEADLINE", "0:15", "deadline"),
         ("BOOT_FAIL", "0:0", "could not start"),
@@ -191,6 +191,16 @@ def test_every_end_that_slurm_reports_has_a_reason(
     submit(run_dir, ("7", "train"))
     slurm.ended = [Ended("7", state, exit_code, "node2", 10, 0)]
     assert said in status_of(run_dir).why
+
+
+def test_a_failure_with_a_log_but_without_a_reason_refers_to_the_log(
+    run_dir: Path, slurm: FakeSlurm
+):
+    submit(run_dir, ("7", "train"))
+    (run_dir / "job" / "logs").mkdir()
+    (run_dir / "job" / "logs" / "7_0_log.err").touch()
+    slurm.ended = [Ended("7", "FAILED", "1:0", "node2", 10, 0)]
+    assert status_of(run_dir).why == "no reason was recorded: see `tin logs`"
 
 
 @pytest.mark.parametrize(
