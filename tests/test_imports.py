@@ -29,7 +29,7 @@ FLOORS = {
         "weights",
     ],
     "tin.runs": ["commit", "folder", "checkpoint settings", "restore", "foreign"],
-    "tin.ranks": ["distributed", "signals node_check watchdog"],
+    "tin.ranks": ["distributed", "signals node_check watchdog", "gpu_health"],
     "tin.evaluation": ["metrics opposites", "scores", "evaluate predict fuse"],
     "tin.training": [
         "device_random randaugment running_sums recorder optim loaders bad_frames",
