@@ -43,7 +43,7 @@ FLOORS = {
         "errors record reasons find",
         "slurm_query local",
         "status live_jobs check",
-        "logs",
+        "logs wait",
         "jobs",
         "submission",
         "output",
