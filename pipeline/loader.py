@@ -83,8 +83,12 @@ class ClipLoader:
         self._bad_frames: list[BadFrame] = []
         self._iteration = 0  # counts the iterators; only the latest one may continue
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self, epoch: int, first_step: int = 0, end_step: int | None = None
+    ) -> Iterator[Batch]:
         """Iterate over an epoch from ``first_step``; this ends the iterators made before.
+
+        The batches end before ``end_step``, or at the end of the epoch.
 
         Raises:
             BadDataError: this rank alone found more than ``max_bad_frames`` since ``first_step``.
@@ -96,7 +100,8 @@ class ClipLoader:
                 self._graph.drain()  # steps of an abandoned iterator
         except RuntimeError:  # a broken frame of that iterator must not end this epoch
             self._graph = None
-        return self._batches(epoch, first_step, self._iteration)
+        end = self.num_steps if end_step is None else min(end_step, self.num_steps)
+        return self._batches(epoch, iter(range(first_step, end)), self._iteration)
 
     def take_bad_frames(self) -> list[BadFrame]:
         """Return the damaged frames of the batches handed out since the last call."""
@@ -110,9 +115,8 @@ class ClipLoader:
         self._graph = None
         self._store.close()
 
-    def _batches(self, epoch: int, first_step: int, iteration: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch, and keep both queues filled."""
-        numbers = iter(range(first_step, self.num_steps))
+    def _batches(self, epoch: int, numbers: Iterator[int], iteration: int) -> Iterator[Batch]:
+        """Yield the batches of the steps ``numbers``, and keep both queues filled."""
         reading: deque[Reading] = deque()
         decoding: deque[Decoding] = deque()
         epoch_bad_frames: list[BadFrame] = []

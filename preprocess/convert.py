@@ -85,6 +85,7 @@ def shard(config: Config, folder: str | Path, part: int | None = None) -> ShardR
             f"part {part} does not exist: shard.parts is {settings.parts}, so parts are numbered 0"
             f" to {settings.parts - 1}"
         )
+    _check_place(folder, settings)
     annotations = read_annotations(settings)
     folder.mkdir(parents=True, exist_ok=True)
     plan = load_or_create_plan(folder, annotations, settings)
@@ -200,6 +201,25 @@ def merge(folder: str | Path) -> ShardResult:
     info = plan.model_dump() | {"splits": counts, "tables": tables, "digest": ""}
     write_info(folder, DatasetInfo.model_validate(info))
     return _result(sum(counts.values()), bad)
+
+
+def _check_place(folder: Path, settings: ShardSettings) -> None:
+    """Check that shards would not be written among the videos.
+
+    Raises:
+        ConfigError: the dataset is the source folder, or inside one whose folders are classes.
+    """
+    source = Path(settings.source).expanduser().resolve()
+    place = folder.resolve()
+    has_class_folders = not settings.labels and settings.format in ("", "direction")
+    if source.is_dir() and (
+        place == source or (has_class_folders and place.is_relative_to(source))
+    ):
+        raise ConfigError(
+            f"the dataset {folder} lies in the folder of the videos, {source}, where its shards"
+            " would be taken for a class. Name a folder outside, for example"
+            f" {source.with_name(f'{source.name}-shards')}"
+        )
 
 
 def _result(num_videos: int, bad: Sequence[QuarantinedVideo]) -> ShardResult:

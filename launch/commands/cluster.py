@@ -21,7 +21,7 @@ def add_to(app: typer.Typer) -> None:
 
 def submit(
     stages: Annotated[
-        str, typer.Argument(metavar="STAGE[,STAGE]", help="shard, train, test or report.")
+        str, typer.Argument(metavar="STAGE[,STAGE]", help="shard, train, test, predict or report.")
     ],
     run_dir: RunDirOption,
     arguments: Annotated[
@@ -55,9 +55,13 @@ def submit(
     from launch.output import print_dry_run, print_jobs
     from launch.submission.plan import defaults, make_submission
     from launch.submission.plan import submit as submit_jobs
+    from launch.usage import check_recipe, check_stages
 
     settings = list(arguments or [])
     recipe = settings.pop(0) if settings and "=" not in settings[0] else None
+    if recipe is not None:
+        check_stages(stages, recipe)
+        check_recipe(recipe, run_dir, f"submit {stages}")
     submission = make_submission(stages, recipe, run_dir, cluster, settings, failed=failed)
     if dry_run:
         print_dry_run(submission)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from configs.cluster import for_stage, load_cluster
 from configs.load import ConfigError, load, run_path
+from configs.schema import Config
 from launch.live_jobs import active, cancel, cancel_jobs
 from launch.record import SubmittedJob, add_job
 from launch.slurm_query import SlurmError
@@ -20,8 +21,9 @@ from launch.submission.sbatch import SbatchError, defaults_used, test_only
 from launch.submission.steps import Step, Submission, steps_of
 from launch.submission.sweep import expand
 from tin.runs.folder import Run
+from tin.runs.settings import with_absolute_dataset
 
-ORDER = ("shard", "train", "test", "report")
+ORDER = ("shard", "train", "test", "predict", "report")
 CLUSTER_PREFIX = "cluster."
 """Marks the settings on the command line that belong to the cluster file."""
 
@@ -63,7 +65,7 @@ def make_submission(
         configs = again.configs(folder, of_recipe, failed=failed)
     else:
         configs = {
-            folder / name if name else folder: load(recipe, chosen)
+            folder / name if name else folder: _settings(folder / name, recipe, chosen)
             for name, chosen in expand(of_recipe).items()
         }
     steps = tuple(
@@ -72,6 +74,13 @@ def make_submission(
     submission = Submission(folder, configs, loaded, steps)
     check(submission, names)
     return submission
+
+
+def _settings(run_dir: Path, recipe: str, settings: Sequence[str]) -> Config:
+    """Return the settings of a run, which find their dataset from any folder."""
+    run = Run(run_dir)
+    old = run.config() if run.exists() else None
+    return with_absolute_dataset(load(recipe, settings), old)
 
 
 def submit(submission: Submission) -> list[tuple[Path, SubmittedJob]]:

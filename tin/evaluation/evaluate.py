@@ -17,6 +17,7 @@ from configs.schema import Config
 from pipeline.batches import check_bad_frames
 from pipeline.loader import ClipLoader
 from preprocess.shards import DatasetInfo
+from tin.evaluation.averages import Average
 from tin.evaluation.scores import Scores, load_result, save
 from tin.models.size import count
 from tin.ranks.distributed import World, cpus
@@ -37,6 +38,7 @@ def evaluate(
     precision: str,
     loss: str,
     beat: Callable[[], None] = lambda: None,
+    average: Average = "scores",
 ) -> Scores | None:
     """Return the scores of a split in the order of its videos on rank 0, and None on other ranks.
 
@@ -49,6 +51,7 @@ def evaluate(
         precision: float32 or bfloat16.
         loss: nll for softmax scores, bce for sigmoid scores.
         beat: called after each step, for a watchdog.
+        average: how the views of a video are averaged.
     """
     activation = torch.sigmoid if loss == "bce" else functools.partial(torch.softmax, dim=1)
     model.eval()
@@ -71,7 +74,7 @@ def evaluate(
     seen = [torch.cat(part).cpu().numpy() for part in (rows, labels, scores)]
     is_video = seen[0] >= 0
     gathered = world.gather([part[is_video] for part in seen])
-    return None if gathered is None else _joined(gathered, loader)
+    return None if gathered is None else _joined(gathered, loader, average)
 
 
 def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
@@ -99,8 +102,17 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
         model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         precision = precision_of(config, world.device)
         began = time.monotonic()
+        average = config.test.average
         with _watchdog(run, world, config) as watchdog:
-            scores = evaluate(model, loader, world, precision, config.train.loss, watchdog.beat)
+            scores = evaluate(
+                model,
+                loader,
+                world,
+                precision,
+                config.train.loss,
+                watchdog.beat,
+                average=average,
+            )
         seconds = time.monotonic() - began
         num_bad_frames = _check_frames(loader, world)
     finally:
@@ -130,7 +142,7 @@ def _watchdog(run: Run, world: World, config: Config) -> Watchdog:
     return Watchdog(run.job, newest, world.rank, config.run.hang_minutes)
 
 
-def _joined(gathered: list[list[np.ndarray]], loader: ClipLoader) -> Scores:
+def _joined(gathered: list[list[np.ndarray]], loader: ClipLoader, average: Average) -> Scores:
     """Return the rows, labels and scores of all ranks in the order of the split."""
     rows = np.concatenate([part[0] for part in gathered])
     labels = np.concatenate([part[1] for part in gathered])
@@ -141,7 +153,8 @@ def _joined(gathered: list[list[np.ndarray]], loader: ClipLoader) -> Scores:
     if labels.ndim == 2:
         labels = labels.astype(np.uint8)
     keys = loader.split.keys()
-    return Scores([keys[row] for row in rows], labels[order], scores[order], loader.info.classes)
+    names = [keys[row] for row in rows]
+    return Scores(names, labels[order], scores[order], loader.info.classes, average)
 
 
 def _config(run: Run, settings: Sequence[str]) -> Config:

@@ -5,7 +5,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 from zipfile import BadZipFile
 
 import numpy as np
@@ -14,6 +14,7 @@ import pandas as pd
 from configs.errors import TinError
 from configs.files import atomic_file, remove_leftovers, write_text
 from tin.evaluation import metrics
+from tin.evaluation.averages import Average, average
 from tin.evaluation.opposites import opposites, pair_accuracy
 
 SCORES = "scores.npz"
@@ -40,11 +41,13 @@ class Scores:
     """float32 ``(N, V, K)`` after softmax or sigmoid."""
     classes: tuple[str, ...]
     """Names of the classes."""
+    average: Average = "scores"
+    """How the views of a video are averaged."""
 
     @property
     def mean(self) -> np.ndarray:
         """Scores averaged over the views, float64 ``(N, K)``."""
-        return self.scores.mean(axis=1, dtype=np.float64)
+        return average(self.scores, self.average, self.multi_label)
 
     @property
     def multi_label(self) -> bool:
@@ -106,7 +109,8 @@ def save(folder: Path, scores: Scores, result: dict[str, Any]) -> None:
     """Write the three files of a test.
 
     result.json is removed first and written last, so its presence means that the other two are
-    complete. It holds ``result`` and the metrics of `summarize`, null where a metric is NaN.
+    complete. It holds ``result``, how views are averaged, and the metrics of `summarize`, null
+    where a metric is NaN.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT).unlink(missing_ok=True)
@@ -114,7 +118,8 @@ def save(folder: Path, scores: Scores, result: dict[str, Any]) -> None:
     _save_arrays(folder / SCORES, scores)
     write_text(folder / PREDICTIONS, predictions(scores).to_csv(index=False))
     measures = {name: _none_if_nan(value) for name, value in summarize(scores).items()}
-    text = json.dumps({**result, "metrics": measures}, indent=2, allow_nan=False) + "\n"
+    content = {**result, "average": scores.average, "metrics": measures}
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     write_text(folder / RESULT, text)
 
 
@@ -145,10 +150,11 @@ def predictions(scores: Scores) -> pd.DataFrame:
 
 
 def load(folder: Path) -> Scores:
-    """Read the scores of a folder.
+    """Read the scores of a folder, and from its result.json how its views are averaged.
 
     Raises:
-        ScoresError: scores.npz is missing, damaged, or has other arrays than `save` writes.
+        ScoresError: scores.npz is missing, damaged, or has other arrays than `save` writes; or
+            result.json is damaged.
     """
     path = folder / SCORES
     try:
@@ -174,7 +180,7 @@ def load(folder: Path) -> Scores:
             f"{path}: labels are {labels.dtype} {labels.shape},"
             f" expected integers of shape ({N},) or ({N}, {K})"
         )
-    return Scores(keys.tolist(), labels, scores, tuple(classes.tolist()))
+    return Scores(keys.tolist(), labels, scores, tuple(classes.tolist()), _average_of(folder))
 
 
 def load_result(folder: Path) -> dict[str, Any]:
@@ -197,6 +203,16 @@ def load_result(folder: Path) -> dict[str, Any]:
     if not isinstance(result, dict):
         raise ScoresError(f"{path} holds a {type(result).__name__}, expected a JSON object")
     return result
+
+
+def _average_of(folder: Path) -> Average:
+    """Return how the views of a test are averaged. Tests of version 0.1 averaged scores."""
+    found = load_result(folder).get("average", "scores") if (folder / RESULT).exists() else "scores"
+    if found not in get_args(Average):
+        raise ScoresError(
+            f"{folder / RESULT}: average is {found}, expected one of {', '.join(get_args(Average))}"
+        )
+    return cast(Average, found)
 
 
 def _none_if_nan(value: float) -> float | None:

@@ -28,7 +28,11 @@ STEPS = (
     "epoch step time loss lr clips_per_s data_wait memory_gb gpu_use gpu_power skipped"
 ).split()
 BAD_FRAMES = "epoch key frame reason".split()
-CSV_FILES = ("metrics.csv", "steps.csv", "bad_frames.csv")
+OFFSETS = "step block offset_1 offset_2 spread_1 spread_2 gain_1 gain_2".split()
+OFFSETS_FILE = "offsets.csv"
+"""Offsets in frames and gains of each interlacing block, averaged over the clips of a step, and the
+spread of the offsets over these clips. `run.offset_steps` sets how often rows are written."""
+CSV_FILES = ("metrics.csv", "steps.csv", "bad_frames.csv", OFFSETS_FILE)
 """The files of a run to which rows are appended."""
 COMPARED = "versions commit hardware auto".split()
 """Parts of an environment that a result depends on."""

@@ -14,6 +14,7 @@ from tin.models.network import TIN
 from tin.models.temporal import TemporalInterlace
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+FLOW_FIRST_LR = 5.0  # of TSN, TSM and TIN: ImageNet's filters know nothing about flow
 REFERENCE_OFFSET_LAYERS = 32  # the original counts two for each of ResNet-50's 16 blocks
 
 
@@ -29,7 +30,8 @@ def build_optimizer(model: TIN, config: Config) -> torch.optim.SGD:
     """Return SGD over the trainable parameters of `model`, in the groups of `optim.groups`.
 
     Biases learn twice as fast and do not decay. Scales and shifts of normalization layers do not
-    decay. The classifier learns `optim.classifier_lr` times as fast.
+    decay. The classifier learns `optim.classifier_lr` times as fast, and for flow, the first
+    convolution learns five times as fast.
     """
     groups: dict[Group, list[nn.Parameter]] = {}
     for group, parameter in _grouped(model, config):
@@ -55,19 +57,38 @@ def build_optimizer(model: TIN, config: Config) -> torch.optim.SGD:
 def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of an optimizer step, counted from 0 over the whole run.
 
-    It rises from lr/10 to lr over `optim.warmup_epochs`. Then it falls as `optim.schedule` says:
-    along half a cosine that ends at zero (Loshchilov and Hutter, ICLR 2017, arXiv:1608.03983), or
-    by `optim.gamma` at each milestone.
+    It rises from `optim.warmup_start` times lr to lr over `optim.warmup_epochs`. Then it falls as
+    `optim.schedule` says: along half a cosine that ends at zero (Loshchilov and Hutter, ICLR 2017,
+    arXiv:1608.03983), by `optim.gamma` at each milestone, or as in X-Temporal.
     """
     settings = config.optim
+    warmup = config.warmup_epochs
     epoch = step / steps_per_epoch
-    if epoch < settings.warmup_epochs:
-        return config.lr * (0.1 + 0.9 * epoch / settings.warmup_epochs)
+    if epoch < warmup:
+        start = settings.warmup_start
+        progress = epoch / warmup
+        if settings.warmup == "exponential":
+            return config.lr * start ** (1 - progress)
+        return config.lr * (start + (1 - start) * progress)
     if settings.schedule == "step":
         passed = sum(step >= milestone * steps_per_epoch for milestone in settings.milestones)
         return config.lr * settings.gamma**passed
-    progress = (epoch - settings.warmup_epochs) / (config.train.epochs - settings.warmup_epochs)
+    if settings.schedule == "xtemporal":
+        return config.lr * _recursive_cosine(epoch, warmup, settings.cosine_epochs)
+    progress = (epoch - warmup) / (config.train.epochs - warmup)
     return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _recursive_cosine(epoch: float, start: float, zero: float) -> float:
+    """Return the factor on lr of torch's CosineAnnealingLR with T_max `zero`, run from `start`.
+
+    That scheduler multiplies the last learning rate by the ratio of two values of the cosine. It
+    runs from epoch 0, while a warm-up sets the learning rate until `start`. Therefore the curve is
+    the cosine scaled to 1 at `start`. At `zero` the scheduler starts again from a learning rate of
+    0, and from there the curve is the cosine itself.
+    """
+    height = 1 + math.cos(math.pi * epoch / zero)
+    return height / (1 + math.cos(math.pi * start / zero)) if epoch <= zero else height / 2
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -104,12 +125,16 @@ def _grouped(model: TIN, config: Config) -> Iterator[tuple[Group, nn.Parameter]]
         yield from ((everything, parameter) for parameter in trained)
         return
     classifier = _classifier(model, config.optim.groups)
+    first_conv = model.backbone.first_conv if model.modality == "flow" else None
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
             if isinstance(module, NORMS):
                 yield Group("norm", 1.0, 0.0), parameter
+                continue
+            if module is first_conv:  # it has no bias
+                yield Group("first_conv", FLOW_FIRST_LR, 1.0), parameter
                 continue
             factor = config.optim.classifier_lr if module in classifier else 1.0
             prefix = "classifier_" if module in classifier else ""

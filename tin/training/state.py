@@ -46,6 +46,8 @@ class TrainingState:
         """Optimizer steps that are complete in this epoch."""
         self.best = -math.inf
         """The highest metric of all evaluations."""
+        self.best_loss = math.inf
+        """The loss of the evaluation with the highest metric."""
         self.skipped = 0
         """Steps without an update, because the gradient was not finite."""
         self.bad_frames = 0
@@ -141,11 +143,13 @@ class TrainingState:
         self.epoch = saved["epoch"]
         self.step = saved["step"]
         self.best = saved["best"]
+        # Checkpoints of earlier versions lack the loss; -inf keeps their best at equal metrics.
+        self.best_loss = saved.get("best_loss", -math.inf)
         self.skipped = saved["skipped"]
         self.bad_frames = saved["bad_frames"]
         if self.world.is_main:
             self.sums.restore(saved["sums"])
-        log.info("resumed at epoch %d, step %d of %d", self.epoch, self.step, self.num_steps)
+        log.info("resumed in epoch %d, step %d of %d", self.epoch + 1, self.step, self.num_steps)
         if saved["world_size"] != self.world.world_size:
             log.warning(
                 "the checkpoint comes from %d ranks, now there are %d: each step has the same"
@@ -199,6 +203,7 @@ class TrainingState:
             "ema": self.ema.module.state_dict() if self.ema else None,
             "sums": sums,
             "best": self.best,
+            "best_loss": self.best_loss,
             "skipped": self.skipped,
             "bad_frames": self.bad_frames,
         }

@@ -22,7 +22,12 @@ from tin.ranks.watchdog import Watchdog
 from tin.runs.folder import Run
 from tin.training import bad_frames
 from tin.training.attempt import end_attempt, start_attempt
-from tin.training.loaders import check_settings, open_test_split, open_train_split
+from tin.training.loaders import (
+    check_settings,
+    open_test_split,
+    open_train_split,
+    warn_of_small_split,
+)
 from tin.training.recorder import Recorder
 from tin.training.rows import Interval, interval_row, test_row, train_row
 from tin.training.state import TrainingState
@@ -83,6 +88,7 @@ class Trainer:
         self.train_loader = open_train_split(config, world)
         self.test_loader = open_test_split(config, world)
         check_settings(config, self.train_loader)
+        warn_of_small_split(self.test_loader)
         num_steps = self.train_loader.num_steps // config.train.accumulate
         self.state = TrainingState(config, run, world, self.train_loader.info, num_steps)
         self.environment = start_attempt(run, config, world, self.state.auto)
@@ -126,9 +132,8 @@ class Trainer:
     def _open_recorder(self) -> Recorder:
         return Recorder(
             self.run,
-            epochs=self.config.train.epochs,
+            self.config,
             num_steps=self.state.num_steps,
-            tensorboard=self.config.run.tensorboard,
             since=self.state.global_step,
         )
 
@@ -175,6 +180,7 @@ class Trainer:
             self.gradient_norm = norm
         if self.recorder:
             self.recorder.advance(step + 1)
+            self.recorder.clips(batches[0].x, step + 1)
             self.recorder.offsets(recorded_offsets(state.model), step + 1)
 
     def _exchange_flags(self) -> RankFlags:
@@ -207,9 +213,9 @@ class Trainer:
         if flags.stop:
             self.world.barrier()  # srun and torchrun kill all ranks as soon as one has exited
             raise Stopped(
-                f"stopped by {self.signals.received or 'a signal to another rank'} at epoch"
-                f" {state.epoch}, step {state.step} of {state.num_steps}; a checkpoint is saved:"
-                f" resume with `tin train --run {self.run.path}`"
+                f"stopped by {self.signals.received or 'a signal to another rank'} in epoch"
+                f" {state.epoch + 1}, step {state.step} of {state.num_steps}; a checkpoint is"
+                f" saved: resume with `tin train --run {self.run.path}`"
             )
 
     def _finite_sums(self) -> list[float]:
@@ -220,7 +226,7 @@ class Trainer:
         sums = self.state.sums.total(self.world)
         if not math.isfinite(sums[0] + self.gradient_norm):
             raise NonFiniteError(
-                f"the loss or the gradient is NaN or infinite at epoch {self.state.epoch}, step"
+                f"the loss or the gradient is NaN or infinite in epoch {self.state.epoch + 1}, step"
                 f" {self.state.step}; earlier checkpoints in {self.run.checkpoints} are intact."
                 " Start a new run with a lower optim.lr, or with train.nan=skip to skip such steps"
             )
@@ -241,7 +247,7 @@ class Trainer:
         self.world.broadcast_buffers(model)
         # The checkpoint of this epoch is saved: a signal may stop the evaluation anywhere.
         stopped = Stopped(
-            f"stopped while evaluating epoch {state.epoch}, whose checkpoint is saved:"
+            f"stopped while evaluating epoch {state.epoch + 1}, whose checkpoint is saved:"
             f" resume with `tin train --run {self.run.path}`"
         )
         precision = state.precision
@@ -255,6 +261,8 @@ class Trainer:
         row = test_row(state, scores, time.monotonic() - began)
         self.recorder.epoch(row)
         metric = row["map_class" if self.test_loader.info.multi_label else "top1"]
-        if metric > state.best:
+        # Of equal metrics the lower loss wins: with few videos, equal metrics are common.
+        if (metric, -row["loss"]) > (state.best, -state.best_loss):
             state.best = metric
+            state.best_loss = row["loss"]
             state.save([0.0] * 4, "best.pt")

@@ -73,7 +73,7 @@ def test_stages_follow_one_another_on_this_machine(recipe: Path, tmp_path: Path)
     assert (run / "report" / "results.csv").exists()
     assert re.search(r"run +report +done", tin("status", run))
     told = tin("logs", run)
-    assert "epoch 0 step 2" in told
+    assert "epoch 1 step 2" in told
     assert "find_unused_parameters" not in told  # DDP's warning, at two ranks
     assert "no queued or running job" in tin("cancel", run)
 

@@ -490,3 +490,14 @@ def test_tensors_may_have_more_than_2_to_the_31_elements(layout):
     assert torch.equal(last[3, 32:48], frame[0, 32:48])
     assert not last[:, 48:64].any()
     assert torch.equal(last[5, 64:], frame[0, 64:])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_single_frame_may_have_any_stride_between_frames(device):
+    layout = torch.randn(1, 4, 3, 5, device=device).contiguous(memory_format=torch.channels_last)
+    x = torch.as_strided(layout, layout.shape, (7, *layout.stride()[1:]))
+    offset = torch.full((1, 2), 0.25, device=device)
+    weight = torch.full((1, 1, 2), 2.0, device=device)
+    expected = x.clone()
+    expected[:, :2] *= 2 * (1 - 0.25)  # the frame before it is zero
+    torch.testing.assert_close(interlace(x, offset, weight, channels=2), expected)

@@ -30,7 +30,7 @@ def test_a_nan_gradient_stops_the_run_before_a_checkpoint_holds_it(dataset, tmp_
         return real(logits, targets, config) + (zero if len(calls) == 3 else 0)
 
     monkeypatch.setattr(step, "loss", broken)
-    with pytest.raises(NonFiniteError, match="gradient is NaN or infinite at epoch 0, step 3"):
+    with pytest.raises(NonFiniteError, match="gradient is NaN or infinite in epoch 1, step 3"):
         train_run(tmp_path, f"data.dataset={dataset}", "run.checkpoint_steps=1", "run.log_steps=9")
     assert checkpoint.newest(Run(tmp_path)).name == "step-00000002-a01.pt"
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
