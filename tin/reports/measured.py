@@ -156,7 +156,9 @@ def intervals(scores: Scores, groups: np.ndarray | None = None) -> Intervals:
     entropies = -np.log(likelihoods(mean, labels)).reshape(len(mean), -1)
     values["loss"] = entropies.mean(axis=1)
     means = bootstrap_means(np.stack(list(values.values()), axis=1), counts)
-    found = {name: percentile_interval(column) for name, column in zip(values, means.T, strict=True)}
+    found = {
+        name: percentile_interval(column) for name, column in zip(values, means.T, strict=True)
+    }
     if scores.multi_label:
         found["map_class"] = percentile_interval(_map_replicates(mean, labels, counts))
     else:

@@ -72,7 +72,10 @@ def bootstrap_means(
     weighted = values.astype(np.float32) * weights
     both = np.concatenate([weighted, weights], axis=1)
     sums = np.concatenate(
-        [part.astype(np.float32) @ both for part in np.split(counts, range(CHUNK, RESAMPLES, CHUNK))]
+        [
+            part.astype(np.float32) @ both
+            for part in np.split(counts, range(CHUNK, RESAMPLES, CHUNK))
+        ]
     ).astype(np.float64)
     num_columns = values.shape[1]
     with np.errstate(invalid="ignore"):
@@ -224,9 +227,7 @@ def _dense(groups: np.ndarray) -> np.ndarray:
     return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
-def _standard_error(
-    sides: Sequence[np.ndarray], groups: np.ndarray | None
-) -> tuple[float, float]:
+def _standard_error(sides: Sequence[np.ndarray], groups: np.ndarray | None) -> tuple[float, float]:
     """Return the standard error over seeds and videos, and its degrees of freedom.
 
     Videos are resampled, and all sides share the resamples. The variance over seeds is that of
