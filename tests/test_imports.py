@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "": ["configs", "preprocess", "pipeline", "tin", "launch"],
     "configs": [
-        "errors settings node",
+        "errors explain settings node",
         "files train_schema predict_schema",
         "schema",
         "load",
@@ -38,13 +38,13 @@ FLOORS = {
     "tin.op": ["cuda_toolkit", "build", "interlace", "selftest"],
     "tin.models": [
         "imagenet modality temporal tensor_files time_blocks",
-        "mobilenet resnet size",
+        "causal mobilenet resnet size",
         "network",
         "tensor_names",
         "weights",
     ],
-    "tin.runs": ["commit", "folder", "checkpoint living settings", "restore", "foreign"],
-    "tin.ranks": ["distributed", "signals node_check watchdog"],
+    "tin.runs": ["commit fit", "folder", "checkpoint living settings", "restore", "foreign"],
+    "tin.ranks": ["distributed", "signals node_check watchdog", "gpu_health"],
     "tin.evaluation": ["averages metrics opposites", "scores", "evaluate predict fuse"],
     "tin.training": [
         "board device_random randaugment running_sums optim loaders bad_frames",
@@ -62,16 +62,16 @@ FLOORS = {
         "results",
     ],
     "tin.deploy": [
-        "clips model_card preprocess rgb_frames",
-        "part_files sources",
-        "predictions timeline stream",
-        "export",
+        "clips model_card part_files preprocess rgb_frames scorer video_lists",
+        "sources",
+        "predictions timeline stream export",
     ],
-    "tin.bench": ["timing two_shifts", "cases", "on_dataset"],
+    "tin.bench": ["timing two_shifts", "architectures cases", "on_dataset"],
     "launch": [
-        "errors record usage",
+        "errors record reasons find usage",
         "slurm_query local",
         "status live_jobs check",
+        "logs wait",
         "jobs",
         "submission",
         "output",
@@ -80,7 +80,7 @@ FLOORS = {
     ],
     "launch.jobs": ["srun_log give_up staging", "stages", "job requeue", "rank"],
     "launch.submission": [
-        "sweep snapshot estimate sbatch steps",
+        "sweep snapshot estimate sbatch steps again",
         "executor run_files checks",
         "plan",
     ],

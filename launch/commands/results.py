@@ -1,29 +1,20 @@
-"""The commands of results: test, predict, report and fuse."""
+"""The commands of results: test, report and fuse."""
 
-import json
-import re
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from configs.errors import FAILED
 from launch.commands.arguments import RunDir, Settings
-
-if TYPE_CHECKING:
-    from tin.evaluation.predict import Prediction
-
-BAR_LENGTH = 30
-"""Characters of the bar for a score of 1."""
 
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the files to.")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Register these commands."""
-    for command in (test, predict, report, fuse):
+    for command in (test, report, fuse):
         app.command()(command)
 
 
@@ -39,107 +30,27 @@ def test(
 ) -> None:
     """Measure a trained model; write its scores, predictions and metrics to RUN/tests."""
     from configs.load import run_path
+    from launch.usage import check_testing
+
+    given = [*(settings or []), *_view_settings(views)]
+    if crop:
+        given.append(f"test.crop={crop}")
+    folder = run_path(run_dir)
+    check_testing(folder, given)
+
     from tin.evaluation.evaluate import test as test_run
     from tin.evaluation.scores import load_result
     from tin.ranks.distributed import start
     from tin.reports.measured import store_intervals
     from tin.runs.folder import Run
 
-    given = [*(settings or []), *_view_settings(views)]
-    if crop:
-        given.append(f"test.crop={crop}")
-    folder = run_path(run_dir)
     with start(Run(folder).config().run.device) as world:
         out = test_run(folder, given, world)
         if world.is_main:
             store_intervals(out)
     if world.is_main:
-        _print_metrics(load_result(out)["metrics"])
+        print_metrics(load_result(out)["metrics"])
         typer.echo(out)
-
-
-def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run or a checkpoint.")],
-    videos: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="VIDEO... [section.key=value ...]",
-            help="Video files. With --out also a folder of videos, a dataset, or a list of videos"
-            " (.txt, or .csv with a column path). Settings come last.",
-        ),
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    strip: Annotated[
-        Path | None,
-        typer.Option(metavar="PNG", help="Write an image of the frames that were used."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Write the predictions to this folder instead of printing them."
-        ),
-    ] = None,
-    timeline: Annotated[
-        bool, typer.Option("--timeline", help="Write the scores over time of long videos to --out.")
-    ] = False,
-) -> None:
-    """Print the five most likely classes of each video, or write many predictions to a folder."""
-    from configs.load import ConfigError, run_path
-
-    sources, settings = _split_settings(videos)
-    path = model if model.exists() else run_path(model)
-    if timeline and not out:
-        raise ConfigError("--timeline writes files; give a folder with --out DIR")
-    if out:
-        _predict_to_folder(path, sources, out, settings, timeline)
-    else:
-        _predict_and_print(path, sources, settings, as_json, strip)
-
-
-def _predict_and_print(
-    model: Path, videos: list[Path], settings: list[str], as_json: bool, strip: Path | None
-) -> None:
-    """Print the classes of a few videos."""
-    from configs.load import ConfigError
-    from tin.evaluation.predict import predict as predict_videos
-    from tin.evaluation.predict import save_strip
-
-    if settings:
-        raise ConfigError(f"{settings[0]}: settings need --out DIR")
-    predictions = []
-    for prediction in predict_videos(model, videos):
-        predictions.append(prediction)
-        if not as_json:
-            _print_prediction(prediction)
-    if as_json:
-        typer.echo(json.dumps([prediction.record() for prediction in predictions], indent=1))
-    if strip:
-        save_strip(predictions, strip)
-    if any(prediction.problem for prediction in predictions):
-        raise typer.Exit(FAILED)
-
-
-def _predict_to_folder(
-    model: Path, sources: list[Path], out: Path, settings: list[str], timeline: bool
-) -> None:
-    """Write the predictions or the timelines of many videos."""
-    from tin.deploy.predictions import device_setting, predict_all
-    from tin.deploy.timeline import write_timelines
-    from tin.ranks.distributed import start
-
-    if timeline:
-        num_bad = write_timelines(model, sources, out, settings)
-    else:
-        with start(device_setting(model, settings)) as world:
-            result = predict_all(model, sources, out, settings, world)
-        if not world.is_main:
-            return
-        num_bad = result["num_bad"]
-        _print_metrics(result["metrics"])
-        typer.echo(f"{result['num_predicted']} videos predicted")
-    if num_bad:
-        typer.echo(f"{num_bad} videos could not be used; {out / 'bad.csv'} gives the reasons")
-    typer.echo(out)
 
 
 def report(
@@ -167,17 +78,20 @@ def report(
 ) -> None:
     """Print a table of runs; write results.csv, .md, .tex and .html."""
     from configs.load import ConfigError, run_path
+    from launch.usage import check_runs
 
     if compare:
         _print_comparison(*(path if path.exists() else run_path(path) for path in compare))
         return
     if not paths:
         raise ConfigError("tin report: name a run or a folder of runs, or two with --compare A B")
+    folders = [path if path.exists() else run_path(path) for path in paths]
+    check_runs(folders)
+
     from launch.slurm_query import account
     from tin.reports.results import load_runs, write_report
     from tin.reports.tables import plain, readable
 
-    folders = [path if path.exists() else run_path(path) for path in paths]
     account(folders)
     frame = load_runs(folders)
     table, shared = readable(frame)
@@ -218,8 +132,7 @@ def fuse(
 ) -> None:
     """Combine the scores of several models."""
     from configs.load import ConfigError
-    from tin.evaluation.fuse import fuse_tests, write_submission
-    from tin.evaluation.scores import load as load_scores
+    from launch.usage import check_file
 
     try:
         given = [float(weight) for weight in weights.split(",")] if weights else None
@@ -227,22 +140,19 @@ def fuse(
         raise ConfigError(
             f"--weights {weights}: expected numbers separated by commas, for example 2,1"
         ) from None
+    for folder in tests:
+        check_file(folder / "scores.npz", "the scores of a test, which `tin test` writes")
+
+    from tin.evaluation.fuse import fuse_tests, write_submission
+    from tin.evaluation.scores import load as load_scores
+
     result = fuse_tests(tests, out, given, fit or None, average)
     typer.echo("weights " + ", ".join(f"{weight:.4f}" for weight in result["weights"]))
-    _print_metrics(result["metrics"])
+    print_metrics(result["metrics"])
     typer.echo(f"{'average':10} {result['average']}")
     for path in submission or []:
         write_submission(load_scores(out), path)
     typer.echo(out)
-
-
-def _split_settings(words: list[Path]) -> tuple[list[Path], list[str]]:
-    """Return the paths and the `section.key=value` among the arguments of `tin predict`."""
-    is_setting = [bool(re.match(r"\w+\.\w+=", str(word))) and not word.exists() for word in words]
-    pairs = list(zip(words, is_setting, strict=True))
-    return [word for word, setting in pairs if not setting], [
-        str(word) for word, setting in pairs if setting
-    ]
 
 
 def _view_settings(views: str) -> list[str]:
@@ -257,13 +167,11 @@ def _view_settings(views: str) -> list[str]:
     return [f"test.clips={clips}", f"test.crops={crops}"]
 
 
-def _print_prediction(prediction: "Prediction") -> None:
-    """Print the classes of a video with a bar for each score, or why it could not be read."""
-    problem = f": {prediction.problem}" if prediction.problem else ""
-    typer.echo(f"{prediction.video}{problem}")
-    for name, score in prediction.classes:
-        bar = "█" * round(BAR_LENGTH * score)
-        typer.echo(f"  {100 * score:5.1f} % {bar:{BAR_LENGTH}} {name}")
+def print_metrics(metrics: dict[str, float | None]) -> None:
+    """Print a line for each metric."""
+    for name, value in metrics.items():
+        text = "unknown: no video has a label" if value is None else f"{value:.4f}"
+        typer.echo(f"{name:10} {text}")
 
 
 def _print_comparison(first: Path, second: Path) -> None:
@@ -285,9 +193,3 @@ def _print_comparison(first: Path, second: Path) -> None:
             "This holds for these trained models. To compare the methods, train each with at least"
             " two seeds."
         )
-
-
-def _print_metrics(metrics: dict[str, float | None]) -> None:
-    for name, value in metrics.items():
-        text = "unknown: no video has a label" if value is None else f"{value:.4f}"
-        typer.echo(f"{name:10} {text}")

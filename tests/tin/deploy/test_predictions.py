@@ -85,6 +85,22 @@ def test_from_shards_the_scores_equal_those_of_a_test_bit_for_bit(tested, from_s
     assert result["metrics"]["ece"] == pytest.approx(sum(gaps))
 
 
+def test_averages_of_logits_follow_the_setting_of_tests(tested, from_shards, dataset, tmp_path):
+    run_dir, test_dir = tested
+    settings = (*ALL, "test.average=logits")
+    predict(run_dir, [dataset], tmp_path / "out", *settings)
+    rows = rows_of(tmp_path / "out" / "predictions.csv")
+    logs = np.log(load_scores(test_dir).scores.astype(np.float64)).mean(1)
+    want = np.exp(logs) / np.exp(logs).sum(1, keepdims=True)
+    found = [float(row["score1"]) for row in rows]
+    np.testing.assert_allclose(found, want.max(1), atol=1e-6)
+
+
+def test_models_of_optical_flow_read_shards_only(make_run, videos, tmp_path):
+    with pytest.raises(ConfigError, match="sees optical flow"):
+        predict(make_run("clip.modality=flow"), [videos], tmp_path / "out")
+
+
 def test_a_row_has_the_best_classes_with_their_scores_and_the_labels(tested, from_shards):
     out, _ = from_shards
     scores = load_scores(tested[1])
@@ -154,6 +170,53 @@ def test_a_list_with_labels_a_folder_and_bad_files(run_dir, videos, tmp_path):
     assert result["metrics"] == {}
 
 
+def test_a_crash_of_the_decoder_costs_one_video(run_dir, videos, tmp_path, monkeypatch):
+    import os
+    import signal
+
+    from tin.deploy import sources
+
+    files = sorted(videos.rglob("*.mp4"))[:4]
+    real = sources.encoded
+
+    def crash(path, config):
+        if path == files[1]:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return real(path, config)
+
+    monkeypatch.setattr(sources, "encoded", crash)
+    result = predict(run_dir, files, tmp_path / "out")
+    assert (result["num_predicted"], result["num_bad"]) == (3, 1)
+    (bad,) = rows_of(tmp_path / "out" / "bad.csv")
+    assert bad["reason"] == "the decoder crashed (SIGSEGV)"
+
+
+def test_a_killed_worker_ends_the_command_and_the_next_one_completes(
+    run_dir, videos, tmp_path, monkeypatch
+):
+    import os
+    import signal
+
+    from preprocess.workers import WorkerError
+    from tin.deploy import sources
+
+    files = sorted(videos.rglob("*.mp4"))[:8]
+    predict(run_dir, files, tmp_path / "whole", *ALL)
+    real = sources.encoded
+
+    def killed(path, config):
+        if path == files[6]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(path, config)
+
+    monkeypatch.setattr(sources, "encoded", killed)
+    with pytest.raises(WorkerError, match="SIGKILL"):
+        predict(run_dir, files, tmp_path / "out", *ALL)
+    monkeypatch.undo()
+    predict(run_dir, files, tmp_path / "out", *ALL)
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
 def test_a_part_without_a_usable_video_is_joined(run_dir, videos, tmp_path):
     good = sorted(videos.rglob("*.mp4"))[0]
     lines = [*(f"gone{number}.mp4" for number in range(4)), str(good)]
@@ -205,6 +268,10 @@ def test_finished_parts_are_not_computed_again(run_dir, dataset, tmp_path, monke
         real(path, part)
         if len(saved) == 2:
             raise KeyboardInterrupt
+
+    def save(path, part):
+        saved.append(path.name)
+        real(path, part)
 
     monkeypatch.setattr(module, "save_part", save_two)
     with pytest.raises(KeyboardInterrupt):
