@@ -130,7 +130,7 @@ def _write_pair(
     difficulty = DIFFICULTIES[number % len(DIFFICULTIES)]
     name = PAIRS[number // len(DIFFICULTIES) % len(PAIRS)][1]
     frames = graded_frames(name, difficulty, size, rng)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for index in range(first, min(first + 2, counts[split])):
         path = f"{split}/{index:05d}.mp4"
         write_mp4(folder / path, frames if index == first else frames[::-1])
