@@ -33,7 +33,7 @@ def build_optimizer(model: TIN, config: Config) -> torch.optim.SGD:
     decay. The classifier learns `optim.classifier_lr` times as fast, and for flow, the first
     convolution learns five times as fast.
 
-    The update is fused on a GPU, and where `train.nan` is `skip`: a fused `step` does nothing if the
+    The update is fused on a GPU and where `train.nan` is `skip`: a fused `step` does nothing if the
     attribute `found_inf` of the optimizer is a tensor of 1, and the host does not wait for the
     device. On a CPU the fused update rounds some elements differently, so other runs there stay
     equal, bit for bit, to those of earlier versions.
