@@ -21,6 +21,7 @@ FLOORS = {
         "decode quarantine shards workers",
         "motions shard_rows videos",
         "annotations frame_folders",
+        "flow",
         "shard_plan",
         "convert summary verify",
     ],
