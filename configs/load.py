@@ -1,6 +1,5 @@
 """Read and write settings: recipes, `section.key=value`, a run's config.yaml, and site.yaml."""
 
-import difflib
 import json
 import os
 import re
@@ -12,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from configs.errors import USAGE, TinError
+from configs.explain import explain, nearest, setting_names
 from configs.schema import Config
 from configs.settings import Settings
 
@@ -79,12 +79,13 @@ def load(recipe: str | Path | None, settings: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: a setting is wrong; names file, key, what was found and what was expected.
     """
+    typed = [setting.partition("=")[0] for setting in settings]
     if recipe is None:
-        return parse(Config, with_settings({}, settings), "settings")
+        return parse(Config, with_settings({}, settings), "command line")
     path = recipe_path(recipe)
     values = with_settings(read_yaml(path), settings)
     values.setdefault("recipe", path.stem)
-    return parse(Config, values, path.name)
+    return parse(Config, values, path.name, typed)
 
 
 def recipe_path(recipe: str | Path) -> Path:
@@ -100,20 +101,23 @@ def recipe_path(recipe: str | Path) -> Path:
     if path.name == str(recipe) and named.exists():
         return named
     names = sorted(file.stem for file in RECIPES.glob("*.yaml"))
-    hint = _nearest(str(recipe), names) or "."
+    hint = nearest(str(recipe), names) or "."
     raise ConfigError(
         f"unknown recipe {recipe}{hint} Give the path of an existing .yaml file, or one of"
         f" {', '.join(names)}"
     )
 
 
-def parse(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
+def parse(
+    model: type[Model], values: Mapping[str, Any], where: str, typed: Sequence[str] = ()
+) -> Model:
     """Return `values` as a `model`, strictly checked.
 
     Args:
         model: class of the settings.
         values: the settings, nested by section.
         where: file name or other origin of the values, for messages.
+        typed: names of the values that come from the command line instead.
 
     Raises:
         ConfigError: lists each wrong setting on its own line.
@@ -121,8 +125,7 @@ def parse(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
     try:
         return model.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        lines = [f"{where}: {line}" for line in _explain(model, error)]
-        raise ConfigError("\n".join(lines)) from None
+        raise ConfigError("\n".join(explain(model, error, where, typed))) from None
     except TypeError as error:  # for example a YAML date, which JSON does not have
         raise ConfigError(f"{where}: {error}; put it in quotes") from None
 
@@ -139,7 +142,10 @@ def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[st
     for setting in settings:
         name, found, text = setting.partition("=")
         if not found or not all(name.split(".")):
-            raise ConfigError(f"setting {setting!r} is not of the form section.key=value")
+            raise ConfigError(
+                f"command line: {setting!r} is not a setting of the form section.key=value"
+                f"{_as_setting(name, settings)}"
+            )
         *sections, key = name.split(".")
         inner = result
         for section in sections:
@@ -263,31 +269,14 @@ def cache_path() -> Path:
     return Path(load_site().cache or "~/.cache/tin").expanduser()
 
 
-def _explain(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
-    """Yield a line for each wrong setting: its name, what was found, what was expected."""
-    for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            known = list(_setting_names(model))
-            yield f"unknown setting {key}{_nearest(key, known)}"
-        elif problem["type"] == "value_error":
-            yield problem["msg"].removeprefix("Value error, ")
-        else:
-            expected = problem["msg"].removeprefix("Input should be ")
-            yield f"{key}: found {problem['input']!r}, expected {expected}"
-
-
-def _setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        yield prefix + name
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from _setting_names(kind, f"{prefix}{name}.")
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+def _as_setting(name: str, words: Sequence[str]) -> str:
+    """Return what to type for the name of a setting that stands alone or before its value."""
+    known = list(setting_names(Config))
+    if name not in known:
+        return nearest(name, known)
+    after = words[list(words).index(name) + 1 :] if name in words else []
+    value = after[0] if after and "=" not in after[0] else "VALUE"
+    return f"; type {name}={value}"
 
 
 def _one_line(error: Exception) -> str:

@@ -160,8 +160,8 @@ class RunSettings(Settings):
     log_steps: PositiveInt = 20
     """Steps between two lines of the log, and between two rows of steps.csv."""
     offset_steps: NonNegativeInt = 0
-    """Steps between two TensorBoard records of the interlacing offsets and weights; 0 disables
-    them."""
+    """Steps between two records of the interlacing offsets and weights, in offsets.csv and
+    TensorBoard; 0 disables them."""
     checkpoint_minutes: NonNegativeFloat = 10.0
     """Minutes between two checkpoints within an epoch; 0 disables them. A checkpoint is written
     after every epoch anyway."""

@@ -3,14 +3,34 @@
 import os
 import sys
 import traceback
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
+import typer.main
 
 from launch.commands import cluster, data, deploy, results, tools, training
 from launch.errors import exit_code, explain, set_up_libraries, set_up_logging
 
 DISTRIBUTION = "tin-video"
+FIRST_STEPS = """\
+From videos to a report in four steps:
+
+  1  tin shard ~/videos ~/shards/mine
+     Turn a folder of videos, with one folder per class, into a dataset.
+  2  tin train clips --run runs/first data.dataset=~/shards/mine
+     Train the small network of recipe clips. After Ctrl-C, `tin train --run runs/first` resumes.
+  3  tin test runs/first
+     Measure it on the videos that were held out.
+  4  tin report runs --out report
+     Write a table of all runs, and a page with curves.
+
+Or all four with one command:
+
+  tin submit shard,train,test,report clips --run runs/first --cluster local \\
+      shard.source=~/videos data.dataset=~/shards/mine
+
+`tin --help` lists all commands, `tin COMMAND --help` explains one."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,13 +48,30 @@ def main() -> None:
     """
     set_up_libraries()
     debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        app([argument for argument in sys.argv[1:] if argument != "--debug"])
+        command = typer.main.get_command(app)
+        _check_options(command, arguments)
+        if arguments:
+            command(arguments, prog_name="tin")
+        typer.echo(FIRST_STEPS)
     except Exception as error:
         if debug:
             traceback.print_exc()
         typer.echo(f"tin: {explain(error)}", err=True)
         sys.exit(exit_code(error))
+
+
+def _check_options(command: Any, arguments: Sequence[str]) -> None:
+    """Check the options of the command that the arguments begin with."""
+    from launch.usage import check_options
+
+    rest = list(arguments)
+    while rest and rest[0] in getattr(command, "commands", {}):
+        command = command.commands[rest.pop(0)]
+    if any(argument.startswith("--") for argument in rest):
+        options = {option for parameter in command.params for option in parameter.opts}
+        check_options(rest, {*options, "--help"})
 
 
 def _print_version(is_asked: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from configs.load import ConfigError, run_path
 from launch.local import is_alive
-from launch.record import SubmittedJob, all_jobs, ends, last_row
+from launch.record import SubmittedJob, all_jobs, ends, last_row, read_notes
 from launch.slurm_query import Ended, Queued, SlurmError, executions, queued
 from tin.runs.folder import Run
 
@@ -213,6 +213,10 @@ def _with_ended_jobs(status: RunStatus, known: Sequence[SubmittedJob], slurm: _S
     latest = {job.stage: job for job in known}  # a stage may have been submitted again
     ids = [job.id for job in latest.values()]
     recorded = [end for end in ends(status.run_dir) if end.id in ids]
+    unrecorded = [job for job in latest.values() if job.id not in {end.id for end in recorded}]
+    for job in unrecorded:
+        if job.executor == "local":
+            return _with_failed_local_job(status, job)
     failed = [job for job in latest.values() if _has_failed(slurm.ended.get(job.id))]
     is_final = bool(recorded) and recorded[-1].kind in ("gave up", "cancelled")
     if failed and not is_final:
@@ -224,6 +228,16 @@ def _with_ended_jobs(status: RunStatus, known: Sequence[SubmittedJob], slurm: _S
     state = "unknown" if slurm.problem else status.state
     why = "" if state == "done" else status.why
     return replace(status, stage=known[-1].stage, state=state, why=why)
+
+
+def _with_failed_local_job(status: RunStatus, job: SubmittedJob) -> RunStatus:
+    """Add a local job that ended without success, as the notes of its ranks tell."""
+    notes = read_notes(status.run_dir, job.id, 0)
+    state: RunState = "failed" if notes else "lost"
+    if notes and all(note.kind == "stopped" for note in notes):
+        state = "stopped"
+    why = notes[0].text if notes else "its process ended without a note; see `tin logs`"
+    return replace(status, stage=job.stage, state=state, why=why)
 
 
 def _with_failed_job(status: RunStatus, job: SubmittedJob, found: Ended) -> RunStatus:

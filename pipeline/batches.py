@@ -21,6 +21,7 @@ from configs.schema import ClipSettings, Config
 from pipeline.plan import (
     EvaluationPlan,
     TrainingPlan,
+    check_batch,
     epoch_order,
     evaluation_clips,
     plan_evaluation,
@@ -81,11 +82,7 @@ class TrainingSource:
                 f" {self._clips_per_step} clips per pass, which {world_size} ranks do not divide."
                 " Change one of the two settings or the number of ranks."
             )
-        if split.num_videos < settings.batch:
-            raise ConfigError(
-                f"train.batch {settings.batch} is more than the {split.num_videos} videos of"
-                f" split {split.name} in {split.folder}. Choose a smaller batch."
-            )
+        check_batch(split.num_videos, config, f"split {split.name} in {split.folder}")
         self.num_steps = split.num_videos // settings.batch * settings.accumulate
         self.num_rows = self._clips_per_step // world_size
         _check_modality(split, info, config)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from configs.load import ConfigError
 from configs.schema import Config
 from pipeline.crops import scaled_sizes, source_regions, training_boxes, view_corners
 from pipeline.frames import evaluation_frames, training_frames, twice_frames
@@ -96,6 +97,30 @@ class EvaluationPlan:
     """``(B, K*F)`` frames of the videos, counted from 0."""
     regions: np.ndarray
     """``(B, C, 4)`` top, left, bottom, right in pixels of the stored frames."""
+
+
+def check_batch(num_videos: int, config: Config, where: str) -> None:
+    """Check that a step does not need more videos than there are.
+
+    Args:
+        num_videos: of the training split.
+        config: `train.batch` and `train.accumulate`.
+        where: names the split, for the message.
+
+    Raises:
+        ConfigError: names a batch that fits.
+    """
+    settings = config.train
+    if num_videos >= settings.batch:
+        return
+    # Prefer a power of two; `train.accumulate` must divide the batch.
+    fitting = 1 << max(num_videos, 1).bit_length() - 1
+    if fitting % settings.accumulate:
+        fitting = num_videos - num_videos % settings.accumulate
+    advice = f"Set train.batch={fitting}." if fitting else "Add videos, or set train.accumulate=1."
+    raise ConfigError(
+        f"train.batch {settings.batch} is more than the {num_videos} videos of {where}. {advice}"
+    )
 
 
 def training_positions(step: int, clips_per_step: int, rank: int, world_size: int) -> np.ndarray:

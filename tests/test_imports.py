@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "": ["configs", "preprocess", "pipeline", "tin", "launch"],
     "configs": [
-        "errors settings node",
+        "errors explain settings node",
         "files train_schema predict_schema",
         "schema",
         "load",
@@ -43,16 +43,24 @@ FLOORS = {
         "tensor_names",
         "weights",
     ],
-    "tin.runs": ["commit", "folder", "checkpoint living settings", "restore", "foreign"],
+    "tin.runs": ["commit fit", "folder", "checkpoint living settings", "restore", "foreign"],
     "tin.ranks": ["distributed", "signals node_check watchdog"],
     "tin.evaluation": ["averages metrics opposites", "scores", "evaluate predict fuse"],
     "tin.training": [
-        "device_random randaugment running_sums recorder optim loaders bad_frames",
-        "augment state attempt",
+        "board device_random randaugment running_sums optim loaders bad_frames",
+        "augment recorder state attempt",
         "step rows",
         "trainer",
     ],
-    "tin.reports": ["curves tables classes", "attempts page", "results"],
+    "tin.reports": [
+        "libraries recorded statistics tables",
+        "attempts curves measured",
+        "classes seeds",
+        "comparisons details",
+        "page",
+        "contents",
+        "results",
+    ],
     "tin.deploy": [
         "clips model_card preprocess rgb_frames",
         "part_files sources",

@@ -43,7 +43,10 @@ def submit(
     from launch.output import print_dry_run, print_jobs
     from launch.submission.plan import defaults, make_submission
     from launch.submission.plan import submit as submit_jobs
+    from launch.usage import check_recipe, check_stages
 
+    check_stages(stages, recipe)
+    check_recipe(recipe, run_dir, f"submit {stages}")
     submission = make_submission(stages, recipe, run_dir, cluster, settings or [])
     if dry_run:
         print_dry_run(submission)

@@ -35,12 +35,14 @@ def export(
 ) -> None:
     """Write a trained model to a file that runs without tin-video, with a model card beside it."""
     from configs.load import run_path
+    from launch.usage import check_model
+
+    path = model if model.exists() else run_path(model)
+    check_model(path)
+
     from tin.deploy.export import export as export_model
 
-    found = export_model(
-        model if model.exists() else run_path(model), file, preprocess=preprocess,
-        videos=check or [],
-    )  # fmt: skip
+    found = export_model(path, file, preprocess=preprocess, videos=check or [])
     typer.echo(
         f"{file}: the largest difference of a logit is {found.largest_difference:.2g} on"
         f" {found.num_clips} clips"

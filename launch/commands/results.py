@@ -39,17 +39,24 @@ def test(
 ) -> None:
     """Measure a trained model; write its scores, predictions and metrics to RUN/tests."""
     from configs.load import run_path
-    from tin.evaluation.evaluate import test as test_run
-    from tin.evaluation.scores import load_result
-    from tin.ranks.distributed import start
-    from tin.runs.folder import Run
+    from launch.usage import check_testing
 
     given = [*(settings or []), *_view_settings(views)]
     if crop:
         given.append(f"test.crop={crop}")
     folder = run_path(run_dir)
+    check_testing(folder, given)
+
+    from tin.evaluation.evaluate import test as test_run
+    from tin.evaluation.scores import load_result
+    from tin.ranks.distributed import start
+    from tin.reports.measured import store_intervals
+    from tin.runs.folder import Run
+
     with start(Run(folder).config().run.device) as world:
         out = test_run(folder, given, world)
+        if world.is_main:
+            store_intervals(out)
     if world.is_main:
         _print_metrics(load_result(out)["metrics"])
         typer.echo(out)
@@ -82,9 +89,13 @@ def predict(
 ) -> None:
     """Print the five most likely classes of each video, or write many predictions to a folder."""
     from configs.load import ConfigError, run_path
+    from launch.usage import check_model, check_videos
 
     sources, settings = _split_settings(videos)
     path = model if model.exists() else run_path(model)
+    check_model(path)
+    if not out:
+        check_videos(sources)
     if timeline and not out:
         raise ConfigError("--timeline writes files; give a folder with --out DIR")
     if out:
@@ -141,18 +152,43 @@ def _predict_to_folder(
 
 def report(
     paths: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(metavar="RUN_OR_FOLDER...", help="A run or a folder of runs, or several."),
-    ],
+    ] = None,
     out: Out = Path(),
+    detail: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN",
+            help="Show frames, confusion and offsets of this run on the page; by default, of the"
+            " eight best runs. May be repeated.",
+        ),
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="A B",
+            help="Only print the paired test of two models. Each is a run, a folder of runs that"
+            " differ in the seed, or a folder of a test.",
+        ),
+    ] = None,
 ) -> None:
-    """Print a table of runs; write results.csv, results.md and results.html."""
-    from configs.load import run_path
+    """Print a table of runs; write results.csv, .md, .tex and .html."""
+    from configs.load import ConfigError, run_path
+    from launch.usage import check_runs
+
+    if compare:
+        _print_comparison(*(path if path.exists() else run_path(path) for path in compare))
+        return
+    if not paths:
+        raise ConfigError("tin report: name a run or a folder of runs, or two with --compare A B")
+    folders = [path if path.exists() else run_path(path) for path in paths]
+    check_runs(folders)
+
     from launch.slurm_query import account
     from tin.reports.results import load_runs, write_report
     from tin.reports.tables import plain, readable
 
-    folders = [path if path.exists() else run_path(path) for path in paths]
     account(folders)
     frame = load_runs(folders)
     table, shared = readable(frame)
@@ -161,7 +197,8 @@ def report(
     typer.echo(plain(table, width))
     if shared:
         typer.echo(f"all rows: {shared}")
-    typer.echo(write_report(frame, out))
+    detailed = [path if path.exists() else run_path(path) for path in detail or []]
+    typer.echo(write_report(frame, out, detailed))
 
 
 def fuse(
@@ -192,8 +229,7 @@ def fuse(
 ) -> None:
     """Combine the scores of several models."""
     from configs.load import ConfigError
-    from tin.evaluation.fuse import fuse_tests, write_submission
-    from tin.evaluation.scores import load as load_scores
+    from launch.usage import check_file
 
     try:
         given = [float(weight) for weight in weights.split(",")] if weights else None
@@ -201,6 +237,12 @@ def fuse(
         raise ConfigError(
             f"--weights {weights}: expected numbers separated by commas, for example 2,1"
         ) from None
+    for folder in tests:
+        check_file(folder / "scores.npz", "the scores of a test, which `tin test` writes")
+
+    from tin.evaluation.fuse import fuse_tests, write_submission
+    from tin.evaluation.scores import load as load_scores
+
     result = fuse_tests(tests, out, given, fit or None, average)
     typer.echo("weights " + ", ".join(f"{weight:.4f}" for weight in result["weights"]))
     _print_metrics(result["metrics"])
@@ -238,6 +280,27 @@ def _print_prediction(prediction: "Prediction") -> None:
     for name, score in prediction.classes:
         bar = "█" * round(BAR_LENGTH * score)
         typer.echo(f"  {100 * score:5.1f} % {bar:{BAR_LENGTH}} {name}")
+
+
+def _print_comparison(first: Path, second: Path) -> None:
+    """Print the difference of two models on the same videos, with its interval and p."""
+    from tin.reports.comparisons import compare_paths
+    from tin.reports.tables import p_text
+
+    name, found = compare_paths(first, second)
+    typer.echo(
+        f"{name}, {found.num_videos} videos, seeds: {found.num_seeds[0]} and {found.num_seeds[1]}"
+    )
+    typer.echo(f"first   {first}\nsecond  {second}")
+    typer.echo(
+        f"first minus second: {100 * found.difference:+.2f} points, 95 % interval"
+        f" {100 * found.low:+.2f} to {100 * found.high:+.2f}, p {p_text(found.p)}"
+    )
+    if not found.covers_seeds:
+        typer.echo(
+            "This holds for these trained models. To compare the methods, train each with at least"
+            " two seeds."
+        )
 
 
 def _print_metrics(metrics: dict[str, float | None]) -> None:

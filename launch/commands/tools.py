@@ -54,6 +54,10 @@ def import_weights(
     settings: Settings = None,
 ) -> None:
     """Import a checkpoint of another project; list what becomes of each of its tensors."""
+    from launch.usage import check_file
+
+    check_file(file, "a checkpoint")
+
     from tin.runs.foreign import import_run
 
     report = import_run(file, run_dir, settings or ())
@@ -72,6 +76,10 @@ def export_weights(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write.")],
 ) -> None:
     """Write a checkpoint that the authors' original code reads."""
+    from launch.usage import check_model
+
+    check_model(run_dir)
+
     from tin.runs.foreign import export_run
 
     export_run(run_dir, out)

@@ -7,6 +7,9 @@ import typer
 
 from launch.commands.arguments import Recipe, RunDirOption, Settings
 
+TRAIN_SECTIONS = ("data", "clip", "augment", "model", "optim", "train", "test", "predict", "run")
+"""Sections that `tin train` or a later step of the run uses; `shard` belongs to the dataset."""
+
 
 def add_to(app: typer.Typer) -> None:
     """Register these commands."""
@@ -33,19 +36,27 @@ def train(
 ) -> None:
     """Train a model from shards, or resume the training of an existing run."""
     from configs.load import run_path
+    from launch.usage import check_recipe, check_sections
+    from tin.runs.fit import check_training
     from tin.runs.folder import Run
     from tin.runs.living import check_not_alive
     from tin.runs.settings import resolve
-    from tin.training.trainer import train as train_run
 
     folder = run_path(run_dir)
     settings = list(arguments or [])
     recipe = None
     if settings and "=" not in settings[0]:
         recipe = settings.pop(0)
+        check_recipe(recipe, run_dir, "train")
+    check_sections("tin train", settings, TRAIN_SECTIONS)
     config = resolve(recipe, folder, settings)
+    if not Run(folder).done().get("train"):
+        check_training(config, is_new=not Run(folder).exists())
     if not take_over and _is_typed_by_hand():
         check_not_alive(Run(folder))
+    # Everything that can be checked without torch is checked: importing it takes seconds.
+    from tin.training.trainer import train as train_run
+
     train_run(config, folder)
 
 

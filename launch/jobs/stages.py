@@ -80,6 +80,20 @@ def _merge(run_dir: Path) -> None:
 
 
 def _check_quarantine(folder: Path, result: "ShardResult") -> None:
+    """Log what a finished dataset holds.
+
+    Raises:
+        QuarantineError: too many videos could not be used, or all of them.
+    """
+    if not result.num_videos:
+        raise QuarantineError(
+            f"{folder}: not one of {result.num_quarantined + result.num_missing} videos could be"
+            f" used, so there is nothing to train on; {folder / 'quarantine.csv'} gives the reasons"
+        )
+    from preprocess.summary import summarize
+
+    for line in summarize(folder).lines():
+        log.info("%s", line)
     if result.too_many_bad:
         raise QuarantineError(
             f"{result.num_quarantined} videos could not be used, {result.num_videos} could;"
@@ -99,6 +113,7 @@ def _train(run_dir: Path) -> None:
 def _test(run_dir: Path) -> None:
     from tin.evaluation.evaluate import test
     from tin.ranks.distributed import start
+    from tin.reports.measured import store_intervals
 
     config = submitted_config(run_dir)
     _stage_shards(run_dir, "test", config, (config.data.test_split,))
@@ -109,7 +124,9 @@ def _test(run_dir: Path) -> None:
         for key, value in group.items()
     ]
     with start(config.run.device) as world:
-        test(run_dir, settings, world)
+        folder = test(run_dir, settings, world)
+        if world.is_main:
+            store_intervals(folder)
 
 
 def _stage_shards(run_dir: Path, stage: str, config: Config, splits: Sequence[str]) -> None:

@@ -7,6 +7,8 @@ from configs.cluster import Cluster
 from configs.load import ConfigError, dataset_path, differences
 from configs.schema import Config
 from launch.submission.steps import Submission
+from tin.models.imagenet import initial_weights
+from tin.runs.fit import check_training
 from tin.runs.folder import Run
 
 
@@ -34,8 +36,12 @@ def check(submission: Submission, names: Sequence[str]) -> None:
 def _check_run(run_dir: Path, config: Config, names: Sequence[str]) -> None:
     """Reject a missing dataset, a test before training, and settings that differ from the run's."""
     run = Run(run_dir)
-    if "shard" not in names and {"train", "test"} & set(names):
+    if "shard" not in names and "train" in names:
+        check_training(config, is_new=not run.exists())
+    elif "shard" not in names and "test" in names:
         dataset_path(config.data.dataset)
+    elif "train" in names and not run.exists():
+        initial_weights(config)
     if "test" in names and "train" not in names and not run.exists():
         raise ConfigError(f"{run_dir} is not a run yet: submit train,test")
     if not run.exists():

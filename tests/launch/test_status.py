@@ -7,7 +7,7 @@ import pytest
 
 from configs.load import ConfigError
 from launch import status
-from launch.record import End, SubmittedJob, add_end, add_job
+from launch.record import End, Note, SubmittedJob, add_end, add_job, write_note
 from launch.slurm_query import Ended, Queued, SlurmError
 from launch.status import RunStatus, find_runs, statuses
 
@@ -160,3 +160,23 @@ def test_runs_are_found_in_a_folder_of_runs(run_dir: Path):
     assert find_runs([run_dir]) == [run_dir]
     with pytest.raises(ConfigError, match="no run found here"):
         find_runs([run_dir / "job"])
+
+
+def test_a_local_stage_that_failed_says_why_and_those_after_it_do_not(
+    run_dir: Path, slurm: FakeSlurm, monkeypatch
+):
+    monkeypatch.setattr(status, "is_alive", lambda job_id: False)
+    for job_id, stage in (("11", "shard"), ("12", "train"), ("13", "test")):
+        add_job(run_dir, SubmittedJob(job_id, stage, "local", str(run_dir / "job" / "logs")))
+    add_end(run_dir, End("11", 0, "shard", "done", 0))
+    write_note(run_dir, "12", 0, Note("refused", "no dataset", 0))
+    write_note(run_dir, "13", 0, Note("failed", "job 12 did not succeed", 0))
+    (found,), _ = statuses([run_dir])
+    assert (found.stage, found.state, found.why) == ("train", "failed", "no dataset")
+
+
+def test_a_local_stage_without_a_note_is_lost(run_dir: Path, slurm: FakeSlurm, monkeypatch):
+    monkeypatch.setattr(status, "is_alive", lambda job_id: False)
+    add_job(run_dir, SubmittedJob("11", "shard", "local", str(run_dir / "job" / "logs")))
+    (found,), _ = statuses([run_dir])
+    assert (found.stage, found.state) == ("shard", "lost")

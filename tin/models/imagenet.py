@@ -10,6 +10,7 @@ from typing import BinaryIO
 from configs.errors import TinError
 from configs.files import WriteError, atomic_file
 from configs.load import ConfigError, cache_path
+from configs.schema import Config
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,24 @@ def imagenet_path(arch: str) -> Path:
             f"model.init imagenet: {path} does not exist. Run `tin weights fetch {arch}` on a"
             f" machine with a network (a login node), copy {SOURCE}/{path.name} there by hand, or"
             " train from random weights with model.init=none."
+        )
+    return path
+
+
+def initial_weights(config: Config) -> Path | None:
+    """Return the file that `model.init` names; None for random weights.
+
+    Raises:
+        ConfigError: the file does not exist.
+    """
+    init = config.model.init
+    if init == "none":
+        return None
+    path = imagenet_path(config.model.arch) if init == "imagenet" else Path(init).expanduser()
+    if not path.exists():
+        raise ConfigError(
+            f"model.init {init}: this file does not exist. Name a checkpoint of this project or"
+            " of a model zoo, or set model.init=imagenet or model.init=none."
         )
     return path
 

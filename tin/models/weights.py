@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from configs.load import ConfigError
 from configs.schema import ClipSettings, Config, Modality
-from tin.models.imagenet import imagenet_path
+from tin.models.imagenet import initial_weights
 from tin.models.modality import from_rgb
 from tin.models.network import TIN
 from tin.models.tensor_files import write_tensors
@@ -81,14 +81,9 @@ def initialize(model: TIN, config: Config) -> ImportReport | None:
         ConfigError: the file does not exist, or a tensor that should be loaded was not.
     """
     init = config.model.init
-    if init == "none":
+    path = initial_weights(config)
+    if path is None:
         return None
-    path = imagenet_path(config.model.arch) if init == "imagenet" else Path(init).expanduser()
-    if not path.exists():
-        raise ConfigError(
-            f"model.init {init}: this file does not exist. Name a checkpoint of this project or"
-            " of a model zoo, or set model.init=imagenet or model.init=none."
-        )
     report = import_file(path, model, interpolate=config.model.init_interpolate)
     if report.failed:
         first = report.failed[0]

@@ -5,10 +5,11 @@ import math
 
 import torch
 
-from configs.load import ConfigError, dataset_path
+from configs.load import dataset_path
 from configs.schema import Config
 from pipeline.loader import ClipLoader
 from tin.ranks.distributed import World
+from tin.runs.fit import check_labels
 
 log = logging.getLogger(__name__)
 SMALL_SPLIT = 400
@@ -34,22 +35,9 @@ def check_settings(config: Config, loader: ClipLoader) -> None:
     """Check that the loss fits the labels, and warn if the learning rate does not fit the batch.
 
     Raises:
-        ConfigError: `train.loss` is for one label a video and the dataset has several, or the
-            other way round.
+        ConfigError: `train.loss` does not fit the labels, or there is only one class.
     """
-    several = loader.info.multi_label
-    fitting = "bce" if several else "nll"
-    if config.train.loss != fitting:
-        raise ConfigError(
-            f"train.loss={config.train.loss} does not fit {loader.split.folder}, which has"
-            f" {'several labels' if several else 'one label'} per video;"
-            f" set train.loss={fitting}"
-        )
-    if len(loader.info.classes) < 2 and not several:
-        raise ConfigError(
-            f"{loader.split.folder} has one class, {loader.info.classes[0]!r}, so there is nothing"
-            " to learn; make a dataset of at least two classes with `tin shard`"
-        )
+    check_labels(config, loader.info, loader.split.folder)
     if config.warmup_epochs < config.optim.warmup_epochs:
         log.warning(
             "optim.warmup_epochs=%g would take all of train.epochs=%d; the warm-up is shortened to"
