@@ -190,6 +190,11 @@ class Config(Settings):
                 f"clip.sampling {clip.sampling} needs all frames of a video, but shard.frame_cap is"
                 f" {self.shard.frame_cap}; set shard.frame_cap=0"
             )
+        if self.test.last_checkpoints > 1 and self.test.checkpoint == "best":
+            raise ValueError(
+                f"test.last_checkpoints {self.test.last_checkpoints} averages the last checkpoints,"
+                " but test.checkpoint is best; set test.checkpoint=last"
+            )
         if self.test.sampling == "twice":
             if clip.sampling in ("dense", "reference_dense"):
                 raise ValueError(

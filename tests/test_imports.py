@@ -43,9 +43,15 @@ FLOORS = {
         "tensor_names",
         "weights",
     ],
-    "tin.runs": ["commit fit", "folder", "checkpoint living settings", "restore", "foreign"],
+    "tin.runs": [
+        "commit fit",
+        "folder",
+        "checkpoint living settings",
+        "averaging restore",
+        "foreign",
+    ],
     "tin.ranks": ["distributed", "signals node_check watchdog"],
-    "tin.evaluation": ["averages metrics opposites", "scores", "evaluate predict fuse"],
+    "tin.evaluation": ["averages metrics opposites precise_bn", "scores", "evaluate predict fuse"],
     "tin.training": [
         "board device_random randaugment running_sums optim loaders bad_frames",
         "augment recorder state attempt",
