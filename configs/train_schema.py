@@ -24,6 +24,9 @@ class ModelSettings(Settings):
     shift_div: PositiveInt = 4
     """Shift or interlace 1/shift_div of the channels (TIN: 4, TSM: 8). `shift` moves this share in
     each direction."""
+    causal: bool = False
+    """Let each frame depend on itself and earlier frames only, so that a stream can be classified
+    frame by frame. `temporal` must be none, shift or interlace."""
     non_local: NonLocalKind = "none"
     """Similarity of the non-local blocks behind every second block of layers 2 and 3 of a ResNet;
     `none` builds no such blocks. TIN and TSM have `embedded_gaussian`."""

@@ -38,7 +38,7 @@ FLOORS = {
     "tin.op": ["cuda_toolkit", "build", "interlace", "selftest"],
     "tin.models": [
         "imagenet modality temporal tensor_files time_blocks",
-        "mobilenet resnet size",
+        "causal mobilenet resnet size",
         "network",
         "tensor_names",
         "weights",
@@ -68,10 +68,9 @@ FLOORS = {
         "results",
     ],
     "tin.deploy": [
-        "clips model_card preprocess rgb_frames",
-        "part_files sources",
-        "predictions timeline stream",
-        "export",
+        "clips model_card part_files preprocess rgb_frames scorer video_lists",
+        "sources",
+        "predictions timeline stream export",
     ],
     "tin.bench": ["timing two_shifts", "architectures cases", "on_dataset"],
     "launch": [

@@ -15,7 +15,7 @@ def add_to(app: typer.Typer) -> None:
 
 def submit(
     stages: Annotated[
-        str, typer.Argument(metavar="STAGE[,STAGE]", help="shard, train, test or report.")
+        str, typer.Argument(metavar="STAGE[,STAGE]", help="shard, train, test, predict or report.")
     ],
     recipe: Recipe,
     run_dir: RunDirOption,

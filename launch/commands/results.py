@@ -1,6 +1,7 @@
 """The commands of results: test, predict, report and fuse."""
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -65,13 +66,13 @@ def test(
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run or a checkpoint.")],
     videos: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             metavar="VIDEO... [section.key=value ...]",
             help="Video files. With --out also a folder of videos, a dataset, or a list of videos"
             " (.txt, or .csv with a column path). Settings come last.",
         ),
-    ],
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     strip: Annotated[
         Path | None,
@@ -86,14 +87,30 @@ def predict(
     timeline: Annotated[
         bool, typer.Option("--timeline", help="Write the scores over time of long videos to --out.")
     ] = False,
+    stream: Annotated[
+        str,
+        typer.Option(
+            metavar="SOURCE",
+            help="Print the classes frame by frame: of a video file, of raw RGB frames on the"
+            " standard input (-), or of a camera (camera:/dev/video0).",
+        ),
+    ] = "",
+    size: Annotated[
+        str, typer.Option(metavar="WIDTHxHEIGHT", help="Size of the raw frames of --stream -.")
+    ] = "",
 ) -> None:
     """Print the five most likely classes of each video, or write many predictions to a folder."""
     from configs.load import ConfigError, run_path
     from launch.usage import check_model, check_videos
 
-    sources, settings = _split_settings(videos)
+    sources, settings = _split_settings(videos or [])
     path = model if model.exists() else run_path(model)
     check_model(path)
+    if bool(stream) == bool(sources):
+        raise ConfigError("give either videos or --stream SOURCE")
+    if stream:
+        _print_stream(path, stream, settings, size, as_json)
+        return
     if not out:
         check_videos(sources)
     if timeline and not out:
@@ -127,11 +144,40 @@ def _predict_and_print(
         raise typer.Exit(FAILED)
 
 
+def _print_stream(model: Path, source: str, settings: list[str], size: str, as_json: bool) -> None:
+    """Print a line for each frame of a stream that the model reads."""
+    from tin.deploy.stream import predict_stream
+
+    for found in predict_stream(model, source, settings, _size(size)):
+        if as_json:
+            classes = [{"class": name, "score": round(score, 6)} for name, score in found.classes]
+            seconds = None if math.isnan(found.seconds) else round(found.seconds, 3)
+            line = json.dumps({"frame": found.number, "seconds": seconds, "classes": classes})
+        else:
+            best = "  ".join(f"{100 * score:.1f} % {name}" for name, score in found.classes)
+            line = f"frame {found.number}: {best}"
+        typer.echo(line)
+        sys.stdout.flush()  # a reader of a pipe gets each line at once
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    """Return width and height of `--size 640x480`; None for an empty text."""
+    from configs.load import ConfigError
+
+    if not text:
+        return None
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise ConfigError(f"--size {text}: expected WIDTHxHEIGHT, for example 640x480")
+    return int(width), int(height)
+
+
 def _predict_to_folder(
     model: Path, sources: list[Path], out: Path, settings: list[str], timeline: bool
 ) -> None:
     """Write the predictions or the timelines of many videos."""
-    from tin.deploy.predictions import device_setting, predict_all
+    from tin.deploy.predictions import predict_all
+    from tin.deploy.scorer import device_setting
     from tin.deploy.timeline import write_timelines
     from tin.ranks.distributed import start
 
