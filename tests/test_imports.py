@@ -20,6 +20,7 @@ FLOORS = {
         "csv_files tars",
         "decode quarantine shards workers",
         "motions shard_rows videos",
+        "graded_motions",
         "annotations frame_folders",
         "flow",
         "shard_plan",
@@ -50,7 +51,7 @@ FLOORS = {
         "averaging restore",
         "foreign",
     ],
-    "tin.ranks": ["distributed", "signals node_check watchdog"],
+    "tin.ranks": ["distributed", "signals node_check watchdog", "gpu_health"],
     "tin.evaluation": ["averages metrics opposites precise_bn", "scores", "evaluate predict fuse"],
     "tin.training": [
         "board device_random randaugment running_sums optim loaders bad_frames",
@@ -74,9 +75,10 @@ FLOORS = {
     ],
     "tin.bench": ["timing two_shifts", "architectures cases", "on_dataset"],
     "launch": [
-        "errors record usage",
+        "errors record reasons find usage",
         "slurm_query local",
         "status live_jobs check",
+        "logs wait",
         "jobs",
         "submission",
         "output",
@@ -85,7 +87,7 @@ FLOORS = {
     ],
     "launch.jobs": ["srun_log give_up staging", "stages", "job requeue", "rank"],
     "launch.submission": [
-        "sweep snapshot estimate sbatch steps",
+        "sweep snapshot estimate sbatch steps again",
         "executor run_files checks",
         "plan",
     ],

@@ -23,6 +23,7 @@ from tin.evaluation.scores import Scores, load_result, save
 from tin.models.network import TIN
 from tin.models.size import count
 from tin.ranks.distributed import World, cpus
+from tin.ranks.watchdog import Watchdog
 from tin.runs import checkpoint
 from tin.runs.averaging import load_average
 from tin.runs.folder import Run, describe_environment
@@ -107,7 +108,16 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
             _recompute_statistics(model, config, world, precision)
         began = time.monotonic()
         average = config.test.average
-        scores = evaluate(model, loader, world, precision, config.train.loss, average=average)
+        with _watchdog(run, world, config) as watchdog:
+            scores = evaluate(
+                model,
+                loader,
+                world,
+                precision,
+                config.train.loss,
+                watchdog.beat,
+                average=average,
+            )
         seconds = time.monotonic() - began
         num_bad_frames = _check_frames(loader, world)
     finally:
@@ -128,6 +138,13 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
         _log_result(load_result(out))
     world.barrier()
     return out
+
+
+def _watchdog(run: Run, world: World, config: Config) -> Watchdog:
+    """Return a watchdog that ends this rank if the evaluation hangs."""
+    run.job.mkdir(parents=True, exist_ok=True)
+    newest = max(run.attempts(), default=0)
+    return Watchdog(run.job, newest, world.rank, config.run.hang_minutes)
 
 
 def _joined(gathered: list[list[np.ndarray]], loader: ClipLoader, average: Average) -> Scores:
