@@ -21,11 +21,18 @@ bench: $(VENV)
 	$(TIN) bench op
 	$(TIN) bench model
 
+# SLURM=24.11 runs them in a folder of its own (tests/helpers/slurm_folder.py).
+SLURM ?= 22.05
+CLUSTER := TIN_REQUIRE_SLURM=1 .venv/bin/python tests/helpers/slurm_folder.py $(SLURM) \
+	.venv/bin/python -m pytest
+
 test-cluster: $(VENV)
-	TIN_REQUIRE_SLURM=1 .venv/bin/python -m pytest tests/cluster
+	$(TIN) op build
+	$(CLUSTER) $(or $(TESTS),tests/cluster)
 
 soak: $(VENV)
-	TIN_REQUIRE_SLURM=1 .venv/bin/python -m pytest -m soak tests/cluster
+	$(TIN) op build
+	$(CLUSTER) -m soak tests/cluster
 
 $(VENV): setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.load import ConfigError
 from launch import live_jobs, local
-from launch.live_jobs import active, cancel, print_logs
+from launch.live_jobs import active, cancel
 from launch.record import SubmittedJob, add_job, ends
 from launch.slurm_query import Queued, SlurmError
 
@@ -68,28 +67,3 @@ def test_a_job_that_slurm_does_not_cancel_is_an_error(
     ):
         cancel([run_dir])
     assert ends(run_dir) == []
-
-
-def test_logs_are_printed_with_a_title_and_followed_to_the_end(
-    run_dir: Path, stopped: list[str], monkeypatch, capsys
-):
-    log = run_dir / "job" / "logs" / "7_0_log.err"
-    log.write_text("first\n")
-    rounds = iter([True, True, False])
-
-    def sleep(_: float) -> None:
-        with log.open("a") as file:
-            file.write("more\n")
-
-    monkeypatch.setattr(live_jobs, "_may_be_active", lambda run_dir: next(rounds))
-    monkeypatch.setattr(live_jobs, "ASK_EVERY_S", 0.0)
-    monkeypatch.setattr(live_jobs.time, "sleep", sleep)
-    print_logs(run_dir, follow=True)
-    assert capsys.readouterr().out == f"---- train, job 7: {log}\nfirst\nmore\nmore\n"
-    print_logs(run_dir, follow=False)
-    assert capsys.readouterr().out == f"---- train, job 7: {log}\nfirst\nmore\nmore\n"
-
-
-def test_logs_of_a_run_without_jobs_are_an_error(tmp_path: Path):
-    with pytest.raises(ConfigError, match="has no jobs"):
-        print_logs(tmp_path, follow=False)

@@ -21,6 +21,7 @@ from tin.evaluation.averages import Average
 from tin.evaluation.scores import Scores, load_result, save
 from tin.models.size import count
 from tin.ranks.distributed import World, cpus
+from tin.ranks.watchdog import Watchdog
 from tin.runs import checkpoint
 from tin.runs.folder import Run, describe_environment
 from tin.runs.restore import find_checkpoint, precision_of, restore
@@ -102,7 +103,16 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
         precision = precision_of(config, world.device)
         began = time.monotonic()
         average = config.test.average
-        scores = evaluate(model, loader, world, precision, config.train.loss, average=average)
+        with _watchdog(run, world, config) as watchdog:
+            scores = evaluate(
+                model,
+                loader,
+                world,
+                precision,
+                config.train.loss,
+                watchdog.beat,
+                average=average,
+            )
         seconds = time.monotonic() - began
         num_bad_frames = _check_frames(loader, world)
     finally:
@@ -123,6 +133,13 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
         _log_result(load_result(out))
     world.barrier()
     return out
+
+
+def _watchdog(run: Run, world: World, config: Config) -> Watchdog:
+    """Return a watchdog that ends this rank if the evaluation hangs."""
+    run.job.mkdir(parents=True, exist_ok=True)
+    newest = max(run.attempts(), default=0)
+    return Watchdog(run.job, newest, world.rank, config.run.hang_minutes)
 
 
 def _joined(gathered: list[list[np.ndarray]], loader: ClipLoader, average: Average) -> Scores:
