@@ -20,6 +20,7 @@ FLOORS = {
         "csv_files tars",
         "decode quarantine shards workers",
         "motions shard_rows videos",
+        "graded_motions",
         "annotations frame_folders",
         "shard_plan",
         "convert summary verify",
