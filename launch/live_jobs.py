@@ -20,6 +20,7 @@ from launch.record import (
     unnumbered_jobs,
 )
 from launch.slurm_query import Queued, SlurmError, ask, queued
+from tin.runs.folder import Run
 
 ASK_EVERY_S = 5.0
 """Slurm is asked about the jobs at most this often."""
@@ -84,11 +85,15 @@ def print_logs(run_dir: Path, follow: bool) -> None:
     """Write the logs of a run's jobs to stdout; with `follow`, continue until the jobs end.
 
     Raises:
-        ConfigError: the run has no jobs.
+        ConfigError: the run has neither jobs nor a log of `tin train`.
     """
-    if not jobs(run_dir):
-        raise ConfigError(f"{run_dir} has no jobs; `tin submit` starts some")
     positions: dict[Path, int] = {}
+    typed = Run(run_dir).typed_log
+    if not jobs(run_dir) and not typed.exists():
+        raise ConfigError(
+            f"{run_dir} has no jobs and no log of `tin train`; `tin submit` and `tin train` start"
+            " a run"
+        )
     asked_at = -ASK_EVERY_S
     is_last = not follow
     while True:
@@ -96,6 +101,7 @@ def print_logs(run_dir: Path, follow: bool) -> None:
         if follow and time.monotonic() - asked_at >= ASK_EVERY_S:
             asked_at = time.monotonic()
             is_last = not _may_be_active(run_dir)
+        _print_news("tin train", typed, positions)
         for job in jobs(run_dir):
             _print_news(f"{job.stage}, job {job.id}", job.log_file(), positions)
         sys.stdout.flush()

@@ -139,6 +139,11 @@ def demo(
 
     make_motions(folder, train=train, val=val, size=size, seed=seed, motions=motions)
     typer.echo(folder / "labels.csv")
+    shards = shlex.quote(str(folder.with_name("shards")))
+    typer.echo(
+        f"next: tin shard {shlex.quote(str(folder))} {shards} --labels"
+        f" {shlex.quote(str(folder / 'labels.csv'))}"
+    )
 
 
 def _place(part: int | None, parts: int | None) -> tuple[int | None, int | None]:

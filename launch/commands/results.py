@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from configs.errors import FAILED
-from launch.commands.arguments import RunDir, Settings
+from launch.commands.arguments import Json, RunDir, Settings
 
 if TYPE_CHECKING:
     from tin.evaluation.predict import Prediction
@@ -36,6 +37,7 @@ def test(
     crop: Annotated[
         int, typer.Option(metavar="PIXELS", help="Side of the crops; by default the recipe's.")
     ] = 0,
+    as_json: Json = False,
 ) -> None:
     """Measure a trained model; write its scores, predictions and metrics to RUN/tests."""
     from configs.load import run_path
@@ -55,8 +57,13 @@ def test(
     with start(Run(folder).config().run.device) as world:
         out = test_run(folder, given, world)
     if world.is_main:
-        _print_metrics(load_result(out)["metrics"])
+        result = load_result(out)
+        if as_json:
+            typer.echo(json.dumps({"folder": str(out), **result}, indent=1))
+            return
+        _print_metrics(result["metrics"])
         typer.echo(out)
+        typer.echo(f"next: tin report {shlex.quote(str(run_dir))} --out report")
 
 
 def predict(
@@ -69,7 +76,7 @@ def predict(
             " (.txt, or .csv with a column path). Settings come last.",
         ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
     strip: Annotated[
         Path | None,
         typer.Option(metavar="PNG", help="Write an image of the frames that were used."),
