@@ -13,7 +13,7 @@ from configs.settings import Settings
 log = logging.getLogger(__name__)
 
 CLUSTERS = Path(__file__).parent / "clusters"
-Stage = Literal["shard", "train", "test", "report"]
+Stage = Literal["shard", "train", "test", "predict", "report"]
 GPUS = r"^[A-Za-z][\w.-]*:[1-9]\d*$"
 """Pattern of GPUs of one type: its name in Slurm, and their number."""
 SMALL_STAGES = ("shard", "report")

@@ -24,6 +24,9 @@ class ModelSettings(Settings):
     shift_div: PositiveInt = 4
     """Shift or interlace 1/shift_div of the channels (TIN: 4, TSM: 8). `shift` moves this share in
     each direction."""
+    causal: bool = False
+    """Let each frame depend on itself and earlier frames only, so that a stream can be classified
+    frame by frame. `temporal` must be none, shift or interlace."""
     non_local: NonLocalKind = "none"
     """Similarity of the non-local blocks behind every second block of layers 2 and 3 of a ResNet;
     `none` builds no such blocks. TIN and TSM have `embedded_gaussian`."""
@@ -160,8 +163,8 @@ class RunSettings(Settings):
     log_steps: PositiveInt = 20
     """Steps between two lines of the log, and between two rows of steps.csv."""
     offset_steps: NonNegativeInt = 0
-    """Steps between two TensorBoard records of the interlacing offsets and weights; 0 disables
-    them."""
+    """Steps between two records of the interlacing offsets and weights, in offsets.csv and
+    TensorBoard; 0 disables them."""
     checkpoint_minutes: NonNegativeFloat = 10.0
     """Minutes between two checkpoints within an epoch; 0 disables them. A checkpoint is written
     after every epoch anyway."""

@@ -54,7 +54,7 @@ def encode_video(path: Path, settings: ShardSettings, reverse: bool = False) -> 
     decoding = Decoding()
     frames = decode_frames(path, decoding)
     if settings.fps:
-        frames = _at_rate(frames, settings.fps, 1 / (info.fps or settings.fps))
+        frames = at_rate(frames, settings.fps, 1 / (info.fps or settings.fps))
     # Encode all frames to the size of the first one.
     sizes = None
     jpegs = []
@@ -111,18 +111,7 @@ def stored_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """Sizes before rotation, in pixels, and the rotation in counter-clockwise quarter turns."""
-
-    width: int
-    height: int
-    source_width: int
-    source_height: int
-    turns: int
-
-
-def _at_rate(
+def at_rate(
     frames: Iterable[tuple[av.VideoFrame, float]], fps: float, interval: float
 ) -> Iterator[tuple[av.VideoFrame, float]]:
     """Repeat and skip frames to get `fps`; the last one is shown for `interval` seconds."""
@@ -141,6 +130,17 @@ def _at_rate(
     while shown is not None and (tick == 0 or tick / fps < end - tolerance):
         yield shown, tick / fps
         tick += 1
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Sizes before rotation, in pixels, and the rotation in counter-clockwise quarter turns."""
+
+    width: int
+    height: int
+    source_width: int
+    source_height: int
+    turns: int
 
 
 def _expected(info: VideoInfo, decoding: Decoding) -> int:

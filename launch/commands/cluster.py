@@ -1,10 +1,12 @@
 """The commands of the cluster: submit, status, logs and cancel."""
 
+import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from launch.commands.arguments import Recipe, RunDir, RunDirOption, RunDirs
+from launch.commands.arguments import Json, Recipe, RunDir, RunDirOption, RunDirs
 
 
 def add_to(app: typer.Typer) -> None:
@@ -15,7 +17,7 @@ def add_to(app: typer.Typer) -> None:
 
 def submit(
     stages: Annotated[
-        str, typer.Argument(metavar="STAGE[,STAGE]", help="shard, train, test or report.")
+        str, typer.Argument(metavar="STAGE[,STAGE]", help="shard, train, test, predict or report.")
     ],
     recipe: Recipe,
     run_dir: RunDirOption,
@@ -55,12 +57,16 @@ def submit(
         print_jobs(submission, submit_jobs(submission), used)
 
 
-def status(run_dirs: RunDirs) -> None:
+def status(run_dirs: RunDirs, as_json: Json = False) -> None:
     """Print the status of runs: state, nodes, step, speed, restarts, and why they are queued."""
     from launch.output import print_statuses
     from launch.status import find_runs, statuses
 
     found, problem = statuses(find_runs(run_dirs))
+    if as_json:
+        rows = [{**asdict(status), "run_dir": str(status.run_dir)} for status in found]
+        typer.echo(json.dumps({"runs": rows, "problem": problem}, indent=1))
+        return
     print_statuses(found, problem)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from configs.errors import BAD_DATA, FAILED, INTERRUPTED
-from launch.commands.arguments import Dataset, Settings
+from launch.commands.arguments import Dataset, Json, Settings
 
 if TYPE_CHECKING:
     from preprocess.convert import ShardResult
@@ -102,11 +102,14 @@ def shard(
 
 
 @data.command()
-def verify(dataset: Dataset) -> None:
+def verify(dataset: Dataset, as_json: Json = False) -> None:
     """Read every byte of a dataset and list what is damaged or missing."""
     from preprocess.verify import verify as find_problems
 
     problems = find_problems(dataset)
+    if as_json:
+        typer.echo(json.dumps({"dataset": str(dataset), "problems": problems}, indent=1))
+        raise typer.Exit(FAILED if problems else 0)
     for problem in problems:
         typer.echo(problem)
     if problems:

@@ -1,6 +1,7 @@
 """The commands of results: test, predict, report and fuse."""
 
 import json
+import math
 import re
 import shlex
 import shutil
@@ -52,10 +53,13 @@ def test(
     from tin.evaluation.evaluate import test as test_run
     from tin.evaluation.scores import load_result
     from tin.ranks.distributed import start
+    from tin.reports.measured import store_intervals
     from tin.runs.folder import Run
 
     with start(Run(folder).config().run.device) as world:
         out = test_run(folder, given, world)
+        if world.is_main:
+            store_intervals(out)
     if world.is_main:
         result = load_result(out)
         if as_json:
@@ -69,13 +73,13 @@ def test(
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run or a checkpoint.")],
     videos: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             metavar="VIDEO... [section.key=value ...]",
             help="Video files. With --out also a folder of videos, a dataset, or a list of videos"
             " (.txt, or .csv with a column path). Settings come last.",
         ),
-    ],
+    ] = None,
     as_json: Json = False,
     strip: Annotated[
         Path | None,
@@ -90,14 +94,30 @@ def predict(
     timeline: Annotated[
         bool, typer.Option("--timeline", help="Write the scores over time of long videos to --out.")
     ] = False,
+    stream: Annotated[
+        str,
+        typer.Option(
+            metavar="SOURCE",
+            help="Print the classes frame by frame: of a video file, of raw RGB frames on the"
+            " standard input (-), or of a camera (camera:/dev/video0).",
+        ),
+    ] = "",
+    size: Annotated[
+        str, typer.Option(metavar="WIDTHxHEIGHT", help="Size of the raw frames of --stream -.")
+    ] = "",
 ) -> None:
     """Print the five most likely classes of each video, or write many predictions to a folder."""
     from configs.load import ConfigError, run_path
     from launch.usage import check_model, check_videos
 
-    sources, settings = _split_settings(videos)
+    sources, settings = _split_settings(videos or [])
     path = model if model.exists() else run_path(model)
     check_model(path)
+    if bool(stream) == bool(sources):
+        raise ConfigError("give either videos or --stream SOURCE")
+    if stream:
+        _print_stream(path, stream, settings, size, as_json)
+        return
     if not out:
         check_videos(sources)
     if timeline and not out:
@@ -131,11 +151,40 @@ def _predict_and_print(
         raise typer.Exit(FAILED)
 
 
+def _print_stream(model: Path, source: str, settings: list[str], size: str, as_json: bool) -> None:
+    """Print a line for each frame of a stream that the model reads."""
+    from tin.deploy.stream import predict_stream
+
+    for found in predict_stream(model, source, settings, _size(size)):
+        if as_json:
+            classes = [{"class": name, "score": round(score, 6)} for name, score in found.classes]
+            seconds = None if math.isnan(found.seconds) else round(found.seconds, 3)
+            line = json.dumps({"frame": found.number, "seconds": seconds, "classes": classes})
+        else:
+            best = "  ".join(f"{100 * score:.1f} % {name}" for name, score in found.classes)
+            line = f"frame {found.number}: {best}"
+        typer.echo(line)
+        sys.stdout.flush()  # a reader of a pipe gets each line at once
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    """Return width and height of `--size 640x480`; None for an empty text."""
+    from configs.load import ConfigError
+
+    if not text:
+        return None
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise ConfigError(f"--size {text}: expected WIDTHxHEIGHT, for example 640x480")
+    return int(width), int(height)
+
+
 def _predict_to_folder(
     model: Path, sources: list[Path], out: Path, settings: list[str], timeline: bool
 ) -> None:
     """Write the predictions or the timelines of many videos."""
-    from tin.deploy.predictions import device_setting, predict_all
+    from tin.deploy.predictions import predict_all
+    from tin.deploy.scorer import device_setting
     from tin.deploy.timeline import write_timelines
     from tin.ranks.distributed import start
 
@@ -156,15 +205,37 @@ def _predict_to_folder(
 
 def report(
     paths: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(metavar="RUN_OR_FOLDER...", help="A run or a folder of runs, or several."),
-    ],
+    ] = None,
     out: Out = Path(),
+    detail: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN",
+            help="Show frames, confusion and offsets of this run on the page; by default, of the"
+            " eight best runs. May be repeated.",
+        ),
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="A B",
+            help="Only print the paired test of two models. Each is a run, a folder of runs that"
+            " differ in the seed, or a folder of a test.",
+        ),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Print a table of runs; write results.csv, results.md and results.html."""
-    from configs.load import run_path
+    """Print a table of runs; write results.csv, .md, .tex and .html."""
+    from configs.load import ConfigError, run_path
     from launch.usage import check_runs
 
+    if compare:
+        _print_comparison(*(path if path.exists() else run_path(path) for path in compare))
+        return
+    if not paths:
+        raise ConfigError("tin report: name a run or a folder of runs, or two with --compare A B")
     folders = [path if path.exists() else run_path(path) for path in paths]
     check_runs(folders)
 
@@ -174,13 +245,18 @@ def report(
 
     account(folders)
     frame = load_runs(folders)
+    detailed = [path if path.exists() else run_path(path) for path in detail or []]
+    if as_json:
+        typer.echo(frame.to_json(orient="records", indent=1))
+        write_report(frame, out, detailed)
+        return
     table, shared = readable(frame)
     # A terminal limits the width of the table; a pipe or a file does not.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     typer.echo(plain(table, width))
     if shared:
         typer.echo(f"all rows: {shared}")
-    typer.echo(write_report(frame, out))
+    typer.echo(write_report(frame, out, detailed))
 
 
 def fuse(
@@ -208,6 +284,7 @@ def fuse(
         list[Path] | None,
         typer.Option(metavar="FILE", help="Also write the classes of each video (.csv or .json)."),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Combine the scores of several models."""
     from configs.load import ConfigError
@@ -226,11 +303,14 @@ def fuse(
     from tin.evaluation.scores import load as load_scores
 
     result = fuse_tests(tests, out, given, fit or None, average)
+    for path in submission or []:
+        write_submission(load_scores(out), path)
+    if as_json:
+        typer.echo(json.dumps({"folder": str(out), **result}, indent=1))
+        return
     typer.echo("weights " + ", ".join(f"{weight:.4f}" for weight in result["weights"]))
     _print_metrics(result["metrics"])
     typer.echo(f"{'average':10} {result['average']}")
-    for path in submission or []:
-        write_submission(load_scores(out), path)
     typer.echo(out)
 
 
@@ -262,6 +342,27 @@ def _print_prediction(prediction: "Prediction") -> None:
     for name, score in prediction.classes:
         bar = "█" * round(BAR_LENGTH * score)
         typer.echo(f"  {100 * score:5.1f} % {bar:{BAR_LENGTH}} {name}")
+
+
+def _print_comparison(first: Path, second: Path) -> None:
+    """Print the difference of two models on the same videos, with its interval and p."""
+    from tin.reports.comparisons import compare_paths
+    from tin.reports.tables import p_text
+
+    name, found = compare_paths(first, second)
+    typer.echo(
+        f"{name}, {found.num_videos} videos, seeds: {found.num_seeds[0]} and {found.num_seeds[1]}"
+    )
+    typer.echo(f"first   {first}\nsecond  {second}")
+    typer.echo(
+        f"first minus second: {100 * found.difference:+.2f} points, 95 % interval"
+        f" {100 * found.low:+.2f} to {100 * found.high:+.2f}, p {p_text(found.p)}"
+    )
+    if not found.covers_seeds:
+        typer.echo(
+            "This holds for these trained models. To compare the methods, train each with at least"
+            " two seeds."
+        )
 
 
 def _print_metrics(metrics: dict[str, float | None]) -> None:

@@ -1,5 +1,6 @@
 """The commands weights, op, bench and check."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from configs.errors import FAILED
 from launch.commands.arguments import Dataset, Settings
+from launch.commands.arguments import Json as JsonFlag
 
 if TYPE_CHECKING:
     from tin.bench.timing import Report
@@ -129,10 +131,17 @@ def bench_model(
     json: Json = None,
     seconds: Seconds = 10.0,
     compiled: Annotated[bool, typer.Option(help="Also time torch.compile.")] = True,
+    arch: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Compare these networks on the CPU, and nothing else."),
+    ] = None,
 ) -> None:
     """Count parameters and operations, and time inference and training of each temporal module."""
-    from tin.bench import cases
+    from tin.bench import architectures, cases
 
+    if arch:
+        _show(architectures.bench_architectures(arch, seconds), json)
+        return
     _show(cases.bench_model(seconds, compiled), json)
 
 
@@ -144,11 +153,14 @@ def bench_train(dataset: Dataset, settings: Settings = None, json: Json = None) 
     _show(on_dataset.bench_train(dataset, settings or ()), json)
 
 
-def check() -> None:
+def check(as_json: JsonFlag = False) -> None:
     """Print what this machine offers: driver, DALI, CPUs, memory, file systems and network."""
     from launch.check import look
     from launch.output import print_check
 
+    if as_json:
+        typer.echo(json.dumps([row._asdict() for row in look()], indent=1))
+        return
     print_check(look())
 
 

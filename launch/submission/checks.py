@@ -42,13 +42,14 @@ def _check_run(run_dir: Path, config: Config, names: Sequence[str]) -> None:
         dataset_path(config.data.dataset)
     elif "train" in names and not run.exists():
         initial_weights(config)
-    if "test" in names and "train" not in names and not run.exists():
-        raise ConfigError(f"{run_dir} is not a run yet: submit train,test")
+    for name in ("test", "predict"):
+        if name in names and "train" not in names and not run.exists():
+            raise ConfigError(f"{run_dir} is not a run yet: submit train,{name}")
     if not run.exists():
         return
     different = differences(run.config(), config)
     if "train" not in names:
-        different = [line for line in different if not line.startswith("test.")]
+        different = [line for line in different if not line.startswith(("test.", "predict."))]
     if different:
         raise ConfigError(
             f"{run_dir} was started with other settings: {'; '.join(different)}; submit it with its"

@@ -22,7 +22,7 @@ from launch.submission.sweep import expand
 from tin.runs.folder import Run
 from tin.runs.settings import with_absolute_dataset
 
-ORDER = ("shard", "train", "test", "report")
+ORDER = ("shard", "train", "test", "predict", "report")
 CLUSTER_PREFIX = "cluster."
 """Marks the settings on the command line that belong to the cluster file."""
 

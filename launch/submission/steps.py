@@ -46,6 +46,6 @@ def steps_of(
         # The report of a sweep also lists the runs that failed.
         after = "afterok" if len(configs) == 1 else "afterany"
         return (Step(name, cluster, (StageJob(name, str(folder)),), after),)
-    # A test of a sweep depends on the training of the same run only.
-    after = "aftercorr" if name == "test" and len(configs) > 1 else "afterok"
+    # A test or prediction of a sweep depends on the step before it of the same run only.
+    after = "aftercorr" if name in ("test", "predict") and len(configs) > 1 else "afterok"
     return (Step(name, cluster, tuple(StageJob(name, str(path)) for path in configs), after),)

@@ -21,6 +21,7 @@ from configs.schema import Config
 from tin.deploy.clips import Clip, clips_of_dataset, clips_of_videos
 from tin.deploy.model_card import card
 from tin.deploy.preprocess import Deployed, Preprocess
+from tin.deploy.scorer import check_frames
 from tin.runs import checkpoint
 from tin.runs.folder import Run
 from tin.runs.restore import config_of, find_checkpoint, restore
@@ -72,6 +73,7 @@ def export(model: Path, out: Path, *, preprocess: bool, videos: Sequence[Path]) 
     path = find_checkpoint(run, run.config().test.checkpoint) if run else model
     state = checkpoint.load(path)
     config = config_of(state)
+    check_frames(config, "the check of an exported file")
     network = restore(state, config)
     clips = clips_of_videos(videos, config) if videos else clips_of_dataset(config, NUM_CHECKED)
     metadata = _metadata(state, config, path, preprocess)

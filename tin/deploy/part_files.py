@@ -110,7 +110,10 @@ def join_parts(
     def parts() -> Iterator[Part]:
         return (load_part(part_path(folder, number)) for number in range(num_parts))
 
-    first = next((part for part in parts() if len(part.rows)), None)  # any tells the shapes
+    def usable() -> Iterator[Part]:
+        return (part for part in parts() if len(part.rows))
+
+    first = next(usable(), None)  # it tells the shapes of all
     columns = _columns(first.best.shape[1] if first is not None else 0)
     rows = (
         _row(part, place, keys, labels, classes)
@@ -123,7 +126,7 @@ def join_parts(
         _write_parquet(folder / f"{PREDICTIONS}.parquet", columns, rows)
     num_rows = sum(len(part.rows) for part in parts())
     if first is not None and first.scores.size:
-        _write_array(folder / SCORES, num_rows, (part.scores for part in parts() if len(part.rows)))
+        _write_array(folder / SCORES, num_rows, (part.scores for part in usable()))
     if first is not None and first.features.size:
         _write_array(
             folder / FEATURES, num_rows, (part.features for part in parts() if len(part.rows))

@@ -1,6 +1,5 @@
 """Predictions at scale: each video once, in parts that survive an interruption."""
 
-import functools
 import hashlib
 import json
 import logging
@@ -12,11 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from configs.files import remove_leftovers, write_text
-from configs.load import ConfigError, changes, differences, parse, with_settings
-from configs.schema import Config
+from configs.load import ConfigError, changes
 from preprocess.shards import file_digest
 from tin.deploy.part_files import (
     Part,
@@ -25,86 +22,14 @@ from tin.deploy.part_files import (
     part_path,
     save_part,
 )
+from tin.deploy.scorer import Scorer
 from tin.deploy.sources import ShardVideos, VideoBatch, Videos, open_videos
+from tin.evaluation.averages import average
 from tin.ranks.distributed import World, cpus
-from tin.runs import checkpoint
-from tin.runs.folder import Run
-from tin.runs.restore import config_of, find_checkpoint, precision_of, restore
 
 log = logging.getLogger(__name__)
-SECTIONS = ("test", "run", "data", "predict", "shard")
-"""Sections of the settings that a prediction may change."""
 PLAN = "plan.json"
 RESULT = "result.json"
-
-
-class Scorer:
-    """A trained model that scores batches of videos."""
-
-    def __init__(self, model: Path, settings: Sequence[str], device: torch.device):
-        """Load a model.
-
-        Args:
-            model: folder of a run, or one of its checkpoints.
-            settings: ``section.key=value`` of `SECTIONS`.
-            device: device to compute on.
-
-        Raises:
-            CheckpointError: no checkpoint can be used.
-            ConfigError: settings of other sections differ.
-        """
-        run = Run(model) if model.is_dir() else None
-        base = run.config() if run else config_of(checkpoint.load(model))
-        self.config = changed(base, settings)
-        self.path = find_checkpoint(run, self.config.test.checkpoint) if run else model
-        state = checkpoint.load(self.path)
-        self.classes: list[str] = state["classes"]
-        self.device = device
-        self.network = restore(state, self.config)
-        # torch's stubs do not know memory_format
-        self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network.fc.register_forward_pre_hook(self._keep_features)
-        self._features: Tensor | None = None
-
-    def score(self, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Return the scores ``(B, V, K)`` and the features ``(B, D)`` of clips.
-
-        The features are the input of the classifier, averaged over frames and views.
-        """
-        bce = self.config.train.loss == "bce"
-        activation = torch.sigmoid if bce else functools.partial(torch.softmax, dim=1)
-        bfloat16 = precision_of(self.config, self.device) == "bfloat16"
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
-            logits = self.network(x.flatten(0, 1))
-        scores = activation(logits.float()).unflatten(0, x.shape[:2])
-        assert self._features is not None
-        features = self._features.float().unflatten(0, (x.shape[0], -1)).mean(1)
-        return scores.cpu().numpy(), features.half().cpu().numpy()
-
-    def _keep_features(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
-        self._features = inputs[0].detach()
-
-
-def changed(config: Config, settings: Sequence[str]) -> Config:
-    """Return settings changed by ``section.key=value``, which may change `SECTIONS` only.
-
-    Raises:
-        ConfigError: a setting of another section differs.
-    """
-    after = parse(Config, with_settings(config.model_dump(mode="json"), settings), "settings")
-    rejected = [line for line in differences(config, after) if not line.startswith(SECTIONS)]
-    if rejected:
-        raise ConfigError(
-            f"the model was trained with other settings: {'; '.join(rejected)}. A prediction may"
-            f" change only the sections {', '.join(SECTIONS)}; leave the other settings out."
-        )
-    return after
-
-
-def device_setting(model: Path, settings: Sequence[str]) -> str:
-    """Return `run.device` of a model, changed by ``settings``."""
-    base = Run(model).config() if model.is_dir() else config_of(checkpoint.load(model))
-    return changed(base, settings).run.device
 
 
 def predict_all(
@@ -121,7 +46,7 @@ def predict_all(
         sources: videos, folders of videos, lists of videos (.txt, .csv), or one dataset.
         out: folder that receives predictions.csv or predictions.parquet, keys.csv, bad.csv,
             result.json, and, if asked for, scores.npy and features.npy.
-        settings: ``section.key=value`` of `SECTIONS`.
+        settings: ``section.key=value`` of the sections that `tin.deploy.scorer` lists.
         world: the ranks; all of them must call.
 
     Raises:
@@ -239,13 +164,15 @@ def _truth(videos: Videos, classes: Sequence[str]) -> dict[str, int]:
 
 def _compute(scorer: Scorer, videos: Videos, first: int, end: int, truth: dict[str, int]) -> Part:
     """Return the predictions of the videos from `first` to `end`."""
-    wanted = scorer.config.predict
+    config = scorer.config
+    wanted = config.predict
+    multi_label = config.train.loss == "bce"
     best: list[np.ndarray] = []
     seen: list[list[np.ndarray]] = []
     for batch in videos.batches(first, end):
         scores, features = scorer.score(batch.x)
         seen.append(_kept(batch, scores, features, wanted.scores, wanted.features))
-        best.append(scores[batch.rows >= 0].mean(axis=1, dtype=np.float64))
+        best.append(average(scores[batch.rows >= 0], config.test.average, multi_label))
     K = len(scorer.classes)
     mean = np.concatenate([np.zeros((0, K)), *best])
     order = np.argsort(-mean, axis=1, kind="stable")

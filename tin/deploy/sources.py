@@ -1,9 +1,7 @@
 """The videos to predict, and their batches: from shards, or from files decoded by workers."""
 
-import csv
 import functools
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +13,10 @@ from torch import Tensor
 from configs.load import ConfigError, dataset_path
 from configs.schema import Config
 from pipeline.loader import ClipLoader
-from preprocess.annotations.read import VIDEO_SUFFIXES
 from preprocess.decode import BadVideoError
-from preprocess.frame_folders import list_frames
 from preprocess.workers import CrashError, Note, num_cpus, run_tasks
+from tin.deploy.scorer import check_frames
+from tin.deploy.video_lists import list_videos
 from tin.evaluation.predict import encoded, normalized, views_of
 
 
@@ -71,7 +69,7 @@ class ShardVideos:
 
     def take_problems(self, predicted: Sequence[int]) -> list[Problem]:
         """Return the videos with damaged frames since the last call; `predicted` have scores."""
-        first = {}
+        first: dict[int, str] = {}
         for bad in self._loader.take_bad_frames():
             first.setdefault(bad.clip, f"frame {bad.frame}: {bad.reason}")
         return [Problem(row, text, row in predicted) for row, text in sorted(first.items())]
@@ -90,13 +88,11 @@ class FileVideos:
         Raises:
             ConfigError: a source does not exist, has no videos, or names a video twice.
         """
-        listed = [entry for source in sources for entry in _listed(source)]
+        check_frames(config, "`tin predict` of files")
+        listed = list_videos(sources)
         self.keys = [entry.key for entry in listed]
         self._paths = [entry.path for entry in listed]
         self._labels = [entry.labels for entry in listed]
-        for key, count in Counter(self.keys).items():
-            if count > 1:
-                raise ConfigError(f"{key} is named {count} times; name each video once")
         text = "\n".join(
             f"{entry.key}\0{entry.path.absolute()}\0{entry.labels}" for entry in listed
         )
@@ -173,13 +169,6 @@ def open_videos(sources: Sequence[Path], config: Config, device: torch.device) -
 
 
 @dataclass(frozen=True)
-class _Listed:
-    key: str
-    path: Path
-    labels: list[str]
-
-
-@dataclass(frozen=True)
 class _Task:
     row: int
     path: Path
@@ -207,37 +196,3 @@ def _decode(task: _Task, note: Note, config: Config) -> _Decoded:
 
 def _crashed(error: CrashError[_Task]) -> _Task:
     return _Task(error.task.row, error.task.path, error.reason)
-
-
-def _listed(source: Path) -> list[_Listed]:
-    """Return the videos that a source stands for: a file, a folder, or a list of videos."""
-    if source.suffix.lower() == ".txt" and source.is_file():
-        lines = source.read_text(encoding="utf-8").splitlines()
-        return [_Listed(line, source.parent / line, []) for line in map(str.strip, lines) if line]
-    if source.suffix.lower() == ".csv" and source.is_file():
-        return _listed_in_csv(source)
-    if source.is_dir() and not list_frames(source):
-        found = sorted(path for path in source.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
-        if not found:
-            raise ConfigError(f"{source} has no video files and no frames")
-        return [_Listed(str(path.relative_to(source)), path, []) for path in found]
-    # A missing file is listed too, and then named with the bad videos.
-    return [_Listed(str(source), source, [])]
-
-
-def _listed_in_csv(source: Path) -> list[_Listed]:
-    """Return the videos of a CSV with the columns path and, if known, labels and key."""
-    with source.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if "path" not in (reader.fieldnames or ()):
-            raise ConfigError(
-                f"{source}: expected a column `path`, found {', '.join(reader.fieldnames or ())}"
-            )
-        return [
-            _Listed(
-                row.get("key") or row["path"],
-                source.parent / row["path"],
-                [label for label in (row.get("labels") or "").split(";") if label],
-            )
-            for row in reader
-        ]

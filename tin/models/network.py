@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from configs.load import ConfigError
 from configs.schema import Config, Modality
 from configs.train_schema import NonLocalKind
+from tin.models.causal import causal_module
 from tin.models.mobilenet import MobileNetV2
 from tin.models.modality import input_channels, input_transform
 from tin.models.resnet import LAYERS, ResNet
@@ -35,20 +37,27 @@ class TIN(nn.Module):
         modality: Modality = "rgb",
         non_local: NonLocalKind = "none",
         temporal_pool: bool = False,
+        causal: bool = False,
     ):
         """Build the network with random weights; the arguments are settings of `model` and `clip`.
 
         Raises:
-            ConfigError: `temporal` names a module that does not exist.
+            ConfigError: `temporal` names a module that does not exist, or `causal` does not fit.
             ValueError: `arch` is unknown, or the temporal module does not fit the channels, or
                 `temporal_pool` does not fit the number of frames.
         """
         super().__init__()
         self.num_segments = num_segments
+        if causal and (non_local != "none" or temporal_pool):
+            raise ConfigError(
+                "model.causal cannot be combined with model.non_local or model.temporal_pool, which"
+                " look at later frames"
+            )
         self.modality = modality
         self.input = input_transform(modality)
         channels = input_channels(modality, frames_per_segment)
-        module = functools.partial(temporal_module, temporal, shift_div=shift_div)
+        make = causal_module if causal else temporal_module
+        module = functools.partial(make, temporal, shift_div=shift_div)
         self.backbone: ResNet | MobileNetV2
         if arch == "mobilenetv2":
             self.backbone = MobileNetV2(channels, module, num_segments)
@@ -94,6 +103,7 @@ def build_model(config: Config, num_classes: int) -> TIN:
         config.clip.modality,
         config.model.non_local,
         config.model.temporal_pool,
+        config.model.causal,
     )
     # Set which BatchNorms train before an optimizer is built: it leaves out what is frozen.
     train_mode(model, config.train.bn)

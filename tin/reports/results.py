@@ -3,13 +3,14 @@
 import functools
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from configs.files import write_text
 from configs.load import dataset_path, parse, read_yaml
 from configs.progress import show_progress
 from configs.schema import Config
@@ -18,9 +19,12 @@ from tin.evaluation.scores import RESULT, ScoresError, load_result
 from tin.models.network import build_model
 from tin.models.size import count
 from tin.reports.attempts import gpu_hours, number, read_environments, state_of
+from tin.reports.contents import collect, notes, read_tests
 from tin.reports.measured import intervals_of
+from tin.reports.page import page
 from tin.reports.recorded import config_of, find_runs, read_curves, tests_of
-from tin.reports.tables import PERCENT, TEST_METRICS, ReportState
+from tin.reports.seeds import readable_seeds, seed_groups, seed_table
+from tin.reports.tables import PERCENT, TEST_METRICS, ReportState, latex, markdown, readable
 from tin.runs.folder import Run
 
 log = logging.getLogger(__name__)
@@ -59,6 +63,36 @@ def load_runs(paths: Iterable[str | Path]) -> pd.DataFrame:
     percent = [name for name in PERCENT if name in frame]
     numbers = ("gflops", *percent, *ends, "clips_per_s", "gpu_hours")
     return frame.astype(dict.fromkeys(numbers, "float64"))
+
+
+def write_report(frame: pd.DataFrame, out: Path, detail: Sequence[Path] = ()) -> Path:
+    """Write results.csv, .md, .tex and .html to a folder; return the path of the page.
+
+    The CSV file holds the table as it is. The others hold it for reading, with the means over
+    seeds, and the page adds curves, tests and classes. results_seeds.csv holds the means where
+    there are runs that differ in nothing but the seed.
+
+    Args:
+        frame: the table of `load_runs`.
+        out: folder of the files.
+        detail: runs whose details are on the page; none for the eight best ones.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "results.csv", frame.to_csv(index=False))
+    tests, problems = read_tests(frame)
+    groups = seed_groups(frame, tests)
+    seeds = seed_table(frame, groups)
+    if len(seeds):
+        write_text(out / "results_seeds.csv", seeds.to_csv(index=False))
+        seeds = readable_seeds(seeds)
+    table, shared = readable(frame)
+    remarks = notes(frame["run"].unique().tolist())
+    text = "\n".join([markdown(table, shared, seeds), *(f"{note}\n" for note in remarks)])
+    write_text(out / "results.md", text)
+    write_text(out / "results.tex", latex(table, shared, seeds))
+    target = out / "results.html"
+    write_text(target, page(collect(frame, groups, tests, problems, detail)))
+    return target
 
 
 def _rows(run_dir: Path) -> list[dict[str, Any]]:

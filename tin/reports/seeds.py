@@ -60,7 +60,7 @@ def seed_groups(frame: pd.DataFrame, tests: Tests) -> list[SeedGroup]:
         settings[key] = found
     names = _names(list(settings.values()), [key[1] for key in settings])
     groups = []
-    for (key, rows), name in zip(members.items(), names, strict=True):
+    for rows, name in zip(members.values(), names, strict=True):
         first = rows[0]
         folders = [test_folder(frame["run"][row], frame["test"][row]) for row in rows]
         named = name or Path(frame["run"][first]).name

@@ -113,6 +113,11 @@ def is_number(column: pd.Series) -> bool:
     return len(filled) > 0 and bool(pd.to_numeric(filled, errors="coerce").notna().all())
 
 
+def p_text(p: float) -> str:
+    """Return a p value with four digits."""
+    return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
+
+
 def markdown(table: pd.DataFrame, shared: str, seeds: pd.DataFrame) -> str:
     """Return the table of `readable`, and one of seeds unless it is empty, as a Markdown page."""
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

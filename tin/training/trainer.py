@@ -124,9 +124,8 @@ class Trainer:
     def _open_recorder(self) -> Recorder:
         return Recorder(
             self.run,
-            epochs=self.config.train.epochs,
+            self.config,
             num_steps=self.state.num_steps,
-            tensorboard=self.config.run.tensorboard,
             since=self.state.global_step,
         )
 
@@ -173,6 +172,7 @@ class Trainer:
             self.gradient_norm = norm
         if self.recorder:
             self.recorder.advance(step + 1)
+            self.recorder.clips(batches[0].x, step + 1)
             self.recorder.offsets(recorded_offsets(state.model), step + 1)
 
     def _exchange_flags(self) -> RankFlags:

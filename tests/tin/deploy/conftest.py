@@ -4,15 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
+from untrained_run import write_run
 
-from configs.load import dump, load
+from configs.load import load
 from preprocess.convert import shard
 from preprocess.motions import make_motions
-from preprocess.shards import read_info
-from tin.models.network import build_model
-from tin.runs import checkpoint
-from tin.runs.folder import Run
 
 MakeRun = Callable[..., Path]
 
@@ -37,34 +33,7 @@ def dataset(videos) -> Path:
 @pytest.fixture(scope="session")
 def make_run(dataset, tmp_path_factory) -> MakeRun:
     """A function that writes a run with random weights, from the settings that differ."""
-
-    def make(*settings: str) -> Path:
-        config = load(None, [
-            f"data.dataset={dataset}", "model.arch=resnet18", "clip.num_segments=4",
-            "clip.crop=32", "clip.resize=40", "run.threads=1", "run.device=cpu", "test.batch=4",
-            "run.readers=2", *settings,
-        ])  # fmt: skip
-        classes = read_info(dataset).classes
-        torch.manual_seed(0)
-        model = build_model(config, len(classes))
-        torch.nn.init.normal_(model.fc.weight, std=0.2)
-        for name, parameter in model.named_parameters():
-            if "offset" in name:
-                torch.nn.init.normal_(parameter, std=0.3)
-        folder = tmp_path_factory.mktemp("runs") / "run"
-        state = {
-            "config": config.model_dump(mode="json"),
-            "classes": list(classes),
-            "epoch": 0,
-            "global_step": 0,
-            "model": model.state_dict(),
-            "ema": None,
-        }
-        checkpoint.save(Run(folder), state, "best.pt")
-        (folder / "config.yaml").write_text(dump(config))
-        return folder
-
-    return make
+    return lambda *settings: write_run(tmp_path_factory.mktemp("runs") / "run", dataset, *settings)
 
 
 @pytest.fixture(scope="session")

@@ -85,6 +85,22 @@ def test_from_shards_the_scores_equal_those_of_a_test_bit_for_bit(tested, from_s
     assert result["metrics"]["ece"] == pytest.approx(sum(gaps))
 
 
+def test_averages_of_logits_follow_the_setting_of_tests(tested, from_shards, dataset, tmp_path):
+    run_dir, test_dir = tested
+    settings = (*ALL, "test.average=logits")
+    predict(run_dir, [dataset], tmp_path / "out", *settings)
+    rows = rows_of(tmp_path / "out" / "predictions.csv")
+    logs = np.log(load_scores(test_dir).scores.astype(np.float64)).mean(1)
+    want = np.exp(logs) / np.exp(logs).sum(1, keepdims=True)
+    found = [float(row["score1"]) for row in rows]
+    np.testing.assert_allclose(found, want.max(1), atol=1e-6)
+
+
+def test_models_of_optical_flow_read_shards_only(make_run, videos, tmp_path):
+    with pytest.raises(ConfigError, match="sees optical flow"):
+        predict(make_run("clip.modality=flow"), [videos], tmp_path / "out")
+
+
 def test_a_row_has_the_best_classes_with_their_scores_and_the_labels(tested, from_shards):
     out, _ = from_shards
     scores = load_scores(tested[1])
@@ -205,6 +221,10 @@ def test_finished_parts_are_not_computed_again(run_dir, dataset, tmp_path, monke
         real(path, part)
         if len(saved) == 2:
             raise KeyboardInterrupt
+
+    def save(path, part):
+        saved.append(path.name)
+        real(path, part)
 
     monkeypatch.setattr(module, "save_part", save_two)
     with pytest.raises(KeyboardInterrupt):

@@ -146,9 +146,17 @@ def test_learning_rates_equal_those_of_xtemporal(shared, name):
 def test_the_recipes_of_xtemporal_have_its_schedule(shared):
     trace = json.loads((shared / "reference/more/xtemporal_lr.json").read_text())
     expected = trace["tin_default_4steps"]["lr_of_each_step"]
-    names = [path.stem for path in RECIPES.glob("*.yaml") if "X-Temporal" in path.read_text()]
+    names = [path.stem for path in RECIPES.glob("tin_*.yaml") if "X-Temporal" in path.read_text()]
     assert len(names) >= 5
     for name in names:
+        found = [learning_rate(load(name), step, 4) for step in range(len(expected))]
+        assert found == pytest.approx(expected, abs=1e-12, rel=1e-12), name
+
+
+def test_the_recipes_of_xtemporals_tsn_have_its_schedule(shared):
+    trace = json.loads((shared / "reference/more/xtemporal_lr.json").read_text())
+    expected = trace["tsm_default_exp_warmup_4steps"]["lr_of_each_step"]  # TSN has the same
+    for name in ("tsn_r101_5f_mmit", "tsn_r50_8f_kinetics600"):
         found = [learning_rate(load(name), step, 4) for step in range(len(expected))]
         assert found == pytest.approx(expected, abs=1e-12, rel=1e-12), name
 
