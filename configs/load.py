@@ -101,9 +101,10 @@ def recipe_path(recipe: str | Path) -> Path:
     if path.name == str(recipe) and named.exists():
         return named
     names = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+    hint = nearest(str(recipe), names) or "."
     raise ConfigError(
-        f"unknown recipe {recipe}{nearest(str(recipe), names)}; expected the path of an existing"
-        " .yaml file, or a name that `tin config` lists"
+        f"unknown recipe {recipe}{hint} Give the path of an existing .yaml file, or a name that"
+        " `tin config` lists"
     )
 
 

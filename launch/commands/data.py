@@ -72,10 +72,11 @@ def shard(
     --parts default to the place of the task in the array.
     """
     from configs.load import load
-    from launch.usage import check_sections
+    from launch.usage import check_sections, check_source
     from preprocess.convert import shard as convert
 
     check_sections("tin shard", settings or [], ("shard", "run"))
+    check_source(source, dataset)
     part, parts = _place(part, parts)
     options = {
         "source": str(source),
@@ -104,8 +105,10 @@ def shard(
 @data.command()
 def verify(dataset: Dataset, as_json: Json = False) -> None:
     """Read every byte of a dataset and list what is damaged or missing."""
+    from launch.usage import check_dataset
     from preprocess.verify import verify as find_problems
 
+    check_dataset(dataset)
     problems = find_problems(dataset)
     if as_json:
         typer.echo(json.dumps({"dataset": str(dataset), "problems": problems}, indent=1))

@@ -121,6 +121,10 @@ def bench_op(
 @bench.command(name="data")
 def bench_data(dataset: Dataset, settings: Settings = None, json: Json = None) -> None:
     """Time the loader alone."""
+    from launch.usage import check_dataset
+
+    check_dataset(dataset)
+
     from tin.bench import on_dataset
 
     _show(on_dataset.bench_data(dataset, settings=settings or ()), json)
@@ -148,6 +152,10 @@ def bench_model(
 @bench.command(name="train")
 def bench_train(dataset: Dataset, settings: Settings = None, json: Json = None) -> None:
     """Time training with its loader, for each temporal module."""
+    from launch.usage import check_dataset
+
+    check_dataset(dataset)
+
     from tin.bench import on_dataset
 
     _show(on_dataset.bench_train(dataset, settings or ()), json)
