@@ -1,13 +1,10 @@
 """The queued and running jobs of a run: list them, cancel them, print their logs."""
 
 import getpass
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from configs.load import ConfigError
 from launch import local
 from launch.record import (
     End,
@@ -15,15 +12,10 @@ from launch.record import (
     add_end,
     all_jobs,
     ends,
-    jobs,
     progress,
     unnumbered_jobs,
 )
 from launch.slurm_query import Queued, SlurmError, ask, queued
-from tin.runs.folder import Run
-
-ASK_EVERY_S = 5.0
-"""Slurm is asked about the jobs at most this often."""
 
 
 def active(run_dirs: Sequence[Path]) -> dict[Path, dict[str, str]]:
@@ -81,35 +73,6 @@ def _scancel(job_id: str, state: str) -> None:
         raise SlurmError(f"job {job_id} ({state}) is not cancelled: {error}") from None
 
 
-def print_logs(run_dir: Path, follow: bool) -> None:
-    """Write the logs of a run's jobs to stdout; with `follow`, continue until the jobs end.
-
-    Raises:
-        ConfigError: the run has neither jobs nor a log of `tin train`.
-    """
-    positions: dict[Path, int] = {}
-    typed = Run(run_dir).typed_log
-    if not jobs(run_dir) and not typed.exists():
-        raise ConfigError(
-            f"{run_dir} has no jobs and no log of `tin train`; `tin submit` and `tin train` start"
-            " a run"
-        )
-    asked_at = -ASK_EVERY_S
-    is_last = not follow
-    while True:
-        # Ask before reading: what a job writes before it ends is then read in the last round.
-        if follow and time.monotonic() - asked_at >= ASK_EVERY_S:
-            asked_at = time.monotonic()
-            is_last = not _may_be_active(run_dir)
-        _print_news("tin train", typed, positions)
-        for job in jobs(run_dir):
-            _print_news(f"{job.stage}, job {job.id}", job.log_file(), positions)
-        sys.stdout.flush()
-        if is_last:
-            return
-        time.sleep(1.0)
-
-
 def _live_jobs(run_dirs: Sequence[Path]) -> dict[Path, list[tuple[SubmittedJob, str]]]:
     """Return the queued and running jobs of each run, each with its state, by one squeue."""
     jobs_of_run = {run_dir: [*all_jobs(run_dir), *unnumbered_jobs(run_dir)] for run_dir in run_dirs}
@@ -143,23 +106,3 @@ def _state(row: Queued) -> str:
     where = f" on {row.nodes}" if row.nodes else ""
     whose = f", of user {row.user}" if row.user not in ("", getpass.getuser()) else ""
     return f"{row.state.lower()}{where}{whose}"
-
-
-def _may_be_active(run_dir: Path) -> bool:
-    """Return whether a job of a run may still write to its log; True if Slurm does not answer."""
-    try:
-        return bool(active([run_dir]))
-    except SlurmError:
-        return True
-
-
-def _print_news(title: str, log: Path, positions: dict[Path, int]) -> None:
-    """Print what a log has gained since its position, under a title the first time."""
-    start = positions.get(log, 0)
-    if not log.exists() or log.stat().st_size <= start:
-        return
-    with log.open(errors="replace") as stream:
-        stream.seek(start)
-        text = stream.read()
-        positions[log] = stream.tell()
-    sys.stdout.write(text if start else f"---- {title}: {log}\n{text}")

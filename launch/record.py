@@ -213,7 +213,13 @@ def progress(run_dir: Path) -> int:
 
 
 def last_row(path: Path) -> dict[str, str]:
-    """Return the last complete row of a CSV file; empty if there is none.
+    """Return the last complete row of a CSV file; empty if there is none."""
+    rows = last_rows(path)
+    return rows[-1] if rows else {}
+
+
+def last_rows(path: Path) -> list[dict[str, str]]:
+    """Return the last complete rows of a CSV file, in their order.
 
     Only the head and the tail of the file are read, because a long run has many rows.
     """
@@ -224,13 +230,13 @@ def last_row(path: Path) -> dict[str, str]:
             start = file.seek(max(size - TAIL_BYTES, len(head)))
             tail = file.read()
     except OSError:
-        return {}
+        return []
     lines = tail.decode(errors="replace").splitlines()
     if start > len(head):
         lines = lines[1:]  # the first line may be incomplete
     columns = head.decode(errors="replace").strip().split(",")
     rows = [row for row in csv.reader(lines) if len(row) == len(columns)]
-    return dict(zip(columns, rows[-1], strict=True)) if rows else {}
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _jobs_file(run_dir: Path) -> Path:

@@ -24,6 +24,7 @@ TIMEOUT_S = 30
 
 BUSY = re.compile("contact|timed out|connect|try again", re.IGNORECASE)
 """Matches what Slurm's commands print when its controller does not answer; no exit code does."""
+NO_ACCOUNTS = "accounting storage is disabled"
 PREEMPTED = re.compile(r"\bPreemptTime=(?!None\b|Unknown\b)\S+")
 """Matches what `scontrol show job` prints about a job that makes room for another one."""
 ARRAY = re.compile(r"^(\d+)_\[([\d,:-]+)(?:%\d+)?\]$")
@@ -32,6 +33,10 @@ ARRAY = re.compile(r"^(\d+)_\[([\d,:-]+)(?:%\d+)?\]$")
 
 class SlurmError(TinError):
     """A command of Slurm is missing, failed, or did not answer in time."""
+
+
+class NoAccountsError(SlurmError):
+    """This Slurm keeps no accounts, so that only the run folders know how earlier jobs ended."""
 
 
 class BusyError(SlurmError):
@@ -146,6 +151,7 @@ def executions(ids: Iterable[str]) -> list[Ended]:
             job_id, state, code, nodes, elapsed, resources = line.split("|")
             seconds = int(elapsed or 0)
             gpus = _gpus(resources)
+            nodes = "" if nodes == "None assigned" else nodes
             found += [
                 Ended(task, state, code, nodes, seconds, gpus)
                 for task in tasks_of(job_id)
@@ -190,7 +196,11 @@ def ask(*command: str) -> str:
     except OSError as error:
         raise SlurmError(f"{command[0]}: {error}") from None
     if done.returncode:
-        kind = BusyError if BUSY.search(done.stderr) else SlurmError
+        kind = SlurmError
+        if NO_ACCOUNTS in done.stderr:
+            kind = NoAccountsError
+        elif BUSY.search(done.stderr):
+            kind = BusyError
         raise kind(f"{command[0]}: {done.stderr.strip()}")
     return done.stdout
 

@@ -1,15 +1,17 @@
 """The status of runs, from their folders and from Slurm if it answers."""
 
+import getpass
+import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from configs.load import ConfigError, run_path
 from launch.local import is_alive
-from launch.record import SubmittedJob, all_jobs, ends, last_row, read_notes
-from launch.slurm_query import Ended, Queued, SlurmError, executions, queued
+from launch.reasons import NO_LOG, NO_REASON, why_ended, why_queued
+from launch.record import SubmittedJob, all_jobs, ends, last_row, last_rows, read_notes
+from launch.slurm_query import Ended, NoAccountsError, Queued, SlurmError, executions, queued
 from tin.runs.folder import Run
 
 RunState = Literal[
@@ -50,25 +52,10 @@ RunState = Literal[
 STATES: tuple[RunState, ...] = get_args(RunState)
 STALE_S = 180.0
 """A run without a known job is taken for stopped if it has written nothing for this long."""
-WHY = {
-    "NODE_FAIL": "a node failed",
-    "OUT_OF_MEMORY": "out of memory: raise mem_gb",
-    "TIMEOUT": "the time limit came before a checkpoint: raise signal_s, then submit again",
-    "None": "",
-    "BeginTime": "requeued, starts soon",
-    "Dependency": "queued until the job before it ends",
-    "Priority": "queued behind jobs of higher priority",
-    "Resources": "queued until nodes are free",
-    "BadConstraints": "no node fits: cancel the job, change the cluster file, submit again",
-    "DependencyNeverSatisfied": "the stage before it failed",
-    "JobArrayTaskLimit": "queued until other tasks of its array end",
-}
-"""What states of sacct and reasons of squeue mean for a user."""
-WHY_EXIT = {
-    "0:53": "its log folder cannot be written on the node: check that all nodes share the folder",
-    "9:0": "killed, most often because it used more memory than mem_gb",
-}
-"""What exit codes of sacct mean for a user."""
+RESUMABLE = ("stopped", "failed", "lost")
+"""Ends after which a job is requeued or a next one follows, unless something goes wrong."""
+FULL_BYTES = 100_000
+"""A disk with less free space is full: no record of a job fits."""
 NOT_FAILED = ("COMPLETED", "RUNNING", "PENDING")
 
 
@@ -87,6 +74,16 @@ class RunStatus:
     saved: str = ""
     """Age of the newest checkpoint."""
     restarts: int = 0
+    job: str = ""
+    """Number of the job that runs, is queued, or ended last."""
+    elapsed: str = ""
+    """Time since the job started."""
+    left: str = ""
+    """Time until the job's time limit."""
+    metric: str = ""
+    """Metric of the newest evaluation: top-1 accuracy, or mean average precision."""
+    best: str = ""
+    """Highest metric of all evaluations."""
     why: str = ""
     """Why the run is queued or has failed."""
 
@@ -103,22 +100,6 @@ class _Slurm:
     """Why Slurm did not answer; empty if it did."""
 
 
-def find_runs(paths: Iterable[str | Path]) -> list[Path]:
-    """Return the runs among `paths` and the folders directly in them.
-
-    Raises:
-        ConfigError: a path holds no run.
-    """
-    found = []
-    for path in map(run_path, paths):
-        inside = sorted(folder for folder in path.glob("*") if _is_run(folder))
-        if not inside and not _is_run(path):
-            raise ConfigError(f"{path}: no run found here; expected a run or a folder of runs")
-        # The folder of a sweep has jobs of its own: shard, merge and report.
-        found += [path, *inside] if _is_run(path) else inside
-    return list(dict.fromkeys(found))
-
-
 def statuses(run_dirs: Sequence[Path]) -> tuple[list[RunStatus], str]:
     """Return the status of each run, and why Slurm did not answer (empty if it did)."""
     jobs_of_run = {run_dir: all_jobs(run_dir) for run_dir in run_dirs}
@@ -132,8 +113,15 @@ def statuses(run_dirs: Sequence[Path]) -> tuple[list[RunStatus], str]:
     return found, slurm.problem
 
 
-def _is_run(folder: Path) -> bool:
-    return (folder / "config.yaml").exists() or (folder / "job" / "jobs.jsonl").exists()
+def _metrics(path: Path) -> tuple[str, str]:
+    """Return the newest and the highest metric of a metrics.csv, as text for a table."""
+    rows = last_rows(path)
+    # The rows of an epoch begin with the training split.
+    tests = [row for row in rows if row["split"] != rows[0]["split"]]
+    found = [float(row["top1"] or row["map_class"] or "nan") for row in tests]
+    if not found:
+        return "", ""
+    return f"{100 * found[-1]:.1f} %", f"{100 * max(found):.1f} %"
 
 
 def _ask_slurm(known: Sequence[SubmittedJob]) -> _Slurm:
@@ -144,8 +132,12 @@ def _ask_slurm(known: Sequence[SubmittedJob]) -> _Slurm:
     try:
         in_queue = queued(of_slurm)
         ended = {execution.id: execution for execution in executions(ids - set(in_queue))}
+    except NoAccountsError:
+        problem = "this Slurm keeps no accounts: the run folders tell how earlier jobs ended"
+        return _Slurm(queued=in_queue, problem=problem)
     except SlurmError as error:
-        return _Slurm(queued=in_queue, problem=str(error))
+        problem = f"Slurm does not answer ({error}); the table shows what the run folders tell"
+        return _Slurm(queued=in_queue, problem=problem)
     return _Slurm(queued=in_queue, ended=ended)
 
 
@@ -169,6 +161,7 @@ def _from_folder(run_dir: Path) -> RunStatus:
     if done:
         stage = max(done, key=lambda name: done[name])
         state = "done"
+    metric, best = _metrics(run_dir / "metrics.csv")
     known = ends(run_dir)
     has_failed = bool(known) and known[-1].kind not in ("done", "stopped")
     return RunStatus(
@@ -181,6 +174,8 @@ def _from_folder(run_dir: Path) -> RunStatus:
         data_wait=f"{100 * float(row['data_wait']):.1f} %" if row.get("data_wait") else "",
         saved=_age(now - saved) if saved else "",
         restarts=max(len(attempts) - 1, 0),
+        metric=metric,
+        best=best,
         why=known[-1].text if has_failed else "",
     )
 
@@ -194,7 +189,9 @@ def _with_jobs(status: RunStatus, known: Sequence[SubmittedJob], slurm: _Slurm) 
         return _with_queued_job(status, job, slurm.queued[job.id])
     for job in known:
         if job.executor == "local" and is_alive(job.id):
-            return replace(status, stage=job.stage, state="running", nodes="this machine")
+            return replace(
+                status, stage=job.stage, state="running", nodes="this machine", job=job.id
+            )
     return _with_ended_jobs(status, known, slurm)
 
 
@@ -203,9 +200,19 @@ def _with_queued_job(status: RunStatus, job: SubmittedJob, found: Queued) -> Run
     state = _run_state(found.state)
     why = status.why
     if state != "running":
-        reason = WHY.get(found.reason, found.reason)
-        why = "; before: ".join(filter(None, [reason, status.why]))
-    return replace(status, stage=job.stage, state=state, nodes=found.nodes, why=why)
+        why = "; before: ".join(filter(None, [why_queued(found.reason), status.why]))
+    if found.user not in ("", getpass.getuser()):
+        why = "; ".join(filter(None, [f"job of user {found.user}", why]))
+    return replace(
+        status,
+        stage=job.stage,
+        state=state,
+        nodes=found.nodes,
+        job=job.id,
+        elapsed=found.elapsed if state == "running" else "",
+        left=found.left if state == "running" else "",
+        why=why,
+    )
 
 
 def _with_ended_jobs(status: RunStatus, known: Sequence[SubmittedJob], slurm: _Slurm) -> RunStatus:
@@ -223,11 +230,17 @@ def _with_ended_jobs(status: RunStatus, known: Sequence[SubmittedJob], slurm: _S
         return _with_failed_job(status, failed[0], slurm.ended[failed[0].id])
     if recorded:
         end = recorded[-1]
-        why = "" if end.kind == "done" else status.why
-        return replace(status, stage=end.stage, state=end.kind, why=why)
+        why = "" if end.kind == "done" else status.why or end.text
+        if end.kind in RESUMABLE and not slurm.problem:
+            again = f"`tin submit {end.stage.partition(':')[0]} --run {status.run_dir}`"
+            why = "; ".join(filter(None, [why, f"no job is queued any more: {again} resumes it"]))
+        return replace(status, stage=end.stage, state=end.kind, job=end.id, why=why)
+    last = known[-1]
     state = "unknown" if slurm.problem else status.state
+    if last.id in slurm.ended and slurm.ended[last.id].state == "COMPLETED":
+        state = "done"  # the disk may have been too full to record it
     why = "" if state == "done" else status.why
-    return replace(status, stage=known[-1].stage, state=state, why=why)
+    return replace(status, stage=last.stage, state=state, job=last.id, why=why)
 
 
 def _with_failed_local_job(status: RunStatus, job: SubmittedJob) -> RunStatus:
@@ -244,10 +257,20 @@ def _with_failed_job(status: RunStatus, job: SubmittedJob, found: Ended) -> RunS
     """Add a job that failed, as sacct reports it."""
     state = _run_state(found.state)
     name, *details = found.state.split()
-    why = WHY_EXIT.get(found.exit_code) or WHY.get(name, status.why)
+    why = why_ended(name, found.exit_code) or status.why or _full_disk(status.run_dir)
     if details or state == "unknown":  # `CANCELLED by 1000` names the user
         why = "; ".join(filter(None, [found.state.lower(), why]))
-    return replace(status, stage=job.stage, state=state, nodes=found.nodes, why=why)
+    elif not why and state == "failed":
+        # Slurm 22.05 does not start a job without its log folder, 24.11 lets its script fail.
+        why = NO_REASON if job.log_file().exists() else NO_LOG
+    return replace(status, stage=job.stage, state=state, nodes=found.nodes, job=job.id, why=why)
+
+
+def _full_disk(run_dir: Path) -> str:
+    """Return a reason for a job that could not record its own; empty if the disk has space."""
+    if shutil.disk_usage(run_dir).free > FULL_BYTES:
+        return ""
+    return f"cannot write {run_dir}: its disk is full. Free some space, then submit again"
 
 
 def _has_failed(execution: Ended | None) -> bool:

@@ -207,6 +207,21 @@ def _training_arguments(info: "DatasetInfo", dataset: Path) -> list[str]:
     return ["clips", "--run", "runs/first", *settings]
 
 
+@data.command()
+def graded(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the new videos.")],
+    train: Annotated[int, typer.Option(metavar="N", help="Videos for training.")] = 2800,
+    val: Annotated[int, typer.Option(metavar="N", help="Videos for testing.")] = 1400,
+    size: Annotated[int, typer.Option(metavar="PIXELS", help="Width and height of a video.")] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of the random numbers.")] = 0,
+) -> None:
+    """Make the videos of docs/study.md: motions of graded difficulty, with a labels.csv."""
+    from preprocess.graded_motions import make_graded_motions
+
+    make_graded_motions(folder, train=train, val=val, size=size, seed=seed)
+    typer.echo(folder / "labels.csv")
+
+
 def _report_quarantine(result: "ShardResult", dataset: Path, name: str) -> None:
     """Print how many videos are stored; exit with 3 if too many are in quarantine.
 

@@ -14,6 +14,8 @@ EXAMPLES = {
     "cancel": "tin cancel runs/first",
     "config": "tin config clips train.epochs=30",
     "check": "tin check",
+    "list": "tin list runs",
+    "data graded": "tin data graded study/videos",
     "export": "tin export runs/first model.onnx",
     "data verify": "tin data verify ~/shards/mine",
     "data merge": "tin data merge ~/shards/mine",

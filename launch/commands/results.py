@@ -1,31 +1,22 @@
-"""The commands of results: test, predict, report and fuse."""
+"""The commands of results: test, report and fuse."""
 
 import json
-import math
-import re
 import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from configs.errors import FAILED
 from launch.commands.arguments import Json, RunDir, Settings
-
-if TYPE_CHECKING:
-    from tin.evaluation.predict import Prediction
-
-BAR_LENGTH = 30
-"""Characters of the bar for a score of 1."""
 
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the files to.")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Register these commands."""
-    for command in (test, predict, report, fuse):
+    for command in (test, report, fuse):
         app.command()(command)
 
 
@@ -65,142 +56,9 @@ def test(
         if as_json:
             typer.echo(json.dumps({"folder": str(out), **result}, indent=1))
             return
-        _print_metrics(result["metrics"])
+        print_metrics(result["metrics"])
         typer.echo(out)
         typer.echo(f"next: tin report {shlex.quote(str(run_dir))} --out report")
-
-
-def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run or a checkpoint.")],
-    videos: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="VIDEO... [section.key=value ...]",
-            help="Video files. With --out also a folder of videos, a dataset, or a list of videos"
-            " (.txt, or .csv with a column path). Settings come last.",
-        ),
-    ] = None,
-    as_json: Json = False,
-    strip: Annotated[
-        Path | None,
-        typer.Option(metavar="PNG", help="Write an image of the frames that were used."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Write the predictions to this folder instead of printing them."
-        ),
-    ] = None,
-    timeline: Annotated[
-        bool, typer.Option("--timeline", help="Write the scores over time of long videos to --out.")
-    ] = False,
-    stream: Annotated[
-        str,
-        typer.Option(
-            metavar="SOURCE",
-            help="Print the classes frame by frame: of a video file, of raw RGB frames on the"
-            " standard input (-), or of a camera (camera:/dev/video0).",
-        ),
-    ] = "",
-    size: Annotated[
-        str, typer.Option(metavar="WIDTHxHEIGHT", help="Size of the raw frames of --stream -.")
-    ] = "",
-) -> None:
-    """Print the five most likely classes of each video, or write many predictions to a folder."""
-    from configs.load import ConfigError, run_path
-    from launch.usage import check_model, check_videos
-
-    sources, settings = _split_settings(videos or [])
-    path = model if model.exists() else run_path(model)
-    check_model(path)
-    if bool(stream) == bool(sources):
-        raise ConfigError("give either videos or --stream SOURCE")
-    if stream:
-        _print_stream(path, stream, settings, size, as_json)
-        return
-    if not out:
-        check_videos(sources)
-    if timeline and not out:
-        raise ConfigError("--timeline writes files; give a folder with --out DIR")
-    if out:
-        _predict_to_folder(path, sources, out, settings, timeline)
-    else:
-        _predict_and_print(path, sources, settings, as_json, strip)
-
-
-def _predict_and_print(
-    model: Path, videos: list[Path], settings: list[str], as_json: bool, strip: Path | None
-) -> None:
-    """Print the classes of a few videos."""
-    from configs.load import ConfigError
-    from tin.evaluation.predict import predict as predict_videos
-    from tin.evaluation.predict import save_strip
-
-    if settings:
-        raise ConfigError(f"{settings[0]}: settings need --out DIR")
-    predictions = []
-    for prediction in predict_videos(model, videos):
-        predictions.append(prediction)
-        if not as_json:
-            _print_prediction(prediction)
-    if as_json:
-        typer.echo(json.dumps([prediction.record() for prediction in predictions], indent=1))
-    if strip:
-        save_strip(predictions, strip)
-    if any(prediction.problem for prediction in predictions):
-        raise typer.Exit(FAILED)
-
-
-def _print_stream(model: Path, source: str, settings: list[str], size: str, as_json: bool) -> None:
-    """Print a line for each frame of a stream that the model reads."""
-    from tin.deploy.stream import predict_stream
-
-    for found in predict_stream(model, source, settings, _size(size)):
-        if as_json:
-            classes = [{"class": name, "score": round(score, 6)} for name, score in found.classes]
-            seconds = None if math.isnan(found.seconds) else round(found.seconds, 3)
-            line = json.dumps({"frame": found.number, "seconds": seconds, "classes": classes})
-        else:
-            best = "  ".join(f"{100 * score:.1f} % {name}" for name, score in found.classes)
-            line = f"frame {found.number}: {best}"
-        typer.echo(line)
-        sys.stdout.flush()  # a reader of a pipe gets each line at once
-
-
-def _size(text: str) -> tuple[int, int] | None:
-    """Return width and height of `--size 640x480`; None for an empty text."""
-    from configs.load import ConfigError
-
-    if not text:
-        return None
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise ConfigError(f"--size {text}: expected WIDTHxHEIGHT, for example 640x480")
-    return int(width), int(height)
-
-
-def _predict_to_folder(
-    model: Path, sources: list[Path], out: Path, settings: list[str], timeline: bool
-) -> None:
-    """Write the predictions or the timelines of many videos."""
-    from tin.deploy.predictions import predict_all
-    from tin.deploy.scorer import device_setting
-    from tin.deploy.timeline import write_timelines
-    from tin.ranks.distributed import start
-
-    if timeline:
-        num_bad = write_timelines(model, sources, out, settings)
-    else:
-        with start(device_setting(model, settings)) as world:
-            result = predict_all(model, sources, out, settings, world)
-        if not world.is_main:
-            return
-        num_bad = result["num_bad"]
-        _print_metrics(result["metrics"])
-        typer.echo(f"{result['num_predicted']} videos predicted")
-    if num_bad:
-        typer.echo(f"{num_bad} videos could not be used; {out / 'bad.csv'} gives the reasons")
-    typer.echo(out)
 
 
 def report(
@@ -309,18 +167,9 @@ def fuse(
         typer.echo(json.dumps({"folder": str(out), **result}, indent=1))
         return
     typer.echo("weights " + ", ".join(f"{weight:.4f}" for weight in result["weights"]))
-    _print_metrics(result["metrics"])
+    print_metrics(result["metrics"])
     typer.echo(f"{'average':10} {result['average']}")
     typer.echo(out)
-
-
-def _split_settings(words: list[Path]) -> tuple[list[Path], list[str]]:
-    """Return the paths and the `section.key=value` among the arguments of `tin predict`."""
-    is_setting = [bool(re.match(r"\w+\.\w+=", str(word))) and not word.exists() for word in words]
-    pairs = list(zip(words, is_setting, strict=True))
-    return [word for word, setting in pairs if not setting], [
-        str(word) for word, setting in pairs if setting
-    ]
 
 
 def _view_settings(views: str) -> list[str]:
@@ -335,13 +184,11 @@ def _view_settings(views: str) -> list[str]:
     return [f"test.clips={clips}", f"test.crops={crops}"]
 
 
-def _print_prediction(prediction: "Prediction") -> None:
-    """Print the classes of a video with a bar for each score, or why it could not be read."""
-    problem = f": {prediction.problem}" if prediction.problem else ""
-    typer.echo(f"{prediction.video}{problem}")
-    for name, score in prediction.classes:
-        bar = "█" * round(BAR_LENGTH * score)
-        typer.echo(f"  {100 * score:5.1f} % {bar:{BAR_LENGTH}} {name}")
+def print_metrics(metrics: dict[str, float | None]) -> None:
+    """Print a line for each metric."""
+    for name, value in metrics.items():
+        text = "unknown: no video has a label" if value is None else f"{value:.4f}"
+        typer.echo(f"{name:10} {text}")
 
 
 def _print_comparison(first: Path, second: Path) -> None:
@@ -363,9 +210,3 @@ def _print_comparison(first: Path, second: Path) -> None:
             "This holds for these trained models. To compare the methods, train each with at least"
             " two seeds."
         )
-
-
-def _print_metrics(metrics: dict[str, float | None]) -> None:
-    for name, value in metrics.items():
-        text = "unknown: no video has a label" if value is None else f"{value:.4f}"
-        typer.echo(f"{name:10} {text}")

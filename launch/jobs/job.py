@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ from types import FrameType
 import submitit
 
 from configs.errors import STOPPED, TinError
+from configs.node import node_name
 from launch.errors import exit_code, explain, set_up_libraries, set_up_logging
 from launch.jobs.give_up import limited
-from launch.jobs.srun_log import cancel_reason, lost_nodes, start_before, used_nodes
+from launch.jobs.srun_log import START, cancel_reason, lost_nodes, start_before, used_nodes
 from launch.jobs.stages import run_stage, submitted_config
 from launch.local import REQUEUE, is_out_of_time, name_ranks, wait_turn
 from launch.record import (
@@ -106,6 +108,8 @@ def _run_rank(run_dir: Path, stage: str) -> int:
             wait_turn(run_dir, job_id)
         elif rank == 0:
             _ensure_recorded(run_dir, stage, job_id)
+        else:  # the batch script has written this line to the log of rank 0
+            sys.stderr.write(f"{START}{job_id}, start {restart}, {node_name()}\n")
         final = _final_end(run_dir, stage, job_id)
         if final:
             log.info("%s: already %s%s", stage, final.kind, f", {final.text}" if final.text else "")

@@ -5,6 +5,7 @@ exits with the exit code of this process. The reason comes from the notes of the
 that ranks write in a hang, and srun's messages in the log.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -274,8 +275,12 @@ def _hung_nodes(messages: Sequence[Message], stacks: Sequence[Path]) -> list[str
 
 
 def _print(text: str) -> None:
-    sys.stderr.write(f"tin: {text}\n")
+    """Write to the job's log, whose disk may be full: that must not prevent a requeue."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"tin: {text}\n")
+        sys.stderr.flush()
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    # sys.exit would report a failure if it could not flush stderr to a full disk.
+    os._exit(main(*sys.argv[1:]))

@@ -43,10 +43,17 @@ class Estimate:
     checkpoint_gb: float
     """10^9 bytes of a checkpoint; three checkpoints are kept."""
 
-    def lines(self, config: Config) -> list[str]:
+    hours: float
+    """Hours of an epoch, at the assumed speed."""
+
+    def lines(self, config: Config, cluster: Cluster, num_runs: int = 1) -> list[str]:
         """Return the figures as text."""
         epochs = config.train.epochs
+        hours = self.hours * epochs
+        gpus = cluster.nodes * cluster.num_gpus
+        total = f", {hours * gpus * num_runs:.1f} GPU-hours in all" if gpus else ""
         return [
+            f"time: about {hours:.2f} hours for a run{total}",
             f"steps: {self.steps} an epoch of {self.clips} clips, {self.steps * epochs} in all",
             f"reads: {config.clip.num_segments} a clip, {self.mb_per_clip:.3f} MB;"
             f" about {self.reads_per_s:.0f} reads/s and {self.mb_per_s:.0f} MB/s in all",
@@ -92,6 +99,7 @@ def estimate(config: Config, cluster: Cluster) -> Estimate | None:
     if not on_gpu:
         host_gb += device_gb
     return Estimate(
+        hours=split.num_videos / rate / 3600,
         clips=split.num_videos,
         steps=split.num_videos // config.train.batch,
         mb_per_clip=mb_per_clip,

@@ -13,6 +13,7 @@ from configs.schema import Config
 from launch.live_jobs import active, cancel, cancel_jobs
 from launch.record import SubmittedJob, add_job
 from launch.slurm_query import SlurmError
+from launch.submission import again
 from launch.submission.checks import check
 from launch.submission.executor import batch_script, rejection, submit_jobs
 from launch.submission.run_files import new_code_folder, run_files
@@ -28,16 +29,23 @@ CLUSTER_PREFIX = "cluster."
 
 
 def make_submission(
-    stages: str, recipe: str, run_dir: str | Path, cluster: str, settings: Sequence[str]
+    stages: str,
+    recipe: str | None,
+    run_dir: str | Path,
+    cluster: str | None,
+    settings: Sequence[str],
+    *,
+    failed: bool = False,
 ) -> Submission:
     """Return what `tin submit` is asked for, checked as far as files on this machine allow.
 
     Args:
         stages: names joined by commas, in their order.
-        recipe: recipe of all runs.
+        recipe: recipe of all runs; None for the settings that the runs were submitted with.
         run_dir: folder of the run, or of the runs of a sweep.
-        cluster: name or path of the cluster file.
+        cluster: name or path of the cluster file; None for the settings that the run has.
         settings: settings of the recipe, and `cluster.key=value` for the cluster file.
+        failed: of a sweep, submit only the runs that have failed or were stopped.
 
     Raises:
         ConfigError: something cannot work; gives the reason.
@@ -47,12 +55,19 @@ def make_submission(
         raise ConfigError(f"stages {stages}: expected some of {','.join(ORDER)} in this order")
     of_cluster = [setting for setting in settings if setting.startswith(CLUSTER_PREFIX)]
     of_recipe = [setting for setting in settings if not setting.startswith(CLUSTER_PREFIX)]
-    loaded = load_cluster(cluster, [word.removeprefix(CLUSTER_PREFIX) for word in of_cluster])
     folder = run_path(run_dir).absolute()
-    configs = {
-        folder / name if name else folder: _settings(folder / name, recipe, chosen)
-        for name, chosen in expand(of_recipe).items()
-    }
+    cluster_settings = [word.removeprefix(CLUSTER_PREFIX) for word in of_cluster]
+    if cluster is None:
+        loaded = again.cluster(folder, cluster_settings)
+    else:
+        loaded = load_cluster(cluster, cluster_settings)
+    if recipe is None:
+        configs = again.configs(folder, of_recipe, failed=failed)
+    else:
+        configs = {
+            folder / name if name else folder: _settings(folder / name, recipe, chosen)
+            for name, chosen in expand(of_recipe).items()
+        }
     steps = tuple(
         step for name in names for step in steps_of(name, folder, configs, for_stage(loaded, name))
     )

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -88,6 +89,7 @@ def full_tmpfs(work: Path, box: Path) -> ClusterRun:
     run.signal_all(signal.SIGUSR2)
     wait("the end of the first start", lambda: queue().get(run.job) != "RUNNING")
     filler.unlink()
+    wait_ended(run)
     return run
 
 
@@ -251,10 +253,9 @@ def test_a_job_that_exceeds_its_memory_is_named_and_excludes_no_node(scenes: Sce
 
 def test_a_full_disk_leaves_a_requeued_job_or_a_reason(scenes: Scenes):
     run = scenes["full_tmpfs"].result()
-    if run.job not in queue():
-        assert "cannot write" in tin("status", run.path)
-        return
-    run.wait_done()
+    told = tin("status", run.path)
+    # The disk is too small for two checkpoints, so the run may not complete on it.
+    assert re.search("train +done", told) or "cannot write" in told
 
 
 def test_a_signal_at_any_moment_is_no_failure(scenes: Scenes):
@@ -265,7 +266,7 @@ def test_a_signal_at_any_moment_is_no_failure(scenes: Scenes):
 
 def test_the_environment_of_the_shell_does_not_change_a_job(scenes: Scenes):
     run, told = scenes["environment"].result()
-    assert "2 nodes, 2 ranks" in run.log
+    assert "nodes 2, ranks 2" in run.log
     assert "because the cluster file is silent: SBATCH_QOS=normal" in told
     assert "SBATCH_PARTITION" not in told
     assert accounted(run.job, "Partition") == ["main"]
@@ -288,10 +289,12 @@ def test_a_job_that_cannot_be_recorded_does_not_run(scenes: Scenes):
 def test_the_tasks_of_a_cancelled_array_are_not_queued(scenes: Scenes):
     run = scenes["cancelled_array"].result()
 
-    def told() -> str | None:
-        text = tin("status", run.path)
-        return text if text.count("cancelled") == 2 else None
+    def are_cancelled() -> bool:
+        states = re.findall(r"^train.seed-\d +train +(\w+)", tin("status", run.path), re.MULTILINE)
+        assert "waiting" not in states
+        return states == ["cancelled", "cancelled"]
 
-    assert "waiting" not in wait("sacct", told)
-    # The report of the sweep still waits for the array, and belongs to no run of it.
-    assert "report" in told() or "(report)" in tin("cancel", run.path)
+    wait("sacct", are_cancelled)
+    # The report of the sweep is still queued, and belongs to no run of it.
+    assert re.search(r"^cancelled_array +report +pending", tin("status", run.path), re.MULTILINE)
+    assert "(report)" in tin("cancel", run.path)

@@ -36,7 +36,7 @@ def runs(slurm: Path, work: Path) -> dict[str, ClusterRun]:
                 os.kill(pid, signal.SIGUSR2)
         time.sleep(AWAY_S - (time.monotonic() - began))
     finally:
-        slurm_box.start_controller()
+        slurm_box.start_controller(slurm)
     for run in found.values():
         run.wait_done()
     return found

@@ -138,7 +138,15 @@ def test_a_staged_copy_is_used_only_for_its_own_dataset(tmp_path, monkeypatch):
 def test_each_setting_has_a_docstring():
     sections = [field.annotation for field in Config.model_fields.values()]
     groups = [kind for kind in sections if isinstance(kind, type) and issubclass(kind, Settings)]
-    assert len(groups) == 9
+    assert len(groups) == 10
     for group in (*groups, Site):
         for name, field in group.model_fields.items():
             assert field.description, f"{group.__name__}.{name}"
+
+
+@pytest.mark.parametrize(
+    "value, meaning", [("false", "none"), ("true", "default"), ("none", "none")]
+)
+def test_the_booleans_of_older_recipes_still_say_whether_to_compile(value, meaning):
+    settings = ["data.dataset=clips", f"train.compile={value}"]
+    assert load(None, settings).train.compile == meaning

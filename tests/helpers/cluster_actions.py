@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,8 @@ BUSY = 8.0
 """Waits grow with the load of each CPU beyond this one: the tests alone cause a load of up to 8."""
 STEP = re.compile(r"epoch \d+ step (\d+):")
 """Matches what rank 0 logs after each step."""
+OVER = threading.Event()
+"""Set when the tests of a module have ended, so that no scene continues to wait."""
 Found = TypeVar("Found")
 
 
@@ -44,8 +47,13 @@ def started_scenes(
     chosen = [item for item in request.session.items if item.path == request.path]
     texts = [f"{inspect.getsource(item.function)} {item.name}" for item in chosen]
     named = [name for name in scenes if any(name in text for text in texts)]
+    OVER.clear()
     with ThreadPoolExecutor(3) as pool:
-        yield {name: pool.submit(scenes[name], work, box) for name in named}
+        try:
+            yield {name: pool.submit(scenes[name], work, box) for name in named}
+        finally:
+            OVER.set()  # nobody asks for the scenes that are still under way
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def tin(*words: object, code: int = 0, **env: str) -> str:
@@ -73,7 +81,7 @@ def wait(what: str, ready: Callable[[], Found | None], seconds: float = WAIT_S) 
     began = time.monotonic()
     while not (found := ready()):
         load = os.getloadavg()[0] / (os.cpu_count() or 1)
-        if time.monotonic() - began > seconds * max(1.0, load / BUSY):
+        if OVER.is_set() or time.monotonic() - began > seconds * max(1.0, load / BUSY):
             raise TimeoutError(f"waited {seconds:.0f} s for {what}\n{ask('squeue', '-r')}")
         time.sleep(0.2)
     return found

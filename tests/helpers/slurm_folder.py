@@ -26,6 +26,8 @@ LIBRARIES = "ca-certificates libexpat1 libffi8 libgomp1 libsqlite3-0 libssl3 pro
 """What a Python of this machine may need beside libc."""
 READY = "slurm-is-ready"
 SYSTEM = ("/proc", "/dev", "/sys")
+HOST_FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
+"""Files that tell this machine's name."""
 MIRROR = re.compile(r"https?://\S+/debian/?(?=\s|$)")
 NO_SERVICES = "#!/bin/sh\nexit 101\n"
 
@@ -53,6 +55,8 @@ def make(version: str) -> Path:
 
 def enter(folder: Path, command: Sequence[str]) -> None:
     """Replace this process by a command in the folder; its mounts end with its last process."""
+    for name in HOST_FILES:
+        shutil.copyfile(name, f"{folder}{name}")
     script = ["set -e", f"mount --bind {folder} {folder}"]
     for path in SYSTEM:
         script.append(f"mount --rbind {path} {folder}{path}")

@@ -6,6 +6,18 @@ NODE_LOST = {
     "24.11": "slurmstepd: error: *** JOB 9544171 ON node3 CANCELLED AT 2026-11-25T14:01:07"
     " DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS ***\n",
 }
+REQUEUED = {
+    "22.05": "slurmstepd-node1: error: *** JOB 9564261 ON node1 CANCELLED AT 2026-11-25T21:36:13"
+    " DUE TO JOB REQUEUE ***\n",
+    "24.11": "slurmstepd-node2: error: *** JOB 9564335 ON node2 CANCELLED AT 2026-11-25T21:55:10"
+    " DUE TO JOB REQUEUE ***\n",
+}
+OVER_MEMORY = {
+    "22.05": "slurmstepd-node1: error: StepId=9564261.0 exceeded memory limit (710979584 >"
+    " 321912832), being killed\nsrun: error: node1: task 0: Killed\n",
+    "24.11": "slurmstepd-node1: error: StepId=9564341.0 exceeded memory limit (710946792 >"
+    " 321912832), being killed\nslurmstepd-node1: error: Exceeded job memory limit\n",
+}
 # From https://github.com/hafs-community/HAFS/issues/101, the pages of osc.edu, and
 # https://github.com/chrisknewman/tusas/issues/149: clusters with control groups.
 OUT_OF_MEMORY = {

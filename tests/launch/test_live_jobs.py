@@ -1,17 +1,13 @@
 """The queued and running jobs of a run: what is listed, cancelled and printed."""
 
-import logging
 from pathlib import Path
 
 import pytest
 
-from configs.load import ConfigError
 from launch import live_jobs, local
-from launch.errors import log_to_file
-from launch.live_jobs import active, cancel, print_logs
+from launch.live_jobs import active, cancel
 from launch.record import SubmittedJob, add_job, ends
 from launch.slurm_query import Queued, SlurmError
-from tin.runs.folder import Run
 
 
 @pytest.fixture
@@ -71,39 +67,3 @@ def test_a_job_that_slurm_does_not_cancel_is_an_error(
     ):
         cancel([run_dir])
     assert ends(run_dir) == []
-
-
-def test_logs_are_printed_with_a_title_and_followed_to_the_end(
-    run_dir: Path, stopped: list[str], monkeypatch, capsys
-):
-    log = run_dir / "job" / "logs" / "7_0_log.err"
-    log.write_text("first\n")
-    rounds = iter([True, True, False])
-
-    def sleep(_: float) -> None:
-        with log.open("a") as file:
-            file.write("more\n")
-
-    monkeypatch.setattr(live_jobs, "_may_be_active", lambda run_dir: next(rounds))
-    monkeypatch.setattr(live_jobs, "ASK_EVERY_S", 0.0)
-    monkeypatch.setattr(live_jobs.time, "sleep", sleep)
-    print_logs(run_dir, follow=True)
-    assert capsys.readouterr().out == f"---- train, job 7: {log}\nfirst\nmore\nmore\n"
-    print_logs(run_dir, follow=False)
-    assert capsys.readouterr().out == f"---- train, job 7: {log}\nfirst\nmore\nmore\n"
-
-
-def test_logs_of_a_run_without_jobs_are_an_error(tmp_path: Path):
-    with pytest.raises(ConfigError, match="has no jobs"):
-        print_logs(tmp_path, follow=False)
-
-
-def test_the_log_of_a_run_without_jobs_is_that_of_tin_train(tmp_path: Path, capsys):
-    with pytest.raises(ValueError, match="too small"), log_to_file(Run(tmp_path).typed_log):
-        logging.getLogger().warning("first line")
-        raise ValueError("too small")
-    print_logs(tmp_path, follow=False)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"---- tin train: {tmp_path / 'job' / 'train.log'}"
-    assert lines[1].endswith(" first line")
-    assert lines[2].endswith(" tin: too small")

@@ -143,7 +143,7 @@ def test_executions_include_those_that_were_requeued(command: Command):
         Ended("7", "NODE_FAIL", "1:0", "node[1-2]", 100, 4),
         Ended("7", "COMPLETED", "0:0", "node3", 50, 0),
         Ended("8_0", "CANCELLED by 1000", "0:15", "node3", 0, 0),
-        Ended("8_2", "CANCELLED by 0", "0:0", "None assigned", 0, 0),
+        Ended("8_2", "CANCELLED by 0", "0:0", "", 0, 0),
     ]
 
 

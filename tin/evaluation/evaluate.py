@@ -22,6 +22,7 @@ from tin.evaluation.averages import Average
 from tin.evaluation.scores import Scores, load_result, save
 from tin.models.size import count
 from tin.ranks.distributed import World, cpus
+from tin.ranks.watchdog import Watchdog
 from tin.runs import checkpoint
 from tin.runs.folder import Run, describe_environment
 from tin.runs.restore import find_checkpoint, precision_of, restore
@@ -102,8 +103,17 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
         precision = precision_of(config, world.device)
         began = time.monotonic()
         average = config.test.average
-        loss = config.train.loss
-        scores = evaluate(model, loader, world, precision, loss, average=average, live=True)
+        with _watchdog(run, world, config) as watchdog:
+            scores = evaluate(
+                model,
+                loader,
+                world,
+                precision,
+                config.train.loss,
+                watchdog.beat,
+                average=average,
+                live=True,
+            )
         seconds = time.monotonic() - began
         num_bad_frames = _check_frames(loader, world)
     finally:
@@ -124,6 +134,13 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
         _log_result(load_result(out))
     world.barrier()
     return out
+
+
+def _watchdog(run: Run, world: World, config: Config) -> Watchdog:
+    """Return a watchdog that ends this rank if the evaluation hangs."""
+    run.job.mkdir(parents=True, exist_ok=True)
+    newest = max(run.attempts(), default=0)
+    return Watchdog(run.job, newest, world.rank, config.run.hang_minutes)
 
 
 def _joined(gathered: list[list[np.ndarray]], loader: ClipLoader, average: Average) -> Scores:

@@ -76,7 +76,7 @@ class Watchdog:
     def _exit(self) -> None:
         seconds = time.monotonic() - self._last_beat
         log.error("no step for %.0f s; writing the stacks of this rank to %s", seconds, self._file)
-        with self._file.open("w") as file:
+        with contextlib.suppress(OSError), self._file.open("w") as file:  # the disk may be full
             file.write(f"{node_name()}: no step for {seconds:.0f} s\n")
             file.flush()
             faulthandler.dump_traceback(file)

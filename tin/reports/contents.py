@@ -23,8 +23,6 @@ from tin.reports.recorded import config_of, read_curves, tests_of
 from tin.reports.seeds import (
     SeedGroup,
     differing,
-    readable_seeds,
-    seed_table,
     test_folder,
 )
 from tin.reports.tables import TEST_METRICS, kind_of, readable
@@ -65,6 +63,7 @@ def read_tests(frame: pd.DataFrame) -> tuple[dict[str, Measured], dict[str, list
 def collect(
     frame: pd.DataFrame,
     groups: Sequence[SeedGroup],
+    seeds: pd.DataFrame,
     tests: Mapping[str, Measured],
     problems: Mapping[str, list[str]],
     detail: Sequence[Path],
@@ -74,6 +73,7 @@ def collect(
     Args:
         frame: the table of `load_runs`.
         groups: its tested rows, grouped by seeds.
+        seeds: texts of their means.
         tests: its tests by folder.
         problems: what is wrong with other tests, by run.
         detail: runs whose details are shown; none for the best ones.
@@ -107,7 +107,7 @@ def collect(
         untested_runs=[run for run, tested in zip(row_runs, is_tested, strict=True) if not tested],
         shared=shared,
         notes=notes(run_dirs),
-        seeds=readable_seeds(found) if len(found := seed_table(frame, groups)) else found,
+        seeds=seeds,
         test_sets=test_sets(groups),
         runs=runs,
         class_sets=class_sets,

@@ -13,6 +13,8 @@ from configs.schema import Config
 from tin.runs.folder import OFFSETS_FILE, Run
 
 MAX_CACHED = 4096
+TEXTS = ("split", "block")
+"""Columns of CSV files that hold text; all others hold numbers."""
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[Path]:
@@ -105,7 +107,7 @@ def _csv(path: Path, version: tuple[int, int]) -> pd.DataFrame:
         frame = pd.read_csv(path, on_bad_lines="skip", encoding_errors="replace")
     except (OSError, ValueError):
         return pd.DataFrame(columns=["epoch", "step"])
-    texts = [name for name in ("split", "block") if name in frame]
-    numbers = frame.drop(columns=texts).apply(pd.to_numeric, errors="coerce")
-    frame[numbers.columns] = numbers
+    for name in frame.columns:
+        if name not in TEXTS and not pd.api.types.is_numeric_dtype(frame[name].dtype):
+            frame[name] = pd.to_numeric(frame[name], errors="coerce")
     return frame.dropna(subset=[name for name in ("epoch", "step") if name in frame])

@@ -91,7 +91,7 @@ def write_report(frame: pd.DataFrame, out: Path, detail: Sequence[Path] = ()) ->
     write_text(out / "results.md", text)
     write_text(out / "results.tex", latex(table, shared, seeds))
     target = out / "results.html"
-    write_text(target, page(collect(frame, groups, tests, problems, detail)))
+    write_text(target, page(collect(frame, groups, seeds, tests, problems, detail)))
     return target
 
 

@@ -188,26 +188,25 @@ def smallest_difference(differences: np.ndarray, groups: np.ndarray | None = Non
 
 def t_tail(t: float, freedom: float) -> float:
     """Return the probability that the absolute value of Student's t exceeds ``t``."""
-    # With t = sqrt(freedom) * tan(angle), the density is a power of the cosine.
-    # With many degrees of freedom, the power falls to 0 within a few times 1 / sqrt(freedom).
-    start = math.atan(t / math.sqrt(freedom))
-    angles = np.linspace(start, min(math.pi / 2, start + 40 / math.sqrt(freedom)), 20001)
-    log_factor = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)
-    area = float(np.trapezoid(np.cos(angles) ** (freedom - 1), angles))
-    return min(1.0, 2 * math.exp(log_factor) / math.sqrt(math.pi) * area)
+    angles, density = _t_density(math.atan(t / math.sqrt(freedom)), freedom)
+    return min(1.0, 2 * float(np.trapezoid(density, angles)))
 
 
 def t_quantile(probability: float, freedom: float) -> float:
     """Return the value that Student's t stays below with a probability above one half."""
-    low = 0.0
-    high = 1e5
-    for _ in range(60):
-        middle = (low + high) / 2
-        if t_tail(middle, freedom) / 2 > 1 - probability:
-            low = middle
-        else:
-            high = middle
-    return middle
+    angles, density = _t_density(0.0, freedom)
+    steps = np.diff(angles) * (density[1:] + density[:-1]) / 2
+    below = 0.5 + np.append(0.0, np.cumsum(steps))
+    return math.sqrt(freedom) * math.tan(float(np.interp(probability, below, angles)))
+
+
+def _t_density(start: float, freedom: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return angles from ``start`` on, and the density of t = sqrt(freedom) * tan(angle) there."""
+    # The density is a power of the cosine, which falls to 0 within a few times 1 / sqrt(freedom).
+    angles = np.linspace(start, min(math.pi / 2, start + 40 / math.sqrt(freedom)), 20001)
+    log_factor = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)
+    factor = math.exp(log_factor) / math.sqrt(math.pi)
+    return angles, factor * np.cos(angles) ** (freedom - 1)
 
 
 @functools.lru_cache(maxsize=4)  # the tests of a report share their videos

@@ -79,7 +79,7 @@ class Board:
             if math.isfinite(value)
         }
         for summary in hparams(settings, tags):
-            self._writer.file_writer.add_summary(summary)
+            self._writer._get_file_writer().add_summary(summary)
 
 
 def _indented(text: str) -> str:

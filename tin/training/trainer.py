@@ -15,6 +15,7 @@ from pipeline.batches import Batch
 from tin.evaluation.evaluate import evaluate
 from tin.models.network import record_offsets, recorded_offsets
 from tin.ranks.distributed import World, cpus, start
+from tin.ranks.gpu_health import GpuHealth
 from tin.ranks.node_check import check_node
 from tin.ranks.signals import FlagAllReduce, RankFlags, StopSignals
 from tin.ranks.watchdog import Watchdog
@@ -94,12 +95,14 @@ class Trainer:
         self.flags = FlagAllReduce(world)
         self.watchdog = Watchdog(run.job, run.attempt, world.rank, config.run.hang_minutes)
         self.recorder: Recorder | None = None
+        self.gpu_health = GpuHealth(world.device)
         self.saved_at = time.monotonic()
         self.gradient_norm: float | Tensor = 0.0
-        """Norm of the last gradient that updated the weights."""
+        """Norm of the gradient of the last step, or 0 if that step was skipped."""
 
     def train(self) -> None:
         """Train the remaining epochs, evaluate them, and mark the run as complete."""
+        self._check_gpu()
         settings = self.config.train
         state = self.state
         with contextlib.ExitStack() as stack:
@@ -118,8 +121,13 @@ class Trainer:
                 state.step = 0
                 state.bad_frames = 0
                 state.sums.clear()
+                self._check_gpu()
             if self.world.is_main:
                 self.run.finish("train")
+
+    def _check_gpu(self) -> None:
+        if self.config.run.check_node:
+            self.gpu_health.check()
 
     def _open_recorder(self) -> Recorder:
         return Recorder(
@@ -167,9 +175,7 @@ class Trainer:
         every = self.config.run.offset_steps
         if every:
             record_offsets(state.model, step % every == 0)
-        norm = train_step(state, batches)
-        if norm is not None:
-            self.gradient_norm = norm
+        self.gradient_norm = train_step(state, batches)
         if self.recorder:
             self.recorder.advance(step + 1)
             self.recorder.clips(batches[0].x, step + 1)

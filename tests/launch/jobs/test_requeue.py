@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from slurm_messages import NODE_LOST, OUT_OF_MEMORY
+from slurm_messages import NODE_LOST, OUT_OF_MEMORY, OVER_MEMORY, REQUEUED
 
 from launch.errors import ASK
 from launch.jobs import requeue
@@ -111,7 +111,7 @@ def test_the_rank_that_ended_first_knows_the_reason(
     assert judge(notes, messages, []) == want
 
 
-@pytest.mark.parametrize("text", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY)
+@pytest.mark.parametrize("text", [*OUT_OF_MEMORY.values(), *OVER_MEMORY.values()])
 def test_a_job_without_enough_memory_blames_no_node(text: str):
     assert is_out_of_memory(text)
     verdict = judge([], [message(1)], [], out_of_memory=True)
@@ -130,6 +130,7 @@ def test_a_lost_node_is_read_from_the_log_of_both_versions():
     assert lost_nodes(NODE_LOST["24.11"]) == []
     assert cancel_reason(NODE_LOST["24.11"]) == "NODE FAILURE"
     assert cancel_reason(NODE_LOST["22.05"]) == ""
+    assert [cancel_reason(text) for text in REQUEUED.values()] == ["JOB REQUEUE"] * 2
     assert used_nodes("7, start 0, node[1-2]\nmore, words, here\n") == "node[1-2]"
 
 

@@ -170,6 +170,53 @@ def test_a_list_with_labels_a_folder_and_bad_files(run_dir, videos, tmp_path):
     assert result["metrics"] == {}
 
 
+def test_a_crash_of_the_decoder_costs_one_video(run_dir, videos, tmp_path, monkeypatch):
+    import os
+    import signal
+
+    from tin.deploy import sources
+
+    files = sorted(videos.rglob("*.mp4"))[:4]
+    real = sources.encoded
+
+    def crash(path, config):
+        if path == files[1]:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return real(path, config)
+
+    monkeypatch.setattr(sources, "encoded", crash)
+    result = predict(run_dir, files, tmp_path / "out")
+    assert (result["num_predicted"], result["num_bad"]) == (3, 1)
+    (bad,) = rows_of(tmp_path / "out" / "bad.csv")
+    assert bad["reason"] == "the decoder crashed (SIGSEGV)"
+
+
+def test_a_killed_worker_ends_the_command_and_the_next_one_completes(
+    run_dir, videos, tmp_path, monkeypatch
+):
+    import os
+    import signal
+
+    from preprocess.workers import WorkerError
+    from tin.deploy import sources
+
+    files = sorted(videos.rglob("*.mp4"))[:8]
+    predict(run_dir, files, tmp_path / "whole", *ALL)
+    real = sources.encoded
+
+    def killed(path, config):
+        if path == files[6]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(path, config)
+
+    monkeypatch.setattr(sources, "encoded", killed)
+    with pytest.raises(WorkerError, match="SIGKILL"):
+        predict(run_dir, files, tmp_path / "out", *ALL)
+    monkeypatch.undo()
+    predict(run_dir, files, tmp_path / "out", *ALL)
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
 def test_a_part_without_a_usable_video_is_joined(run_dir, videos, tmp_path):
     good = sorted(videos.rglob("*.mp4"))[0]
     lines = [*(f"gone{number}.mp4" for number in range(4)), str(good)]
