@@ -52,10 +52,10 @@ def train(
         check_recipe(recipe, run_dir, "train")
     check_sections("tin train", settings, TRAIN_SECTIONS)
     config = resolve(recipe, folder, settings)
-    if not Run(folder).done().get("train"):
-        check_training(config, is_new=not Run(folder).exists())
     if not take_over and _is_typed_by_hand():
         check_not_alive(Run(folder))
+    if not Run(folder).done().get("train"):
+        check_training(config, is_new=not Run(folder).exists())
     # Everything that can be checked without torch is checked: importing it takes seconds.
     from tin.training.trainer import train as train_run
 
