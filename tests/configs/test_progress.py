@@ -3,6 +3,7 @@
 import io
 import os
 import pty
+import select
 import sys
 
 import pytest
@@ -51,7 +52,9 @@ def test_a_bar_fits_a_terminal_of_50_columns(monkeypatch):
             2,
         ]
         terminal.flush()
-        shown = os.read(leader, 100_000).decode()
+        shown = ""
+        while select.select([leader], [], [], 0.2)[0]:
+            shown += os.read(leader, 100_000).decode()
     os.close(leader)
     assert "of 3" in shown
     lines = io.StringIO(shown.replace("\x1b[2K", "\n").replace("\r", "\n")).read().splitlines()
