@@ -160,6 +160,12 @@ class TestSettings(Settings):
     """Number of videos per step on each rank."""
     checkpoint: Literal["best", "last"] = "best"
     """Test the checkpoint with the best metric, or the last one."""
+    last_checkpoints: PositiveInt = 1
+    """Test the mean of the weights of this many checkpoints, the last ones of the run. More than 1
+    needs `checkpoint: last`, and a run with `run.keep_checkpoints` as large."""
+    precise_bn: NonNegativeInt = 0
+    """Number of training batches on each rank from which the statistics of BatchNorm are computed
+    again before a test; 0 keeps the statistics of the checkpoint."""
 
 
 class RunSettings(Settings):
@@ -184,6 +190,8 @@ class RunSettings(Settings):
     after every epoch anyway."""
     checkpoint_steps: NonNegativeInt = 0
     """Steps between two checkpoints within an epoch; 0 disables them."""
+    keep_checkpoints: int = Field(2, ge=2)
+    """Number of checkpoints that are kept, the newest ones, in addition to the best one."""
     hang_minutes: NonNegativeFloat = 10.0
     """Treat the run as hung after this many minutes without a step; 0 disables the check. The
     first step may always take 10 minutes."""

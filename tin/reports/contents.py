@@ -94,12 +94,13 @@ def collect(
             "curves": _curves(run_dir, len(run_dirs)),
             "classes": classes[place],
             "settings": {name: str(settings[place].get(name, "")) for name in different},
-            "commands": _commands(run_dir),
+            "commands": _commands(run_dir) if settings[place] else "",
         }
         for place, run_dir in enumerate(run_dirs)
     ]
     is_tested = frame[list(TEST_METRICS)].notna().any(axis=1) & frame["test"].notna()
-    chosen = _chosen(frame, run_dirs, tests, detail)
+    readable_runs = [run_dir for run_dir, one in zip(run_dirs, settings, strict=True) if one]
+    chosen = _chosen(frame, readable_runs, tests, detail)
     return Contents(
         table=_without_empty(table[is_tested.to_numpy()]),
         table_runs=[run for run, tested in zip(row_runs, is_tested, strict=True) if tested],
@@ -116,7 +117,6 @@ def collect(
         details={
             index[run_dir]: details_of(Path(run_dir), newest[run_dir], problems.get(run_dir, []))
             for run_dir in chosen
-            if Run(Path(run_dir)).exists()
         },
     )
 

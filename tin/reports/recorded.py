@@ -29,11 +29,14 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
     return list(found.values())
 
 
-def natural(text: str) -> tuple[list[tuple[int, Any]], str]:
-    """Return a key that sorts texts with numbers by their value: run-2 comes before run-10."""
-    parts = re.split(r"(\d+)", text)
-    pairs = [(1, int(part)) if part.isdecimal() else (0, part.casefold()) for part in parts]
-    return pairs, text
+def natural(text: str) -> tuple[list[Any], str]:
+    """Return a key that sorts texts with numbers by their value.
+
+    run-2 comes before run-10, and lr-0.02 before lr-0.1.
+    """
+    parts = re.split(r"([0-9]+(?:\.[0-9]+)?)", text)
+    # Texts and numbers take turns, so a text is never compared with a number.
+    return [float(part) if place % 2 else part.casefold() for place, part in enumerate(parts)], text
 
 
 def config_of(run: Run) -> Config:

@@ -114,7 +114,8 @@ class TrainingState:
     def save(self, sums: list[float], name: str | None = None) -> None:
         """Write a checkpoint (rank 0 only); `sums` are the epoch's sums over all ranks."""
         if self.world.is_main:
-            checkpoint.save(self.run, self._contents(sums), name)
+            kept = self.config.run.keep_checkpoints
+            checkpoint.save(self.run, self._contents(sums), name, kept)
 
     def _build(self, fresh: bool) -> None:
         """Build model, optimizer and moving average; load `model.init` only for a fresh run."""

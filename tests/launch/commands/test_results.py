@@ -80,3 +80,16 @@ def test_a_report_without_a_run_is_an_error_and_writes_nothing(tmp_path, exists)
 def test_views_of_the_wrong_form_are_rejected(tmp_path):
     found = CliRunner().invoke(app, ["test", str(tmp_path), "--views", "2"])
     assert "expected CLIPSxCROPS, for example 2x3" in str(found.exception)
+
+
+def test_report_compares_two_models_on_the_same_videos(tests):
+    # The first test is right on the first video only, the second on the second video only.
+    text = _tin("report", "--compare", *tests)
+    assert "first minus second: +0.00 points" in text
+    assert "2 videos, seeds: 1 and 1" in text
+    assert "This holds for these trained models." in text
+
+
+def test_report_without_runs_is_rejected():
+    found = CliRunner().invoke(app, ["report"])
+    assert "name a run or a folder of runs" in str(found.exception)

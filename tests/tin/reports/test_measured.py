@@ -10,6 +10,7 @@ from written_runs import write_run, write_test
 from tin.evaluation.scores import Scores, load_result, save, summarize
 from tin.reports.comparisons import compare_paths
 from tin.reports.measured import INTERVALS, intervals, intervals_of, measure, store_intervals
+from tin.reports.recorded import natural
 from tin.reports.results import load_runs, write_report
 from tin.reports.statistics import resample_counts
 
@@ -124,6 +125,12 @@ def test_tests_of_other_videos_are_not_compared(tmp_path):
     run_dir = write_run(tmp_path / "c")
     with pytest.raises(ValueError, match="no test in common"):
         compare_paths(tmp_path / "a", run_dir)
+
+
+def test_numbers_in_names_sort_by_their_value():
+    names = ["lr-0.1_seed-10", "lr-0.1_seed-2", "lr-0.02_seed-1", "a", "10", "9"]
+    wanted = ["9", "10", "a", "lr-0.02_seed-1", "lr-0.1_seed-2", "lr-0.1_seed-10"]
+    assert sorted(names, key=natural) == wanted
 
 
 def test_latex_and_names_in_natural_order(tmp_path):
