@@ -4,7 +4,7 @@ DALI ?= cuda13
 VENV := .venv/installed-$(DALI)
 TIN := .venv/bin/tin
 
-.PHONY: demo test lint bench test-cluster soak
+.PHONY: demo test lint bench nvcc test-cluster soak
 demo: $(VENV)
 	.venv/bin/python examples/demo.py demo
 
@@ -20,6 +20,17 @@ bench: $(VENV)
 	$(TIN) op build
 	$(TIN) bench op
 	$(TIN) bench model
+
+# The CUDA compiler and disassembler, for the tests of the machine code. They have an environment of
+# their own, because a torch for GPUs may need other versions of some of these packages.
+nvcc: .venv/nvcc/installed
+.venv/nvcc/installed: Makefile
+	$(PYTHON) -m venv .venv/nvcc
+	.venv/nvcc/bin/pip install --quiet --disable-pip-version-check \
+	    nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 \
+	    nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85 nvidia-cuda-nvdisasm==13.2.86
+	.venv/nvcc/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	    | sed 's|$$|/nvidia/cu13/bin|' >$@
 
 # SLURM=24.11 runs them in a folder of its own (tests/helpers/slurm_folder.py).
 SLURM ?= 22.05

@@ -47,6 +47,9 @@ class ShardSettings(Settings):
     no split. 0 puts all of them into `train`. Null: 0.2 if no video has a split, otherwise 0."""
     multi_label: bool = False
     """Allow several labels per video, or none."""
+    flow: Literal["none", "folders", "dis"] = "none"
+    """Make a dataset of optical flow: read from folders of flow images (`folders`), or computed
+    from videos or frames by OpenCV's DIS (`dis`), which needs the extra `flow`."""
     short_side: PositiveInt = 256
     """Short side of the stored frames, in pixels. Smaller videos are not enlarged."""
     quality: int = Field(90, ge=1, le=100)
@@ -186,6 +189,11 @@ class Config(Settings):
             raise ValueError(
                 f"clip.sampling {clip.sampling} needs all frames of a video, but shard.frame_cap is"
                 f" {self.shard.frame_cap}; set shard.frame_cap=0"
+            )
+        if self.test.last_checkpoints > 1 and self.test.checkpoint == "best":
+            raise ValueError(
+                f"test.last_checkpoints {self.test.last_checkpoints} averages the last checkpoints,"
+                " but test.checkpoint is best; set test.checkpoint=last"
             )
         if self.test.sampling == "twice":
             if clip.sampling in ("dense", "reference_dense"):

@@ -5,7 +5,14 @@ The defaults are TIN's own recipe (ResNet-50, 8 frames, Something-Something v1).
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 
 from configs.settings import Settings
 
@@ -112,8 +119,9 @@ class TrainSettings(Settings):
     (`partial`), none (`frozen`), or all, with statistics over all ranks (`sync`, on GPUs only)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Data type of autocast; `auto` is bfloat16 on a GPU and float32 on a CPU."""
-    compile: bool = False
-    """Compile the model with torch.compile."""
+    compile: Literal["none", "default"] = "none"
+    """Run the model as it is (`none`), or compiled by torch.compile (`default`). The values false
+    and true of older recipes mean the same."""
     deterministic: bool = False
     """Use only deterministic GPU algorithms, so that two runs are equal bit for bit. This is
     slower. Runs on a CPU are always deterministic."""
@@ -123,7 +131,13 @@ class TrainSettings(Settings):
     evaluate_every: PositiveInt = 1
     """Epochs between two evaluations on `data.test_split`. The last epoch is always evaluated."""
     nan: Literal["stop", "skip"] = "stop"
-    """On a NaN or infinite loss or gradient: stop the run, or skip the step and count it."""
+    """On a NaN or infinite loss or gradient: stop the run, or skip the step and count it. A skipped
+    step changes neither weights nor statistics."""
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _compile_of_older_files(cls, value: object) -> object:
+        return {True: "default", False: "none"}[value] if isinstance(value, bool) else value
 
 
 class TestSettings(Settings):
@@ -146,6 +160,12 @@ class TestSettings(Settings):
     """Number of videos per step on each rank."""
     checkpoint: Literal["best", "last"] = "best"
     """Test the checkpoint with the best metric, or the last one."""
+    last_checkpoints: PositiveInt = 1
+    """Test the mean of the weights of this many checkpoints, the last ones of the run. More than 1
+    needs `checkpoint: last`, and a run with `run.keep_checkpoints` as large."""
+    precise_bn: NonNegativeInt = 0
+    """Number of training batches on each rank from which the statistics of BatchNorm are computed
+    again before a test; 0 keeps the statistics of the checkpoint."""
 
 
 class RunSettings(Settings):
@@ -170,6 +190,8 @@ class RunSettings(Settings):
     after every epoch anyway."""
     checkpoint_steps: NonNegativeInt = 0
     """Steps between two checkpoints within an epoch; 0 disables them."""
+    keep_checkpoints: int = Field(2, ge=2)
+    """Number of checkpoints that are kept, the newest ones, in addition to the best one."""
     hang_minutes: NonNegativeFloat = 10.0
     """Treat the run as hung after this many minutes without a step; 0 disables the check. The
     first step may always take 10 minutes."""

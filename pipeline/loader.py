@@ -165,8 +165,8 @@ class ClipLoader:
         if clips:
             if self._graph is None:
                 self._graph = self._make_graph()
-            # The graph works on frames: repeat the arguments of a row for each of its frames.
-            per_row = self._source.frames_per_row
+            # The graph works on images: repeat the arguments of a row for each of its images.
+            per_row = self._source.frames_per_row * self.split.planes
             arguments = step.arguments()
             self._graph.start(
                 [jpeg for clip in clips for jpeg in clip.jpegs],
@@ -192,12 +192,16 @@ class ClipLoader:
     def _make_graph(self) -> Graph:
         """Return the graph for the steps of this loader."""
         source = self._source
-        num_frames = source.num_rows * source.frames_per_row
+        # The graph sees images, two of which are a frame of flow.
+        gray = self._config.clip.modality == "flow"
+        num_images = source.num_rows * source.frames_per_row * self.split.planes
         threads = self._config.run.threads or num_cpus()
         if isinstance(source, TrainingSource):
-            return training_graph(num_frames, self._config.clip.crop, threads, self._device)
+            side = self._config.clip.crop
+            return training_graph(num_images, side, threads, self._device, gray)
         crop = self._config.test_crop
-        return evaluation_graph(num_frames, crop, source.mirrored, threads, self._device)
+        mirrored = source.mirrored
+        return evaluation_graph(num_images, crop, mirrored, threads, self._device, gray)
 
 
 def _is_read(reading: Reading) -> bool:

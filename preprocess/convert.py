@@ -12,6 +12,7 @@ from configs.schema import Config, ShardSettings
 from preprocess.annotations.labels import Video
 from preprocess.annotations.read import read_annotations
 from preprocess.decode import BadVideoError
+from preprocess.flow import compute_flow, read_flow_folder
 from preprocess.frame_folders import encode_folder
 from preprocess.quarantine import (
     MISSING,
@@ -37,7 +38,7 @@ from preprocess.shards import (
     write_split,
 )
 from preprocess.tars import ADVICE, MAX_BYTES, ShardError, VideoRecord, append_video, end_shard
-from preprocess.videos import encode_video
+from preprocess.videos import EncodedVideo, encode_video
 from preprocess.workers import CrashError, Note, num_cpus, run_tasks
 
 log = logging.getLogger(__name__)
@@ -143,10 +144,7 @@ def encode(video: Video, settings: ShardSettings) -> tuple[VideoRecord, list[byt
     if settings.format == "kinetics" and not path.exists():
         raise BadVideoError(MISSING)
     try:
-        if path.is_dir():
-            encoded = encode_folder(path, settings, video.reverse)
-        else:
-            encoded = encode_video(path, settings, video.reverse)
+        encoded = encode_frames(path, settings, video.reverse)
     except OSError as error:
         raise BadVideoError(f"cannot read the file: {error.strerror or error}") from None
     if sum(map(len, encoded.jpegs)) > MAX_BYTES:
@@ -163,8 +161,28 @@ def encode(video: Video, settings: ShardSettings) -> tuple[VideoRecord, list[byt
         fps=encoded.fps,
         seconds=encoded.seconds,
         warning=encoded.warning,
+        planes=encoded.planes,
     )
     return record, encoded.jpegs
+
+
+def encode_frames(path: Path, settings: ShardSettings, reverse: bool) -> EncodedVideo:
+    """Return the frames of a video file or of a folder of frames, or its optical flow.
+
+    Raises:
+        BadVideoError: the video cannot be used.
+        ConfigError: flow is to be computed, but OpenCV is not installed.
+    """
+    if settings.flow == "folders":
+        if not path.is_dir():
+            raise BadVideoError("shard.flow is folders, but this is not a folder of flow images")
+        return read_flow_folder(path, settings, reverse)
+    encode = encode_folder if path.is_dir() else encode_video
+    if settings.flow == "none":
+        return encode(path, settings, reverse)
+    # Flow is computed between all frames; shard.frame_cap limits the frames of flow.
+    every_frame = settings.model_copy(update={"frame_cap": 0})
+    return compute_flow(encode(path, every_frame, reverse), settings)
 
 
 def merge(folder: str | Path) -> ShardResult:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -20,6 +21,7 @@ from preprocess.decode import (
     reason_of,
 )
 
+Frame = TypeVar("Frame")
 MIN_SHARE = 0.9
 """A video with fewer than this share of its announced frames goes to quarantine."""
 
@@ -40,6 +42,8 @@ class EncodedVideo:
     seconds: float
     warning: str
     """Why fewer frames were found than expected; empty for a complete video."""
+    planes: int = 1
+    """JPEGs of a frame: 2 for flow, along x and along y."""
 
 
 def encode_video(path: Path, settings: ShardSettings, reverse: bool = False) -> EncodedVideo:
@@ -97,7 +101,7 @@ def check_share(found: int, expected: int, problems: list[str]) -> str:
     return text if found < expected or problems else ""
 
 
-def thinned(jpegs: list[bytes], frame_cap: int) -> list[bytes]:
+def thinned(jpegs: list[Frame], frame_cap: int) -> list[Frame]:
     """Return at most `frame_cap` frames, the middles of equal parts; 0 keeps all."""
     count = len(jpegs)
     if not frame_cap or count <= frame_cap:

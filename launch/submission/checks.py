@@ -38,7 +38,7 @@ def _check_run(run_dir: Path, config: Config, names: Sequence[str]) -> None:
     run = Run(run_dir)
     if "shard" not in names and "train" in names:
         check_training(config, is_new=not run.exists())
-    elif "shard" not in names and "test" in names:
+    elif "shard" not in names and _reads_dataset(config, names):
         dataset_path(config.data.dataset)
     elif "train" in names and not run.exists():
         initial_weights(config)
@@ -55,6 +55,11 @@ def _check_run(run_dir: Path, config: Config, names: Sequence[str]) -> None:
             f"{run_dir} was started with other settings: {'; '.join(different)}; submit it with its"
             " own settings, or choose another folder"
         )
+
+
+def _reads_dataset(config: Config, names: Sequence[str]) -> bool:
+    """Return whether a stage other than training reads the dataset of the recipe."""
+    return "test" in names or ("predict" in names and not config.predict.source)
 
 
 def _check_cluster(cluster: Cluster) -> None:

@@ -9,13 +9,27 @@ from configs.schema import Config
 RATE = {"gpu": 250.0, "cpu": 1.5}
 """Assumed clips per second of a rank for ResNet-50 with 8 frames of 224 pixels: on an A100-class
 GPU in bfloat16, or on a CPU core in float32. Scaled by frames, pixels and backbone."""
-MODEL_MB = {"resnet18": 45, "resnet34": 86, "resnet50": 96, "resnet101": 172}
+MODEL_MB = {
+    "resnet18": 45,
+    "resnet34": 86,
+    "resnet50": 96,
+    "resnet101": 172,
+    "resnet152": 234,
+    "mobilenetv2": 10,
+}
 """10^6 bytes of the weights in float32 with 174 classes, counted."""
 STATES = 3
 """Copies of the weights on a device: weights, gradients, momentum."""
-ACTIVATION_MB = {"resnet18": 29, "resnet34": 43, "resnet50": 126, "resnet101": 190}
-"""10^6 bytes that autograd keeps for a frame of 224 pixels in float32, counted; bfloat16 takes
-half."""
+ACTIVATION_MB = {
+    "resnet18": 29,
+    "resnet34": 43,
+    "resnet50": 126,
+    "resnet101": 190,
+    "resnet152": 268,
+    "mobilenetv2": 92,
+}
+"""10^6 bytes that autograd keeps for a frame of 224 pixels in float32, counted (the last two in
+proportion to ResNet-50); bfloat16 takes half."""
 PROCESS_GB = 1.5
 """Resident memory of a process with torch, DALI and a CUDA context, measured."""
 DECODED_MB = 3 * 224 * 224 / 1e6
@@ -79,7 +93,7 @@ def estimate(config: Config, cluster: Cluster) -> Estimate | None:
     on_gpu = cluster.num_gpus > 0 and config.run.device != "cpu"
 
     # Reads: the frames of a clip have the mean size of the split's frames.
-    frames = config.clip.num_segments * config.clip.frames_per_segment
+    frames = config.clip.num_segments * config.clip.frames_per_segment * split.planes
     mb_per_clip = frames * float(split.frames["size"].mean()) / 1e6
 
     # Speed: the work of a clip grows with its frames, their pixels and the backbone's activations.

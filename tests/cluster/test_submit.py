@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,8 +30,13 @@ SHORT = ("train.epochs=1", "train.evaluate_every=1")
 
 
 def failing_chain(work: Path, box: Path) -> ClusterRun:
+    """Remove the dataset after the submission, which checks it, and before the first job."""
     run = ClusterRun(work, "failing_chain")
-    run.submit("train,test,report", *ALONE, "data.test_split=nowhere")
+    dataset = work / "vanishing"
+    shutil.copytree(work / "data", dataset)
+    late = "cluster.setup=['sleep 10']"
+    run.submit("train,test,report", *ALONE, late, f"data.dataset={dataset}")
+    shutil.rmtree(dataset)
     wait_ended(run)
     return run
 
@@ -177,10 +183,10 @@ def test_the_stages_after_a_failed_one_do_not_stay_queued(scenes: Scenes):
     states = {stage: accounted(job_id, "State") for stage, job_id in jobs.items()}
     assert states["train"] == ["FAILED"]
     assert "COMPLETED" not in states["test"] + states["report"]
-    assert "nowhere" in run.ends[-1].text
+    assert "vanishing" in run.ends[-1].text
     told = tin("status", run.path)
     assert "gave up" in told
-    assert "nowhere" in told
+    assert "vanishing" in told
 
 
 def test_a_sweep_of_six_runs_two_jobs_at_once(scenes: Scenes):

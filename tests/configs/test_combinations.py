@@ -25,6 +25,7 @@ from configs.load import ConfigError, load
             "model.temporal_pool=true clip.num_segments=5",
             "halves the frames of a clip, but clip.num_segments is 5; choose an even number",
         ),
+        ("test.last_checkpoints=3", "averages the last checkpoints, but test.checkpoint is best"),
         ("clip.modality=diff", "clip.frames_per_segment is 1; set clip.frames_per_segment=6"),
         ("clip.modality=flow augment.color_jitter=0.1", "clip.modality flow has no colors"),
         ("clip.modality=flow augment.randaugment_ops=2", "clip.modality flow has no colors"),

@@ -142,3 +142,11 @@ def test_each_setting_has_a_docstring():
     for group in (*groups, Site):
         for name, field in group.model_fields.items():
             assert field.description, f"{group.__name__}.{name}"
+
+
+@pytest.mark.parametrize(
+    "value, meaning", [("false", "none"), ("true", "default"), ("none", "none")]
+)
+def test_the_booleans_of_older_recipes_still_say_whether_to_compile(value, meaning):
+    settings = ["data.dataset=clips", f"train.compile={value}"]
+    assert load(None, settings).train.compile == meaning

@@ -18,11 +18,14 @@ from pipeline.batches import check_bad_frames
 from pipeline.loader import ClipLoader
 from preprocess.shards import DatasetInfo
 from tin.evaluation.averages import Average
+from tin.evaluation.precise_bn import recompute_statistics
 from tin.evaluation.scores import Scores, load_result, save
+from tin.models.network import TIN
 from tin.models.size import count
 from tin.ranks.distributed import World, cpus
 from tin.ranks.watchdog import Watchdog
 from tin.runs import checkpoint
+from tin.runs.averaging import load_average
 from tin.runs.folder import Run, describe_environment
 from tin.runs.restore import find_checkpoint, precision_of, restore
 
@@ -93,7 +96,7 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
     run = Run(run_dir)
     config = _config(run, settings)
     torch.set_num_threads(config.run.threads or cpus())
-    path, state = _load_checkpoint(run, config, world)
+    paths, state = _load_checkpoint(run, config, world)
     loader = _open(config, world)
     try:
         _check_classes(state["classes"], loader.info)
@@ -101,6 +104,8 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
         # torch's stubs do not know memory_format
         model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         precision = precision_of(config, world.device)
+        if config.test.precise_bn:
+            _recompute_statistics(model, config, world, precision)
         began = time.monotonic()
         average = config.test.average
         with _watchdog(run, world, config) as watchdog:
@@ -122,7 +127,7 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
         result = {
             **_describe_data(config, loader, scores),
             "bad_frames": num_bad_frames,
-            **_describe_model(config, path, state, model),
+            **_describe_model(config, paths, state, model),
             "precision": precision,
             "seconds": round(seconds, 3),
             "clips_per_s": round(scores.scores[..., 0].size / seconds, 3),
@@ -174,24 +179,38 @@ def _config(run: Run, settings: Sequence[str]) -> Config:
     return after
 
 
-def _load_checkpoint(run: Run, config: Config, world: World) -> tuple[Path, dict[str, Any]]:
-    """Return the checkpoint to test, the same on all ranks even while the run is training."""
-    path = world.broadcast(find_checkpoint(run, config.test.checkpoint))
-    state = checkpoint.load(path)
+def _load_checkpoint(run: Run, config: Config, world: World) -> tuple[list[Path], dict[str, Any]]:
+    """Return the checkpoints to test, the same on all ranks even while the run is training."""
+    if config.test.last_checkpoints > 1:
+        paths, state = load_average(run, config.test.last_checkpoints)
+        path = paths[0]
+    else:
+        path = world.broadcast(find_checkpoint(run, config.test.checkpoint))
+        paths, state = [path], checkpoint.load(path)
     if world.broadcast(state["global_step"]) != state["global_step"]:
         raise checkpoint.CheckpointError(
             f"{path} was replaced while the ranks read it, because the run is still training;"
             " run the test again"
         )
-    return path, state
+    return paths, state
 
 
-def _open(config: Config, world: World) -> ClipLoader:
+def _recompute_statistics(model: TIN, config: Config, world: World, precision: str) -> None:
+    """Compute the statistics of BatchNorm from clips of the training split."""
+    loader = _open(config, world, training=True)
+    try:
+        recompute_statistics(model, loader, config.test.precise_bn, world, precision)
+    finally:
+        loader.close()
+
+
+def _open(config: Config, world: World, training: bool = False) -> ClipLoader:
+    data = config.data
     return ClipLoader(
-        dataset_path(config.data.dataset),
-        config.data.test_split,
+        dataset_path(data.dataset),
+        data.train_split if training else data.test_split,
         config,
-        training=False,
+        training=training,
         rank=world.rank,
         world_size=world.world_size,
         device=str(world.device),
@@ -239,12 +258,14 @@ def _describe_data(config: Config, loader: ClipLoader, scores: Scores) -> dict[s
 
 
 def _describe_model(
-    config: Config, path: Path, state: dict[str, Any], model: nn.Module
+    config: Config, paths: Sequence[Path], state: dict[str, Any], model: nn.Module
 ) -> dict[str, Any]:
     """Return the part of result.json that says which model was measured."""
     params, gflops = count(model, config)
     return {
-        "checkpoint": path.name,
+        "checkpoint": paths[0].name,
+        "averaged_checkpoints": [path.name for path in paths] if len(paths) > 1 else [],
+        "precise_bn": config.test.precise_bn,
         "epoch": state["epoch"],
         "step": state["global_step"],
         "ema": state["ema"] is not None,

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from configs.files import write_bytes
+from configs.load import ConfigError
 from configs.schema import Config
 from pipeline.batches import MEAN, STD
 from pipeline.plan import plan_evaluation
@@ -62,12 +63,18 @@ def predict(model: Path, videos: Sequence[Path]) -> Iterator[Prediction]:
 
     Raises:
         CheckpointError: no checkpoint can be used.
+        ConfigError: the model sees optical flow.
     """
     if model.is_dir():
         run = Run(model)
         model = find_checkpoint(run, run.config().test.checkpoint)
     state = checkpoint.load(model)
     config = config_of(state)
+    if config.clip.modality == "flow":
+        raise ConfigError(
+            f"{model} sees optical flow, which `tin predict` does not compute from videos. Make a"
+            " dataset with `tin shard ... shard.flow=dis` and run `tin test` on it."
+        )
     classes = state["classes"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = restore(state, config)

@@ -12,19 +12,15 @@ from configs.schema import Modality
 from pipeline.batches import STD
 
 
-def batch_channels(modality: Modality, frames_per_segment: int) -> int:
-    """Return the channels of a segment in a batch of the loader."""
-    return (2 if modality == "flow" else 3) * frames_per_segment
-
-
 def input_channels(modality: Modality, frames_per_segment: int) -> int:
     """Return the channels of the first convolution.
 
     RGB has three for each frame. RGB difference has three for each pair of neighboring frames, one
     pair fewer than frames. Flow has two for each frame, along x and along y.
     """
-    seen = frames_per_segment - 1 if modality == "diff" else frames_per_segment
-    return batch_channels(modality, seen)
+    if modality == "flow":
+        return 2 * frames_per_segment
+    return 3 * (frames_per_segment - 1 if modality == "diff" else frames_per_segment)
 
 
 def input_transform(modality: Modality) -> nn.Module:

@@ -5,7 +5,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from configs.schema import Config
-from tin.models.modality import batch_channels
+from pipeline.batches import batch_channels
 
 
 def count(model: nn.Module, config: Config) -> tuple[int, float]:
@@ -18,8 +18,7 @@ def count(model: nn.Module, config: Config) -> tuple[int, float]:
     clip = config.clip
     side = config.test_crop
     parameter = next(model.parameters())
-    channels = batch_channels(clip.modality, clip.frames_per_segment)
-    x = parameter.new_zeros(1, clip.num_segments, channels, side, side)
+    x = parameter.new_zeros(1, clip.num_segments, batch_channels(clip), side, side)
     model.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(x)

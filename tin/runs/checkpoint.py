@@ -13,7 +13,7 @@ from tin.runs.folder import Run
 
 log = logging.getLogger(__name__)
 FORMAT = 1
-KEPT = 2  # the newest checkpoints by step; best.pt is kept in addition
+KEPT = 2  # the newest checkpoints by step, unless the run keeps more; best.pt is kept in addition
 NAME = re.compile(r"step-(\d{8})-a(\d{2,})\.pt")
 
 
@@ -27,11 +27,11 @@ class NewerFormatError(CheckpointError):
     """A checkpoint of a newer version of tin-video; no older checkpoint is used in its place."""
 
 
-def save(run: Run, state: dict[str, Any], name: str | None = None) -> Path:
+def save(run: Run, state: dict[str, Any], name: str | None = None, kept: int = KEPT) -> Path:
     """Write `state` as step-<step>-a<attempt>.pt, or as `name`, and remove older checkpoints.
 
     The run's CSV files are flushed first, so that after a power failure they have every row up to
-    the step of the checkpoint.
+    the step of the checkpoint. The newest `kept` checkpoints by step remain.
 
     Raises:
         FencedError: a newer attempt has started on the run.
@@ -42,10 +42,19 @@ def save(run: Run, state: dict[str, Any], name: str | None = None) -> Path:
     path = run.checkpoints / (name or f"step-{state['global_step']:08d}-a{run.attempt:02d}.pt")
     content = {"format": FORMAT, **state}
     write_tensors(path, content, check=run.check_fence, advice=_advice(run))
-    for old in _steps(run)[KEPT:]:
+    for old in newest_first(run)[kept:]:
         old.unlink(missing_ok=True)
     _remove_leftovers(run)
     return path
+
+
+def newest_first(run: Run) -> list[Path]:
+    """Return the checkpoints that are named by step: highest step first, then newest attempt."""
+    found = []
+    for path in run.checkpoints.glob("step-*.pt"):
+        if name := NAME.fullmatch(path.name):
+            found.append((int(name[1]), int(name[2]), path))
+    return [path for _, _, path in sorted(found, reverse=True)]
 
 
 def newest(run: Run) -> Path | None:
@@ -53,7 +62,7 @@ def newest(run: Run) -> Path | None:
 
     Return None if the run has no checkpoint.
     """
-    return next(iter(_steps(run)), None)
+    return next(iter(newest_first(run)), None)
 
 
 def best(run: Run) -> Path | None:
@@ -70,7 +79,7 @@ def load_newest(run: Run) -> dict[str, Any] | None:
         CheckpointError: the run has checkpoints, but all of them are damaged.
     """
     damaged = []
-    for path in _steps(run):
+    for path in newest_first(run):
         try:
             return load(path)
         except NewerFormatError:
@@ -129,12 +138,3 @@ def _remove_leftovers(run: Run) -> None:
         attempt = file.suffix[1:]
         if attempt.isdigit() and int(attempt) < run.attempt:
             file.unlink(missing_ok=True)
-
-
-def _steps(run: Run) -> list[Path]:
-    """Return the checkpoints that are named by step: highest step first, then newest attempt."""
-    found = []
-    for path in run.checkpoints.glob("step-*.pt"):
-        if name := NAME.fullmatch(path.name):
-            found.append((int(name[1]), int(name[2]), path))
-    return [path for _, _, path in sorted(found, reverse=True)]

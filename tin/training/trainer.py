@@ -98,7 +98,7 @@ class Trainer:
         self.gpu_health = GpuHealth(world.device)
         self.saved_at = time.monotonic()
         self.gradient_norm: float | Tensor = 0.0
-        """Norm of the last gradient that updated the weights."""
+        """Norm of the gradient of the last step, or 0 if that step was skipped."""
 
     def train(self) -> None:
         """Train the remaining epochs, evaluate them, and mark the run as complete."""
@@ -175,9 +175,7 @@ class Trainer:
         every = self.config.run.offset_steps
         if every:
             record_offsets(state.model, step % every == 0)
-        norm = train_step(state, batches)
-        if norm is not None:
-            self.gradient_norm = norm
+        self.gradient_norm = train_step(state, batches)
         if self.recorder:
             self.recorder.advance(step + 1)
             self.recorder.clips(batches[0].x, step + 1)

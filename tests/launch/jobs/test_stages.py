@@ -13,6 +13,8 @@ from launch.jobs.stages import run_stage
 from launch.submission.plan import make_submission
 from tin.runs.folder import Run
 
+TRAINING = ("train.batch=4", "model.init=none")
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Path:
@@ -20,7 +22,7 @@ def dataset(tmp_path_factory) -> Path:
 
 
 def settings(dataset: Path) -> list[str]:
-    return [f"data.dataset={dataset}", "data.test_split=train", *SETTINGS]
+    return [f"data.dataset={dataset}", "data.test_split=train", *SETTINGS, *TRAINING]
 
 
 def test_the_stage_predicts_the_test_split_into_the_run(dataset: Path, tmp_path: Path):
@@ -47,6 +49,6 @@ def test_predict_follows_test_and_needs_a_run(dataset: Path, tmp_path: Path):
         make_submission("predict", str(recipe), tmp_path / "run", "local", [])
     with pytest.raises(ConfigError, match="in this order"):
         make_submission("predict,test", str(recipe), tmp_path / "run", "local", [])
-    done = write_run(tmp_path / "done", dataset)
+    done = write_run(tmp_path / "done", dataset, *TRAINING)
     chosen = ["data.test_split=val", "predict.scores=true"]
     make_submission("predict", str(recipe), done, "local", chosen)
