@@ -75,7 +75,7 @@ def print_accuracy(right: dict[str, np.ndarray], facts: list[dict[str, str]]) ->
         for values in right.values():
             found = estimate(values[:, chosen], groups)
             cells.append(
-                f"{100 * found.mean:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
+                f"{100 * found.mean:.1f} ({100 * max(found.low, 0):.1f} to {100 * min(found.high, 1):.1f})"
             )
         print(f"| {difficulty} | {chosen.sum()} | {' | '.join(cells)} |")
 
