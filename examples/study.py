@@ -74,9 +74,9 @@ def print_accuracy(right: dict[str, np.ndarray], facts: list[dict[str, str]]) ->
         cells = []
         for values in right.values():
             found = estimate(values[:, chosen], groups)
-            cells.append(
-                f"{100 * found.mean:.1f} ({100 * max(found.low, 0):.1f} to {100 * min(found.high, 1):.1f})"
-            )
+            low = 100 * max(found.low, 0)
+            high = 100 * min(found.high, 1)
+            cells.append(f"{100 * found.mean:.1f} ({low:.1f} to {high:.1f})")
         print(f"| {difficulty} | {chosen.sum()} | {' | '.join(cells)} |")
 
 
