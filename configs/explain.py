@@ -25,7 +25,8 @@ def explain(
             text = problem["msg"].removeprefix("Value error, ")
         else:
             expected = problem["msg"].removeprefix("Input should be ")
-            text = f"{key}: found {problem['input']!r}, expected {expected}"
+            found = "nothing" if problem["input"] is None else repr(problem["input"])
+            text = f"{key}: found {found}, expected {expected}"
         is_typed = any(key == name or (not key and name in text) for name in typed)
         is_typed |= any(name.startswith(f"{key}.") or key.startswith(f"{name}.") for name in typed)
         yield f"{'command line' if is_typed else where}: {text}"

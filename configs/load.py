@@ -103,8 +103,8 @@ def recipe_path(recipe: str | Path) -> Path:
     names = sorted(file.stem for file in RECIPES.glob("*.yaml"))
     hint = nearest(str(recipe), names) or "."
     raise ConfigError(
-        f"unknown recipe {recipe}{hint} Give the path of an existing .yaml file, or one of"
-        f" {', '.join(names)}"
+        f"unknown recipe {recipe}{hint} Give the path of an existing .yaml file, or a name that"
+        " `tin config` lists"
     )
 
 

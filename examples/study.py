@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from preprocess.annotations.labels import default_key
 from tin.evaluation.metrics import label_ranks
 from tin.evaluation.scores import load
 from tin.reports.results import load_runs
@@ -31,10 +32,10 @@ def main() -> None:
     frame = frame[frame["test"].notna() & frame["top1"].notna()]
     with given.labels.open(newline="") as file:
         videos = {
-            Path(row["path"]).stem: row for row in csv.DictReader(file) if row["split"] == "val"
+            default_key(row["path"]): row for row in csv.DictReader(file) if row["split"] == "val"
         }
     right, keys = read_tests(frame)
-    facts = [videos[key.split("-")[-1]] for key in keys]
+    facts = [videos[key] for key in keys]
     print_cost(frame)
     print_accuracy(right, facts)
     print_comparisons(right, facts)
@@ -73,9 +74,9 @@ def print_accuracy(right: dict[str, np.ndarray], facts: list[dict[str, str]]) ->
         cells = []
         for values in right.values():
             found = estimate(values[:, chosen], groups)
-            cells.append(
-                f"{100 * found.mean:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
-            )
+            low = 100 * max(found.low, 0)
+            high = 100 * min(found.high, 1)
+            cells.append(f"{100 * found.mean:.1f} ({low:.1f} to {high:.1f})")
         print(f"| {difficulty} | {chosen.sum()} | {' | '.join(cells)} |")
 
 

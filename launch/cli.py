@@ -9,10 +9,14 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
+from configs.progress import QUIET
 from launch.commands import cluster, data, deploy, results, tools, training
+from launch.commands.examples import EXAMPLES
 from launch.errors import exit_code, explain, set_up_libraries, set_up_logging
 
 DISTRIBUTION = "tin-video"
+COMPLETION = "_TIN_COMPLETE"
+"""Environment variable with which a shell asks for completions."""
 FIRST_STEPS = """\
 From videos to a report in four steps:
 
@@ -34,7 +38,6 @@ Or all four with one command:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -48,11 +51,13 @@ def main() -> None:
     """
     set_up_libraries()
     debug = "--debug" in sys.argv
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if "--quiet" in sys.argv:
+        os.environ[QUIET] = "1"
+    arguments = [word for word in sys.argv[1:] if word not in ("--debug", "--quiet")]
     try:
         command = typer.main.get_command(app)
         _check_options(command, arguments)
-        if arguments:
+        if arguments or COMPLETION in os.environ:
             command(arguments, prog_name="tin")
         typer.echo(FIRST_STEPS)
     except Exception as error:
@@ -87,6 +92,9 @@ def _root(
     debug: Annotated[
         bool, typer.Option("--debug", help="Print the traceback of an error.")
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print only results, warnings and errors.")
+    ] = False,
     version: Annotated[
         bool,
         typer.Option(
@@ -98,5 +106,16 @@ def _root(
     set_up_logging(int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0))
 
 
+def _add_examples(typed: typer.Typer, prefix: str = "") -> None:
+    """Add an example to the help of each command."""
+    for command in typed.registered_commands:
+        name = str(command.name or getattr(command.callback, "__name__", ""))
+        command.epilog = f"Example: {EXAMPLES[prefix + name]}"
+    for inner in typed.registered_groups:
+        if inner.typer_instance:
+            _add_examples(inner.typer_instance, f"{inner.name} ")
+
+
 for group in (data, training, results, deploy, tools, cluster):
     group.add_to(app)
+_add_examples(app)

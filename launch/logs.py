@@ -10,6 +10,7 @@ from configs.load import ConfigError
 from launch.live_jobs import active
 from launch.record import SubmittedJob, jobs
 from launch.slurm_query import SlurmError
+from tin.runs.folder import Run
 
 ASK_EVERY_S = 5.0
 """Slurm is asked about the jobs at most this often."""
@@ -26,9 +27,13 @@ def print_logs(run_dir: Path, follow: bool, rank: int | None = 0) -> None:
         rank: the rank whose logs are printed; None for all ranks.
 
     Raises:
-        ConfigError: the run has no jobs.
+        ConfigError: the run has neither jobs nor a log of `tin train`.
     """
-    _require_jobs(run_dir)
+    if not jobs(run_dir) and not Run(run_dir).typed_log.exists():
+        raise ConfigError(
+            f"{run_dir} has no jobs and no log of `tin train`; `tin submit` and `tin train` start"
+            " a run"
+        )
     positions: dict[Path, int] = {}
     asked_at = time.monotonic() - ASK_EVERY_S
     is_last = not follow
@@ -37,6 +42,7 @@ def print_logs(run_dir: Path, follow: bool, rank: int | None = 0) -> None:
         if follow and time.monotonic() - asked_at >= ASK_EVERY_S:
             asked_at = time.monotonic()
             is_last = not _may_be_active(run_dir)
+        _print_typed(run_dir, positions)
         for job in jobs(run_dir):
             for title, log in _logs(job, rank):
                 _print_news(title, log, positions)
@@ -76,6 +82,11 @@ def print_attempt(run_dir: Path, attempt: int, rank: int | None = 0) -> None:
 def _require_jobs(run_dir: Path) -> None:
     if not jobs(run_dir):
         raise ConfigError(f"{run_dir} has no jobs; `tin submit` starts some")
+
+
+def _print_typed(run_dir: Path, positions: dict[Path, int]) -> None:
+    """Print what `tin train` logged without a job."""
+    _print_news("tin train", Run(run_dir).typed_log, positions)
 
 
 def _logs(job: SubmittedJob, rank: int | None) -> Iterator[tuple[str, Path]]:

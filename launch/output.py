@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from configs.load import differences, dump
+from configs.schema import Config
 from launch.check import Row
 from launch.record import SubmittedJob
 from launch.status import RunState, RunStatus
@@ -138,6 +139,25 @@ def print_dry_run(submission: Submission) -> None:
                 lines = found.lines(first_config, step.cluster, len(submission.configs))
             typer.echo("# ---- estimate (launch/submission/estimate.py states its assumptions)")
             typer.echo("\n".join(f"# {line}" for line in lines))
+
+
+def print_recipes(configs: Iterable[Config]) -> None:
+    """Print a table of recipes: dataset, network, frames and the published number."""
+    table = _table("recipe", "dataset", "network", "temporal", "frames", "published")
+    for config in configs:
+        published = ""
+        if config.published is not None:
+            published = f"{100 * config.published:.1f} % {config.published_metric}"
+        table.add_row(
+            config.recipe,
+            config.data.dataset,
+            config.model.arch,
+            config.model.temporal,
+            str(config.clip.num_segments),
+            published,
+        )
+    _print(table)
+    typer.echo("`tin config RECIPE` prints all settings of one.")
 
 
 def _most_hours(step: Step) -> str:

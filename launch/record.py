@@ -35,7 +35,9 @@ failed its check. `failed`: any other error.
 
 
 TAIL_BYTES = 64 * 1024
-"""How much of the end of a CSV file is read to find its last row."""
+"""How much of the end of a CSV file is read to find its last rows."""
+ROW_BYTES = 4096
+"""How much is read to find the last row alone."""
 
 
 class RecordError(TinError):
@@ -214,11 +216,11 @@ def progress(run_dir: Path) -> int:
 
 def last_row(path: Path) -> dict[str, str]:
     """Return the last complete row of a CSV file; empty if there is none."""
-    rows = last_rows(path)
+    rows = last_rows(path, ROW_BYTES)
     return rows[-1] if rows else {}
 
 
-def last_rows(path: Path) -> list[dict[str, str]]:
+def last_rows(path: Path, num_bytes: int = TAIL_BYTES) -> list[dict[str, str]]:
     """Return the last complete rows of a CSV file, in their order.
 
     Only the head and the tail of the file are read, because a long run has many rows.
@@ -227,7 +229,7 @@ def last_rows(path: Path) -> list[dict[str, str]]:
         with path.open("rb") as file:
             head = file.readline()
             size = file.seek(0, os.SEEK_END)
-            start = file.seek(max(size - TAIL_BYTES, len(head)))
+            start = file.seek(max(size - num_bytes, len(head)))
             tail = file.read()
     except OSError:
         return []

@@ -50,7 +50,8 @@ def check_sections(command: str, settings: Sequence[str], used: Sequence[str]) -
         if "." in setting.split("=")[0] and section not in used:
             raise ConfigError(
                 f"{setting}: `{command}` does not use settings of section {section}; it uses"
-                f" {' and '.join(used)}. Give this setting to the command that uses it."
+                f" {', '.join(used[:-1])} and {used[-1]}. Give this setting to the"
+                " command that uses it."
             )
 
 
@@ -151,6 +152,52 @@ def check_testing(run_dir: Path, settings: Sequence[str]) -> None:
     check_split(config, "test_split", read_info(folder), folder)
 
 
+def check_dataset(path: Path) -> None:
+    """Check that a folder is a dataset.
+
+    Raises:
+        ConfigError: says what it is instead.
+    """
+    if (path / "dataset.yaml").exists():
+        return
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist; expected a dataset{_similar(path)}")
+    if (path / "plan.yaml").exists():
+        raise ConfigError(
+            f"{path} is a dataset that is not complete: run the same `tin shard` again, or `tin"
+            f" data merge {path}` after the last part"
+        )
+    raise ConfigError(
+        f"{path} is not a dataset: it has no dataset.yaml. `tin shard {path} DATASET` makes one of"
+        " a folder of videos"
+    )
+
+
+def check_source(source: Path, dataset: Path) -> None:
+    """Check that the arguments of `tin shard` are a folder of videos and a dataset.
+
+    Raises:
+        ConfigError: they are swapped, or the source is not a folder.
+    """
+    if (source / "dataset.yaml").exists():
+        raise ConfigError(
+            f"{source} is a dataset already; expected first the folder of videos, then the dataset"
+            " to write"
+        )
+    if not source.exists() and dataset.is_dir() and not any(dataset.glob("*.tar")):
+        raise ConfigError(
+            f"{source} does not exist, but {dataset} does; they seem to be swapped. Type `tin shard"
+            f" {dataset} {source}`"
+        )
+    if source.is_file():
+        raise ConfigError(
+            f"{source} is a file; expected the folder of the videos. A labels file is given with"
+            " --labels"
+        )
+    if not source.exists():
+        raise ConfigError(f"{source} does not exist; expected a folder of videos{_similar(source)}")
+
+
 def check_videos(videos: Sequence[Path]) -> None:
     """Check that at least one of the videos exists.
 
@@ -196,5 +243,5 @@ def _similar(path: Path) -> str:
     if not path.parent.is_dir() or not path.name:
         return ""
     names = [entry.name for entry in path.parent.iterdir() if entry.name != path.name]
-    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.7)
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
     return f"; did you mean {path.with_name(close[0])}?" if close else ""

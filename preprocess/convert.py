@@ -1,6 +1,7 @@
 """Converts videos to shards in parallel, resumes after a kill, and merges the parts."""
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from configs.files import atomic_file, remove_leftovers
 from configs.load import ConfigError
+from configs.progress import progress_text
 from configs.schema import Config, ShardSettings
 from preprocess.annotations.labels import Video
 from preprocess.annotations.read import read_annotations
@@ -99,8 +101,10 @@ def shard(config: Config, folder: str | Path, part: int | None = None) -> ShardR
     log.info("%s: %d of %d shards left to write", folder, len(todo), len(tasks))
     encode_task = partial(encode_shard, folder, settings)
     processes = config.run.threads or num_cpus()
+    began = time.monotonic()
     for count, name in enumerate(run_tasks(encode_task, todo, processes, _quarantine_crashed), 1):
-        log.info("%s: wrote %s (%d of %d)", folder, name, count, len(todo))
+        progress = progress_text(count, len(todo), time.monotonic() - began)
+        log.info("%s: wrote %s (%s)", folder, name, progress)
     if part is None:
         return merge(folder)
     bad = [video for task in tasks for video in read_shard_list(folder, task.name)]

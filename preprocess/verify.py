@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
+from configs.progress import show_progress
 from preprocess.shard_plan import num_shards, read_plan
 from preprocess.shard_rows import read_rows
 from preprocess.shards import (
@@ -50,7 +51,8 @@ def verify(folder: str | Path) -> list[str]:
     for split in info.splits:
         shards = range(num_shards(plan, split))
         check = partial(check_shard, folder, split)
-        found = dict(run_tasks(check, shards, num_cpus()))
+        checked = run_tasks(check, shards, num_cpus())
+        found = dict(show_progress(checked, len(shards), f"verify {split}, shards"))
         problems += [problem for shard in shards for problem in found[shard]]
         try:
             problems += _check_tables(open_split(folder, split), info, shards)

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "": ["configs", "preprocess", "pipeline", "tin", "launch"],
     "configs": [
-        "errors explain settings node",
+        "errors explain progress settings node",
         "files train_schema predict_schema",
         "schema",
         "load",
@@ -92,7 +92,7 @@ FLOORS = {
         "executor run_files checks",
         "plan",
     ],
-    "launch.commands": ["arguments", "data deploy training results tools cluster"],
+    "launch.commands": ["arguments examples", "data deploy training results tools cluster"],
 }
 """The modules and packages inside each package, from the lowest floor to the highest.
 

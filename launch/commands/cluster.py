@@ -1,12 +1,14 @@
 """The commands of the cluster: submit, status, list, logs and cancel."""
 
+import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from launch.commands.arguments import RunDir, RunDirOption, RunDirs
+from launch.commands.arguments import Json, RunDir, RunDirOption, RunDirs
 
 WATCH_S = 5.0
 """Slurm is asked at most this often."""
@@ -75,6 +77,7 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", help="Print the status again every few seconds.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Print the status of runs: state, job, times, step, metrics, and why they are queued."""
     from launch.find import find_runs
@@ -83,7 +86,11 @@ def status(
 
     while True:
         found, problem = statuses(find_runs(run_dirs))
-        print_statuses(found, problem, clear=watch)
+        if as_json:
+            rows = [{**asdict(status), "run_dir": str(status.run_dir)} for status in found]
+            typer.echo(json.dumps({"runs": rows, "problem": problem}, indent=1, default=str))
+        else:
+            print_statuses(found, problem, clear=watch)
         if not watch:
             return
         time.sleep(WATCH_S)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from configs.errors import BAD_DATA, FAILED, INTERRUPTED
-from launch.commands.arguments import Dataset, Settings
+from launch.commands.arguments import Dataset, Json, Settings
 
 if TYPE_CHECKING:
     from preprocess.convert import ShardResult
@@ -72,10 +72,11 @@ def shard(
     --parts default to the place of the task in the array.
     """
     from configs.load import load
-    from launch.usage import check_sections
+    from launch.usage import check_sections, check_source
     from preprocess.convert import shard as convert
 
     check_sections("tin shard", settings or [], ("shard", "run"))
+    check_source(source, dataset)
     part, parts = _place(part, parts)
     options = {
         "source": str(source),
@@ -102,11 +103,16 @@ def shard(
 
 
 @data.command()
-def verify(dataset: Dataset) -> None:
+def verify(dataset: Dataset, as_json: Json = False) -> None:
     """Read every byte of a dataset and list what is damaged or missing."""
+    from launch.usage import check_dataset
     from preprocess.verify import verify as find_problems
 
+    check_dataset(dataset)
     problems = find_problems(dataset)
+    if as_json:
+        typer.echo(json.dumps({"dataset": str(dataset), "problems": problems}, indent=1))
+        raise typer.Exit(FAILED if problems else 0)
     for problem in problems:
         typer.echo(problem)
     if problems:
@@ -139,6 +145,11 @@ def demo(
 
     make_motions(folder, train=train, val=val, size=size, seed=seed, motions=motions)
     typer.echo(folder / "labels.csv")
+    shards = shlex.quote(str(folder.with_name("shards")))
+    typer.echo(
+        f"next: tin shard {shlex.quote(str(folder))} {shards} --labels"
+        f" {shlex.quote(str(folder / 'labels.csv'))}"
+    )
 
 
 def _place(part: int | None, parts: int | None) -> tuple[int | None, int | None]:

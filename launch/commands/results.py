@@ -1,5 +1,7 @@
 """The commands of results: test, report and fuse."""
 
+import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from launch.commands.arguments import RunDir, Settings
+from launch.commands.arguments import Json, RunDir, Settings
 
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the files to.")]
 
@@ -27,6 +29,7 @@ def test(
     crop: Annotated[
         int, typer.Option(metavar="PIXELS", help="Side of the crops; by default the recipe's.")
     ] = 0,
+    as_json: Json = False,
 ) -> None:
     """Measure a trained model; write its scores, predictions and metrics to RUN/tests."""
     from configs.load import run_path
@@ -49,8 +52,13 @@ def test(
         if world.is_main:
             store_intervals(out)
     if world.is_main:
-        print_metrics(load_result(out)["metrics"])
+        result = load_result(out)
+        if as_json:
+            typer.echo(json.dumps({"folder": str(out), **result}, indent=1))
+            return
+        print_metrics(result["metrics"])
         typer.echo(out)
+        typer.echo(f"next: tin report {shlex.quote(str(run_dir))} --out report")
 
 
 def report(
@@ -75,6 +83,7 @@ def report(
             " differ in the seed, or a folder of a test.",
         ),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Print a table of runs; write results.csv, .md, .tex and .html."""
     from configs.load import ConfigError, run_path
@@ -94,13 +103,17 @@ def report(
 
     account(folders)
     frame = load_runs(folders)
+    detailed = [path if path.exists() else run_path(path) for path in detail or []]
+    if as_json:
+        typer.echo(frame.to_json(orient="records", indent=1))
+        write_report(frame, out, detailed)
+        return
     table, shared = readable(frame)
     # A terminal limits the width of the table; a pipe or a file does not.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     typer.echo(plain(table, width))
     if shared:
         typer.echo(f"all rows: {shared}")
-    detailed = [path if path.exists() else run_path(path) for path in detail or []]
     typer.echo(write_report(frame, out, detailed))
 
 
@@ -129,6 +142,7 @@ def fuse(
         list[Path] | None,
         typer.Option(metavar="FILE", help="Also write the classes of each video (.csv or .json)."),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Combine the scores of several models."""
     from configs.load import ConfigError
@@ -147,11 +161,14 @@ def fuse(
     from tin.evaluation.scores import load as load_scores
 
     result = fuse_tests(tests, out, given, fit or None, average)
+    for path in submission or []:
+        write_submission(load_scores(out), path)
+    if as_json:
+        typer.echo(json.dumps({"folder": str(out), **result}, indent=1))
+        return
     typer.echo("weights " + ", ".join(f"{weight:.4f}" for weight in result["weights"]))
     print_metrics(result["metrics"])
     typer.echo(f"{'average':10} {result['average']}")
-    for path in submission or []:
-        write_submission(load_scores(out), path)
     typer.echo(out)
 
 

@@ -1,5 +1,6 @@
 """The commands weights, op, bench and check."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from configs.errors import FAILED
 from launch.commands.arguments import Dataset, Settings
+from launch.commands.arguments import Json as JsonFlag
 
 if TYPE_CHECKING:
     from tin.bench.timing import Report
@@ -119,6 +121,10 @@ def bench_op(
 @bench.command(name="data")
 def bench_data(dataset: Dataset, settings: Settings = None, json: Json = None) -> None:
     """Time the loader alone."""
+    from launch.usage import check_dataset
+
+    check_dataset(dataset)
+
     from tin.bench import on_dataset
 
     _show(on_dataset.bench_data(dataset, settings=settings or ()), json)
@@ -146,16 +152,23 @@ def bench_model(
 @bench.command(name="train")
 def bench_train(dataset: Dataset, settings: Settings = None, json: Json = None) -> None:
     """Time training with its loader, for each temporal module."""
+    from launch.usage import check_dataset
+
+    check_dataset(dataset)
+
     from tin.bench import on_dataset
 
     _show(on_dataset.bench_train(dataset, settings or ()), json)
 
 
-def check() -> None:
+def check(as_json: JsonFlag = False) -> None:
     """Print what this machine offers: driver, DALI, CPUs, memory, file systems and network."""
     from launch.check import look
     from launch.output import print_check
 
+    if as_json:
+        typer.echo(json.dumps([row._asdict() for row in look()], indent=1))
+        return
     print_check(look())
 
 

@@ -53,7 +53,7 @@ def test_settings_are_applied_last_and_read_as_yaml():
         ("optim.lr=fast", "optim.lr: found 'fast', expected a valid number"),
         ("optim.lr=-1", "optim.lr: found -1, expected greater than 0"),
         ("train.bn=some", "train.bn: found 'some', expected 'full', 'partial', 'frozen' or 'sync'"),
-        ("clip.crop", "setting 'clip.crop' is not of the form section.key=value"),
+        ("clip.crop", "'clip.crop' is not a setting of the form section.key=value"),
         ("train.accumulate=5", "train.batch 48 is not a multiple of train.accumulate 5"),
         ("test.crop=300", "the test crop of 300 pixels is larger than clip.resize 256"),
     ],

@@ -44,6 +44,44 @@ for command in {[[], *(command.split(":") for command in COMMANDS.split())]}:
     assert done.stdout.count("Usage:") == 1 + len(COMMANDS.split())
 
 
+def test_every_help_has_an_example():
+    code = f"""
+from launch.cli import app
+for command in {[command.split(":") for command in COMMANDS.split()]}:
+    app([*command, "--help"], standalone_mode=False)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    for command in COMMANDS.split():
+        assert f"Example: tin {command.replace(':', ' ')}" in done.stdout
+
+
+def test_completion_of_commands(tmp_path: Path):
+    env = {
+        **os.environ,
+        "_TIN_COMPLETE": "complete_bash",
+        "COMP_WORDS": "tin da",
+        "COMP_CWORD": "1",
+    }
+    assert tin(env=env).stdout.split() == ["data"]
+
+
+def test_quiet_leaves_out_the_log_and_keeps_results(tmp_path: Path):
+    clip = write_clip(tmp_path / "s" / "a" / "0.mp4", noise_frames(2, 32))
+    (tmp_path / "s" / "b").mkdir()
+    shutil.copy(clip, tmp_path / "s" / "b")
+    done = tin("shard", str(tmp_path / "s"), str(tmp_path / "d"), "--quiet")
+    assert done.stderr == ""
+    assert "next: tin train" in done.stdout
+
+
+def test_config_without_a_recipe_lists_the_recipes():
+    lines = tin("config").stdout.splitlines()
+    assert lines[0].split() == "recipe dataset network temporal frames published".split()
+    rows = {line.split()[0]: line.split() for line in lines[1:]}
+    assert rows["clips"][:5] == ["clips", "clips", "resnet18", "interlace", "8"]
+    assert "tin_r50_8f_sthv1" in rows
+
+
 def test_the_version_is_that_of_the_distribution():
     done = tin("--version")
     assert done.returncode == 0, done.stderr

@@ -1,13 +1,16 @@
 """Which log files are printed, and how they are followed."""
 
+import logging
 from pathlib import Path
 
 import pytest
 
 from configs.load import ConfigError
 from launch import logs
+from launch.errors import log_to_file
 from launch.logs import print_attempt, print_logs
 from launch.record import SubmittedJob, add_job
+from tin.runs.folder import Run
 
 
 @pytest.fixture
@@ -48,6 +51,17 @@ def test_logs_are_printed_with_a_title_and_followed_to_the_end(run_dir: Path, mo
 def test_logs_of_a_run_without_jobs_are_an_error(tmp_path: Path):
     with pytest.raises(ConfigError, match="has no jobs"):
         print_logs(tmp_path, follow=False)
+
+
+def test_the_log_of_a_run_without_jobs_is_that_of_tin_train(tmp_path: Path, capsys):
+    with pytest.raises(ValueError, match="too small"), log_to_file(Run(tmp_path).typed_log):
+        logging.getLogger().warning("first line")
+        raise ValueError("too small")
+    print_logs(tmp_path, follow=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"---- tin train: {tmp_path / 'job' / 'train.log'}"
+    assert lines[1].endswith(" first line")
+    assert lines[2].endswith(" tin: too small")
 
 
 def test_the_log_of_another_rank_is_printed(written: Path, capsys):

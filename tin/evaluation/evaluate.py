@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from configs.load import ConfigError, dataset_path, differences, parse, with_settings
+from configs.progress import log_progress, show_progress
 from configs.schema import Config
 from pipeline.batches import check_bad_frames
 from pipeline.loader import ClipLoader
@@ -31,7 +32,6 @@ from tin.runs.restore import find_checkpoint, precision_of, restore
 
 log = logging.getLogger(__name__)
 SECTIONS = ("test", "run", "data")  # sections of the settings that `tin test` may change
-LOG_INTERVAL_S = 30.0
 
 
 def evaluate(
@@ -42,6 +42,7 @@ def evaluate(
     loss: str,
     beat: Callable[[], None] = lambda: None,
     average: Average = "scores",
+    live: bool = False,
 ) -> Scores | None:
     """Return the scores of a split in the order of its videos on rank 0, and None on other ranks.
 
@@ -55,24 +56,23 @@ def evaluate(
         loss: nll for softmax scores, bce for sigmoid scores.
         beat: called after each step, for a watchdog.
         average: how the views of a video are averaged.
+        live: show a live bar on a terminal; inside of training there is one already.
     """
     activation = torch.sigmoid if loss == "bce" else functools.partial(torch.softmax, dim=1)
     model.eval()
     rows: list[Tensor] = []
     labels: list[Tensor] = []
     scores: list[Tensor] = []
-    logged = time.monotonic()
+    show = show_progress if live and world.is_main else log_progress
+    steps = show(loader.epoch(0), loader.num_steps, f"{loader.split.name}, step")
     with torch.no_grad():
-        for step, batch in enumerate(loader.epoch(0), start=1):
+        for batch in steps:
             with torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 logits = model(batch.x.flatten(0, 1))
             rows.append(batch.clips)
             labels.append(batch.labels)
             scores.append(activation(logits.float()).unflatten(0, batch.x.shape[:2]))
             beat()
-            if time.monotonic() - logged > LOG_INTERVAL_S:
-                logged = time.monotonic()
-                log.info("%s: step %d of %d", loader.split.name, step, loader.num_steps)
     # Send the rows, labels and scores of the videos to rank 0, without the -1 of filled rows.
     seen = [torch.cat(part).cpu().numpy() for part in (rows, labels, scores)]
     is_video = seen[0] >= 0
@@ -117,6 +117,7 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
                 config.train.loss,
                 watchdog.beat,
                 average=average,
+                live=True,
             )
         seconds = time.monotonic() - began
         num_bad_frames = _check_frames(loader, world)

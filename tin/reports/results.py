@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from configs.files import write_text
 from configs.load import dataset_path, parse, read_yaml
+from configs.progress import show_progress
 from configs.schema import Config
 from preprocess.shards import read_info
 from tin.evaluation.scores import RESULT, ScoresError, load_result
@@ -52,7 +53,9 @@ def load_runs(paths: Iterable[str | Path]) -> pd.DataFrame:
         paths: run folders, or folders that hold runs at any depth. A path without a run gets a row,
             and so does a run that is queued, running, lost or unreadable; ``state`` tells which.
     """
-    rows = [row for run_dir in find_runs(paths) for row in _rows(run_dir)]
+    run_dirs = list(find_runs(paths))
+    shown = show_progress(run_dirs, len(run_dirs), "read runs")
+    rows = [row for run_dir in shown for row in _rows(run_dir)]
     frame = pd.DataFrame(rows, columns=COLUMNS)
     for column in INTEGERS:
         frame[column] = frame[column].astype("Int64")

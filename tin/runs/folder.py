@@ -72,6 +72,11 @@ class Run:
         return self.path / "job"
 
     @property
+    def typed_log(self) -> Path:
+        """Log file of `tin train` where no job keeps one."""
+        return self.job / "train.log"
+
+    @property
     def recipe(self) -> Path:
         """File of the settings that the run was submitted with.
 

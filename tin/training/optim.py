@@ -33,12 +33,15 @@ def build_optimizer(model: TIN, config: Config) -> torch.optim.SGD:
     decay. The classifier learns `optim.classifier_lr` times as fast, and for flow, the first
     convolution learns five times as fast.
 
-    `step` skips the update if the attribute `found_inf` of the optimizer is a tensor of 1, and the
-    host does not wait for the device.
+    The update is fused on a GPU and where `train.nan` is `skip`: a fused `step` does nothing if the
+    attribute `found_inf` of the optimizer is a tensor of 1, and the host does not wait for the
+    device. On a CPU the fused update rounds some elements differently, so other runs there stay
+    equal, bit for bit, to those of earlier versions.
     """
     groups: dict[Group, list[nn.Parameter]] = {}
     for group, parameter in _grouped(model, config):
         groups.setdefault(group, []).append(parameter)
+    is_fused = config.train.nan == "skip" or next(model.parameters()).is_cuda
     optimizer = torch.optim.SGD(
         [
             {
@@ -54,7 +57,7 @@ def build_optimizer(model: TIN, config: Config) -> torch.optim.SGD:
         lr=config.lr,
         momentum=config.optim.momentum,
         nesterov=config.optim.nesterov,
-        fused=True,
+        fused=is_fused or None,
     )
     # A momentum of zero is the same start as none. But if the first step is skipped, torch would
     # leave a momentum that it creates in that step without values.
@@ -66,10 +69,10 @@ def build_optimizer(model: TIN, config: Config) -> torch.optim.SGD:
 
 
 def restore_optimizer(optimizer: torch.optim.SGD, saved: dict[str, Any]) -> None:
-    """Load the state of a checkpoint; one from before the fused update becomes fused, too."""
+    """Load the state of a checkpoint, but keep whether the update is fused on this machine."""
     optimizer.load_state_dict(saved)
     for group in optimizer.param_groups:
-        group["fused"] = True
+        group["fused"] = optimizer.defaults["fused"]
 
 
 def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:

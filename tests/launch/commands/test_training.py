@@ -27,6 +27,7 @@ def started(tmp_path: Path, monkeypatch) -> list[Path]:
     run.start_attempt()
     run.write("config.yaml", dump(load("demo")))
     runs: list[Path] = []
+    monkeypatch.setattr("tin.runs.fit.check_training", lambda config, is_new: None)
     monkeypatch.setattr("tin.training.trainer.train", lambda config, run_dir: runs.append(run_dir))
     return runs
 

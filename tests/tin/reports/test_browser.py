@@ -1,7 +1,6 @@
 """The page of the report in a real browser: it opens from a file, without network or errors."""
 
 import os
-import time
 
 import pytest
 from browser import CHROMIUM, DRIVER, chromium, open_page, problems, wait_for
@@ -32,12 +31,18 @@ def results(tmp_path_factory):
     return write_report(load_runs([folder / "runs"]), folder / "out")
 
 
-@pytest.fixture
-def driver(tmp_path, results):
-    with chromium(tmp_path / "profile") as opened:
-        open_page(opened, results)
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("browser") / "profile") as opened:
         yield opened
-        assert problems(opened) == []
+
+
+@pytest.fixture
+def driver(browser, results):
+    """Return a browser that has just opened the page; the console must stay without errors."""
+    open_page(browser, results)
+    yield browser
+    assert problems(browser) == []
 
 
 def test_the_table_sorts_filters_and_hides_columns(driver):
@@ -131,9 +136,11 @@ def test_forty_runs_are_usable_three_seconds_after_opening(tmp_path):
     write_sweep(tmp_path / "runs", 40, num_classes=20, num_videos=50)
     path = write_report(load_runs([tmp_path / "runs"]), tmp_path / "out")
     with chromium(tmp_path / "profile") as driver:
-        began = time.monotonic()
+        # The time of the page's thread on a CPU does not depend on what else the machine does.
+        driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
         open_page(driver, path)
-        assert time.monotonic() - began < 10  # 3 s on a machine that does nothing else
+        metrics = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+        assert {one["name"]: one["value"] for one in metrics}["TaskDuration"] < 3
         assert len(driver.execute_script(NAMES)) == 25  # the first page of the table
 
 
