@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "": ["configs", "preprocess", "pipeline", "tin", "launch"],
-    "configs": ["errors settings", "files train_schema", "schema", "load", "cluster"],
+    "configs": ["errors settings", "files small_files train_schema", "schema", "load", "cluster"],
     "preprocess": [
         "csv_files tars",
         "decode quarantine shards workers",
@@ -28,7 +28,7 @@ FLOORS = {
         "tensor_names",
         "weights",
     ],
-    "tin.runs": ["commit", "folder", "checkpoint settings", "restore", "foreign"],
+    "tin.runs": ["commit", "folder", "checkpoint settings", "best", "restore", "foreign"],
     "tin.ranks": ["distributed", "signals node_check watchdog"],
     "tin.evaluation": ["metrics opposites", "scores", "evaluate predict fuse"],
     "tin.training": [

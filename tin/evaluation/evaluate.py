@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from configs.load import ConfigError, dataset_path, differences, parse, with_settings
 from configs.schema import Config
-from pipeline.batches import check_bad_frames
+from pipeline.batches import BadDataError, check_bad_frames
 from pipeline.loader import ClipLoader
 from preprocess.shards import DatasetInfo
 from tin.evaluation.scores import Scores, load_result, save
@@ -48,6 +48,10 @@ def evaluate(
         precision: float32 or bfloat16.
         loss: nll for softmax scores, bce for sigmoid scores.
         beat: called after each step, for a watchdog.
+
+    Raises:
+        BadDataError: no video of the split has a readable frame.
+        ScoresError: a score is NaN or infinite.
     """
     activation = torch.sigmoid if loss == "bce" else functools.partial(torch.softmax, dim=1)
     model.eval()
@@ -69,6 +73,11 @@ def evaluate(
     # Send the rows, labels and scores of the videos to rank 0, without the -1 of filled rows.
     seen = [torch.cat(part).cpu().numpy() for part in (rows, labels, scores)]
     is_video = seen[0] >= 0
+    if not world.sum([int(is_video.sum())])[0]:
+        raise BadDataError(
+            f"{loader.split.folder}: no video of split {loader.split.name} has a readable frame, so"
+            f" nothing can be measured; run `tin data verify {loader.split.folder}`"
+        )
     gathered = world.gather([part[is_video] for part in seen])
     return None if gathered is None else _joined(gathered, loader)
 
@@ -154,7 +163,8 @@ def _config(run: Run, settings: Sequence[str]) -> Config:
 
 def _load_checkpoint(run: Run, config: Config, world: World) -> tuple[Path, dict[str, Any]]:
     """Return the checkpoint to test, the same on all ranks even while the run is training."""
-    path = world.broadcast(find_checkpoint(run, config.test.checkpoint))
+    found = find_checkpoint(run, config.test.checkpoint) if world.is_main else None
+    path = world.broadcast(found)
     state = checkpoint.load(path)
     if world.broadcast(state["global_step"]) != state["global_step"]:
         raise checkpoint.CheckpointError(

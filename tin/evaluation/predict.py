@@ -19,6 +19,7 @@ from pipeline.plan import plan_evaluation
 from preprocess.frame_folders import encode_folder
 from preprocess.shards import FRAME_ROW, LABEL, VIDEO_ROW, Split
 from preprocess.videos import BadVideoError, EncodedVideo, encode_video
+from tin.evaluation.scores import ScoresError
 from tin.runs import checkpoint
 from tin.runs.folder import Run
 from tin.runs.restore import config_of, find_checkpoint, precision_of, restore
@@ -78,7 +79,11 @@ def predict(model: Path, videos: Sequence[Path]) -> Iterator[Prediction]:
         except BadVideoError as error:
             yield Prediction(video, [], np.zeros((0, 1, 1, 3), np.uint8), str(error))
             continue
-        scores = _scores(network, views, config, device)
+        try:
+            scores = _scores(network, views, config, device)
+        except ScoresError as error:
+            yield Prediction(video, [], views[0], str(error))
+            continue
         best = np.argsort(-scores, kind="stable")[:TOP]
         yield Prediction(video, [(classes[k], float(scores[k])) for k in best], views[0])
 
@@ -158,4 +163,7 @@ def _scores(
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
         logits = network(x).float()
     scores = logits.sigmoid() if config.train.loss == "bce" else logits.softmax(1)
-    return scores.mean(0, dtype=torch.float64).cpu().numpy()
+    mean = scores.mean(0, dtype=torch.float64).cpu().numpy()
+    if not np.isfinite(mean).all():
+        raise ScoresError("the model's scores are NaN or infinite, so no class is named")
+    return mean

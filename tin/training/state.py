@@ -19,8 +19,9 @@ from tin.models.weights import initialize
 from tin.op.interlace import is_compiled
 from tin.ranks.distributed import World
 from tin.runs import checkpoint
+from tin.runs.best import rebuild_best
 from tin.runs.folder import Run
-from tin.runs.restore import config_of, load_weights, precision_of
+from tin.runs.restore import config_of, load_weights, precision_of, require
 from tin.training.optim import build_optimizer
 from tin.training.running_sums import RunningSums
 
@@ -51,7 +52,9 @@ class TrainingState:
         self.bad_frames = 0
         """Damaged frames that all ranks found in this epoch."""
         self.sums = RunningSums(world.device)
-        saved = checkpoint.load_newest(run)
+        self.best_loss = math.inf
+        """The loss of that evaluation."""
+        saved = _load_newest(run, world)
         self._build(fresh=saved is None)
         if saved:
             self._restore(saved)
@@ -107,6 +110,15 @@ class TrainingState:
         if self.world.is_main:
             checkpoint.save(self.run, self._contents(sums), name)
 
+    def check_best(self) -> None:
+        """Write best.pt again if it is lost or damaged (rank 0 only)."""
+        if not self.world.is_main or self.best == -math.inf:
+            return
+        rebuilt = rebuild_best(self.run)
+        if rebuilt:
+            self.best = rebuilt.metric
+            self.best_loss = -rebuilt.negative_loss
+
     def _build(self, fresh: bool) -> None:
         """Build model, optimizer and moving average; load `model.init` only for a fresh run."""
         settings = self.config.train
@@ -132,15 +144,18 @@ class TrainingState:
 
     def _restore(self, saved: dict[str, Any]) -> None:
         """Resume from a checkpoint, after checking that it has this dataset and these settings."""
+        require(saved, sorted(set(self._contents([])) - {"best_loss"}))
         self._check_origin(saved)
         load_weights(self.model, saved["model"], self.config)
-        self.optimizer.load_state_dict(saved["optimizer"])
+        self._load_optimizer(saved["optimizer"])
         if self.ema:
-            self.ema.module.load_state_dict(saved["ema"])
+            load_weights(self.ema.module, saved["ema"] or {}, self.config)
             self.ema.n_averaged.fill_(1)  # at 0, the next update would overwrite the average
         self.epoch = saved["epoch"]
         self.step = saved["step"]
         self.best = saved["best"]
+        # Checkpoints of earlier versions have no loss: an equal metric then keeps the old best.
+        self.best_loss = saved.get("best_loss", -math.inf)
         self.skipped = saved["skipped"]
         self.bad_frames = saved["bad_frames"]
         if self.world.is_main:
@@ -153,6 +168,26 @@ class TrainingState:
                 saved["world_size"],
                 self.world.world_size,
             )
+
+    def _load_optimizer(self, saved: dict[str, Any]) -> None:
+        """Load the optimizer's state, after checking the shapes and types of its tensors.
+
+        Raises:
+            CheckpointError: it does not fit the parameters.
+        """
+        try:
+            self.optimizer.load_state_dict(saved)
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise checkpoint.CheckpointError(
+                f"the checkpoint's optimizer does not fit the model: {error}"
+            ) from None
+        for parameter, values in self.optimizer.state.items():
+            momentum = values.get("momentum_buffer")
+            if momentum is not None and momentum.shape != parameter.shape:
+                raise checkpoint.CheckpointError(
+                    f"the checkpoint's optimizer has a tensor of shape {tuple(momentum.shape)} for"
+                    f" a parameter of shape {tuple(parameter.shape)}"
+                )
 
     def _check_origin(self, saved: dict[str, Any]) -> None:
         """Raise CheckpointError for another dataset, ConfigError for other settings."""
@@ -199,6 +234,23 @@ class TrainingState:
             "ema": self.ema.module.state_dict() if self.ema else None,
             "sums": sums,
             "best": self.best,
+            "best_loss": self.best_loss,
             "skipped": self.skipped,
             "bad_frames": self.bad_frames,
         }
+
+
+def _load_newest(run: Run, world: World) -> dict[str, Any] | None:
+    """Return the newest intact checkpoint, the same on all ranks; None if the run has none.
+
+    Rank 0 chooses it, because a rank that skips a damaged file alone would be at another step.
+    """
+    saved = checkpoint.load_newest(run) if world.is_main else None
+    name = ""
+    if saved:
+        require(saved, ("global_step", "attempt"))
+        name = checkpoint.step_name(saved["global_step"], saved["attempt"])
+    name = world.broadcast(name)
+    if name and not world.is_main:
+        saved = checkpoint.load(run.checkpoints / name)
+    return saved

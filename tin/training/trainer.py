@@ -85,6 +85,7 @@ class Trainer:
         num_steps = self.train_loader.num_steps // config.train.accumulate
         self.state = TrainingState(config, run, world, self.train_loader.info, num_steps)
         self.environment = start_attempt(run, config, world, self.state.auto)
+        self.state.check_best()
         self.flags = FlagAllReduce(world)
         self.watchdog = Watchdog(run.job, run.attempt, world.rank, config.run.hang_minutes)
         self.recorder: Recorder | None = None
@@ -246,7 +247,10 @@ class Trainer:
             return
         row = test_row(state, scores, time.monotonic() - began)
         self.recorder.epoch(row)
+        # The best model has the highest metric and, of equal ones, the lowest loss. An unknown
+        # metric is NaN, which is never greater.
         metric = row["map_class" if self.test_loader.info.multi_label else "top1"]
-        if metric > state.best:
+        if (metric, -row["loss"]) > (state.best, -state.best_loss):
             state.best = metric
+            state.best_loss = row["loss"]
             state.save([0.0] * 4, "best.pt")
