@@ -3,29 +3,23 @@
 import difflib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from configs.errors import USAGE, TinError
 from configs.schema import Config
 from configs.settings import Settings
+from configs.yaml_files import ConfigError as ConfigError
+from configs.yaml_files import read_yaml as read_yaml
+from configs.yaml_files import to_yaml as to_yaml
+from configs.yaml_files import yaml_value
 
 RECIPES = Path(__file__).parent / "recipes"
 STAGED = "TIN_STAGED"
 """Environment variable with the path of a dataset's copy on this node's disk; jobs set it."""
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class ConfigError(TinError, ValueError):
-    """A settings file or a `section.key=value` that cannot be used; says where and why."""
-
-    exit_code = USAGE
-    is_final = True
 
 
 class Site(Settings):
@@ -39,32 +33,6 @@ class Site(Settings):
     """Folder of downloaded weights and compiled operators; empty is ~/.cache/tin."""
     local: str = ""
     """Folder on the node's own disk for staged shards."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which also reads 1e-3 as a number and rejects duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"duplicate key {key}", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """YAML's safe dumper, which quotes the text 1e-3 because `_Loader` reads it as a number."""
-
-
-# PyYAML reads 1e-3 as text, because it expects a dot and a signed exponent: 1.0e-3.
-for _kind in (_Loader, _Dumper):
-    _kind.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)$"),
-        list("-+.0123456789"),
-    )
 
 
 def load(recipe: str | Path | None, settings: Sequence[str] = ()) -> Config:
@@ -121,7 +89,7 @@ def parse(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
     except ValidationError as error:
         lines = [f"{where}: {line}" for line in _explain(model, error)]
         raise ConfigError("\n".join(lines)) from None
-    except TypeError as error:  # for example a YAML date, which JSON does not have
+    except (TypeError, ValueError) as error:  # for example a YAML date, which JSON does not have
         raise ConfigError(f"{where}: {error}; put it in quotes") from None
 
 
@@ -144,40 +112,13 @@ def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[st
             inner = inner.setdefault(section, {})
             if not isinstance(inner, dict):
                 raise ConfigError(f"setting {setting!r}: {section} is a value, not a section")
-        try:
-            inner[key] = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"setting {setting!r}: {_one_line(error)}") from None
+        inner[key] = yaml_value(text, f"setting {setting!r}")
     return result
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file; an empty file is an empty mapping.
-
-    Raises:
-        ConfigError: the file cannot be read, or contains something else.
-    """
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path.name}: {_one_line(error)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path.name}: expected a mapping, found {type(values).__name__}")
-    return values
 
 
 def dump(settings: BaseModel) -> str:
     """Return all settings as YAML, which `load` reads back as the same settings."""
     return to_yaml(settings.model_dump(mode="json"))
-
-
-def to_yaml(values: Mapping[str, Any]) -> str:
-    """Return values as YAML, which `read_yaml` reads back unchanged and in the same order."""
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -222,6 +163,22 @@ def dataset_path(name: str) -> Path:
     Raises:
         ConfigError: the folder does not exist or contains no dataset.
     """
+    path = original_dataset_path(name)
+    # A job may have staged another dataset than this one: compare before using its copy.
+    copy = Path(os.environ.get(STAGED) or path)
+    same = (copy / "dataset.yaml").read_bytes() == (path / "dataset.yaml").read_bytes()
+    return copy if same else path
+
+
+def original_dataset_path(name: str) -> Path:
+    """Return the folder of a dataset, also on a node that has a staged copy.
+
+    Args:
+        name: name of the dataset in site.yaml, or path of its folder.
+
+    Raises:
+        ConfigError: the folder does not exist or contains no dataset.
+    """
     if not name:
         raise ConfigError(
             "data.dataset is empty; set it to the folder of a dataset or to a name in site.yaml"
@@ -232,10 +189,7 @@ def dataset_path(name: str) -> Path:
             f"data.dataset {name}: {path.absolute()} contains no dataset.yaml; create the dataset"
             " with `tin shard`, or map its name to a folder in site.yaml"
         )
-    # A job may have staged another dataset than this one: compare before using its copy.
-    copy = Path(os.environ.get(STAGED) or path)
-    same = (copy / "dataset.yaml").read_bytes() == (path / "dataset.yaml").read_bytes()
-    return copy if same else path
+    return path
 
 
 def run_path(run: str | Path) -> Path:
@@ -282,7 +236,3 @@ def _setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 def _nearest(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

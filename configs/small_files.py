@@ -98,7 +98,7 @@ def as_record(values: dict[str, Any], adapter: TypeAdapter[Value], where: str) -
         DamagedFileError: a field is missing or has another type.
     """
     try:
-        return adapter.validate_python(values, strict=True)
+        return adapter.validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))

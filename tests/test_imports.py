@@ -9,10 +9,18 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "": ["configs", "preprocess", "pipeline", "tin", "launch"],
-    "configs": ["errors settings", "files small_files train_schema", "schema", "load", "cluster"],
+    "configs": [
+        "errors settings",
+        "files small_files train_schema",
+        "schema yaml_files",
+        "load",
+        "cluster",
+    ],
     "preprocess": [
-        "csv_files tars",
+        "tars",
+        "csv_files",
         "decode quarantine shards workers",
+        "integrity",
         "motions shard_rows videos",
         "annotations frame_folders",
         "shard_plan",
@@ -29,7 +37,7 @@ FLOORS = {
         "weights",
     ],
     "tin.runs": ["commit", "folder", "checkpoint settings", "best", "restore", "foreign"],
-    "tin.ranks": ["distributed", "signals node_check watchdog"],
+    "tin.ranks": ["distributed", "dataset_check signals node_check watchdog"],
     "tin.evaluation": ["metrics opposites", "scores", "evaluate predict fuse"],
     "tin.training": [
         "device_random randaugment running_sums recorder optim loaders bad_frames",

@@ -19,6 +19,7 @@ from pipeline.loader import ClipLoader
 from preprocess.shards import DatasetInfo
 from tin.evaluation.scores import Scores, load_result, save
 from tin.models.size import count
+from tin.ranks.dataset_check import DatasetCheck
 from tin.ranks.distributed import World, cpus
 from tin.runs import checkpoint
 from tin.runs.folder import Run, describe_environment
@@ -98,11 +99,14 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
     run = Run(run_dir)
     config = _config(run, settings)
     torch.set_num_threads(config.run.threads or cpus())
+    folder = dataset_path(config.data.dataset)
+    dataset_check = DatasetCheck(world, config.data.dataset, folder, [config.data.test_split])
     path, state = _load_checkpoint(run, config, world)
     loader = _open(config, world)
     try:
         _check_classes(state["classes"], loader.info)
         model = restore(state, config)
+        dataset_check.finish()
         # torch's stubs do not know memory_format
         model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         precision = precision_of(config, world.device)

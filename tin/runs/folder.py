@@ -206,7 +206,8 @@ class Run:
             return {}
 
     def finish(self, stage: str) -> None:
-        """Mark a stage as finished."""
+        """Mark a stage as finished, after the rows of all CSV files are on the disk."""
+        self.sync_rows()
         self.write("job/DONE", json.dumps({**self.done(), stage: time.time()}))
 
     def warn_of_changes(self, facts: Mapping[str, Any]) -> None:

@@ -105,8 +105,10 @@ def settings_of(tensors: dict[str, Tensor]) -> list[str]:
 
 
 def _write_run(run: Run, config: Config, classes: list[str], model: TIN) -> None:
-    """Write config.yaml and best.pt of a run that starts with an imported model."""
-    run.write("config.yaml", dump(config))
+    """Write best.pt and config.yaml of a run that starts with an imported model.
+
+    config.yaml comes last: it makes the folder a run, so an import that was killed can be repeated.
+    """
     state = {
         "config": config.model_dump(mode="json"),
         "dataset_digest": "",
@@ -117,6 +119,7 @@ def _write_run(run: Run, config: Config, classes: list[str], model: TIN) -> None
         "ema": None,
     }
     checkpoint.save(run, state, "best.pt")
+    run.write("config.yaml", dump(config))
 
 
 def _arch(ours: dict[str, Tensor]) -> str:

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from configs.errors import STOPPED, TinError
+from configs.load import dataset_path
 from configs.schema import Config
 from pipeline.batches import Batch
 from tin.evaluation.evaluate import evaluate
 from tin.models.network import record_offsets, recorded_offsets
+from tin.ranks.dataset_check import DatasetCheck
 from tin.ranks.distributed import World, cpus, start
 from tin.ranks.node_check import check_node
 from tin.ranks.signals import FlagAllReduce, RankFlags, StopSignals
@@ -79,11 +81,15 @@ class Trainer:
         self.run = run
         self.world = world
         self.signals = signals
+        splits = (config.data.train_split, config.data.test_split)
+        folder = dataset_path(config.data.dataset)
+        check = DatasetCheck(world, config.data.dataset, folder, splits)
         self.train_loader = open_train_split(config, world)
         self.test_loader = open_test_split(config, world)
         check_settings(config, self.train_loader)
         num_steps = self.train_loader.num_steps // config.train.accumulate
         self.state = TrainingState(config, run, world, self.train_loader.info, num_steps)
+        check.finish()
         self.environment = start_attempt(run, config, world, self.state.auto)
         self.state.check_best()
         self.flags = FlagAllReduce(world)
@@ -155,6 +161,7 @@ class Trainer:
         sums = self._finite_sums()
         if self.recorder:
             self.recorder.epoch(train_row(state, epoch, sums))
+            bad_frames.log_epoch(state.epoch, state.bad_frames, self.run)
 
     def _train_step(self, batches: list[Batch]) -> None:
         """Take an optimizer step, and show it with the offsets and weights of its clips."""

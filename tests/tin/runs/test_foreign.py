@@ -126,3 +126,19 @@ def test_an_exported_run_has_the_same_tensors_in_the_format_of_the_original(
     new = torch.load(tmp_path / "back.pth.tar", weights_only=True)["state_dict"]
     assert old.keys() == new.keys()
     assert all(torch.equal(value, new[key]) for key, value in old.items())
+
+
+def test_an_import_that_was_killed_half_way_can_be_repeated(
+    file: tuple[TIN, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write = Run.write
+
+    def killed(self: Run, name: str, text: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        import_run(file[1], tmp_path / "run")
+    monkeypatch.setattr(Run, "write", write)
+    assert not import_run(file[1], tmp_path / "run").failed
+    assert Run(tmp_path / "run").exists()
