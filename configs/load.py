@@ -33,6 +33,8 @@ class Site(Settings):
     """Folder of downloaded weights and compiled operators; empty is ~/.cache/tin."""
     local: str = ""
     """Folder on the node's own disk for staged shards."""
+    trusted_owners: tuple[str, ...] = ()
+    """Users, besides you and root, whose compiled operators may be loaded: names or numbers."""
 
 
 def load(recipe: str | Path | None, settings: Sequence[str] = ()) -> Config:

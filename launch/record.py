@@ -15,8 +15,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from pydantic import TypeAdapter
+
 from configs.errors import TinError
 from configs.files import WriteError, sync_folder, write_text
+from configs.small_files import read_bytes, read_record
 from tin.runs.folder import Run
 
 Outcome = Literal["done", "stopped", "failed", "lost", "gave up", "cancelled"]
@@ -96,6 +99,11 @@ class End:
     time: float = field(default_factory=time.time)
 
 
+JOB = TypeAdapter(SubmittedJob)
+NOTE = TypeAdapter(Note)
+END = TypeAdapter(End)
+
+
 def add_job(run_dir: Path, job: SubmittedJob) -> None:
     """Record a submitted job."""
     _append_line(_jobs_file(run_dir), json.dumps(asdict(job)))
@@ -111,10 +119,11 @@ def jobs(run_dir: Path) -> list[SubmittedJob]:
     if not path.exists():
         return []
     found = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    text = read_bytes(path, follow=False).decode("utf-8", "replace")
+    for number, line in enumerate(text.splitlines(), 1):
         try:
-            found.append(SubmittedJob(**json.loads(line)))
-        except (ValueError, TypeError) as error:
+            found.append(JOB.validate_json(line, strict=True))
+        except ValueError as error:
             raise RecordError(
                 f"{path}, line {number}: expected a submitted job as JSON ({error}). Remove the"
                 " line, and cancel its job with scancel if it is still queued or running."
@@ -130,7 +139,7 @@ def add_end(run_dir: Path, end: End) -> None:
 def ends(run_dir: Path) -> list[End]:
     """Return how the executions of a run's jobs ended, oldest first."""
     files = (Run(run_dir).job / "ends").glob("*.json")
-    return sorted((End(**_read(file)) for file in files), key=lambda end: end.time)
+    return sorted((read_record(file, END) for file in files), key=lambda end: end.time)
 
 
 def write_note(run_dir: Path, job_id: str, restart: int, note: Note) -> None:
@@ -141,7 +150,7 @@ def write_note(run_dir: Path, job_id: str, restart: int, note: Note) -> None:
 def read_notes(run_dir: Path, job_id: str, restart: int) -> list[Note]:
     """Return why ranks exited early from one execution of a job, in the order of the ranks."""
     files = (Run(run_dir).job / "notes").glob(f"{job_id}-{restart}-*.json")
-    return sorted((Note(**_read(file)) for file in files), key=lambda note: note.rank)
+    return sorted((read_record(file, NOTE) for file in files), key=lambda note: note.rank)
 
 
 def place() -> Place:
@@ -169,9 +178,13 @@ def progress(run_dir: Path) -> int:
 def last_row(path: Path) -> dict[str, str]:
     """Return the last complete row of a CSV file; empty if there is none."""
     try:
-        with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if None not in row.values()]
-    except OSError:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            rows = [
+                row
+                for row in csv.DictReader(file)
+                if None not in row.values() and None not in row  # as many cells as columns
+            ]
+    except (OSError, csv.Error):
         return {}
     return rows[-1] if rows else {}
 
@@ -199,7 +212,3 @@ def _append_line(path: Path, line: str) -> None:
 def _write(path: Path, values: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(values))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())

@@ -1,11 +1,12 @@
 """The status of runs, from their folders and from Slurm if it answers."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from configs.errors import TinError
 from configs.load import ConfigError, run_path
 from launch.local import is_alive
 from launch.record import SubmittedJob, ends, jobs, last_row
@@ -120,13 +121,27 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
 
 def statuses(run_dirs: Sequence[Path]) -> tuple[list[RunStatus], str]:
     """Return the status of each run, and why Slurm did not answer (empty if it did)."""
-    jobs_of_run = {run_dir: jobs(run_dir) for run_dir in run_dirs}
+    damaged: dict[Path, str] = {}
+    jobs_of_run: dict[Path, list[SubmittedJob]] = {}
+    for run_dir in run_dirs:
+        try:
+            jobs_of_run[run_dir] = jobs(run_dir)
+        except (TinError, OSError) as error:
+            damaged[run_dir] = str(error)
+            jobs_of_run[run_dir] = []
     slurm = _ask_slurm([job for known in jobs_of_run.values() for job in known])
     found = []
     for run_dir in run_dirs:
-        status = _from_folder(run_dir)
-        if jobs_of_run[run_dir]:
-            status = _with_jobs(status, jobs_of_run[run_dir], slurm)
+        # A damaged run must not hide the others.
+        try:
+            status = _from_folder(run_dir)
+            if jobs_of_run[run_dir]:
+                status = _with_jobs(status, jobs_of_run[run_dir], slurm)
+        except (TinError, OSError, ValueError) as error:
+            damaged.setdefault(run_dir, str(error))
+            status = RunStatus(run_dir, state="unknown")
+        if run_dir in damaged:
+            status = replace(status, why=damaged[run_dir])
         found.append(status)
     return found, slurm.problem
 
@@ -156,7 +171,7 @@ def _from_folder(run_dir: Path) -> RunStatus:
     # A run that has written a row or a checkpoint recently is running.
     attempts = run.attempts()
     saved = max((file.stat().st_mtime for file in run.checkpoints.glob("*.pt")), default=0.0)
-    written = max(saved, float(row.get("time") or 0))
+    written = max(saved, _number(row, "time"))
     state: RunState = "waiting"
     if attempts:
         state = "running" if now - written < STALE_S else "stopped"
@@ -174,9 +189,9 @@ def _from_folder(run_dir: Path) -> RunStatus:
         stage=stage,
         state=state,
         step=row.get("step", ""),
-        epoch=str(int(row["epoch"]) + 1) if row.get("epoch") else "",
-        clips_per_s=f"{float(row['clips_per_s']):.1f}" if row.get("clips_per_s") else "",
-        data_wait=f"{100 * float(row['data_wait']):.1f} %" if row.get("data_wait") else "",
+        epoch=f"{_number(row, 'epoch') + 1:.0f}" if row.get("epoch") else "",
+        clips_per_s=f"{_number(row, 'clips_per_s'):.1f}" if row.get("clips_per_s") else "",
+        data_wait=f"{100 * _number(row, 'data_wait'):.1f} %" if row.get("data_wait") else "",
         saved=_age(now - saved) if saved else "",
         restarts=max(len(attempts) - 1, 0),
         why=known[-1].text if has_failed else "",
@@ -242,6 +257,14 @@ def _run_state(slurm_state: str) -> RunState:
     """Return a state of Slurm, such as `CANCELLED by 1000`, as a state of a run."""
     name = slurm_state.split()[0].lower()
     return next((state for state in STATES if state == name), "unknown")
+
+
+def _number(row: Mapping[str, str], name: str) -> float:
+    """Return a number of steps.csv; 0 if the file is damaged there."""
+    try:
+        return float(row.get(name) or 0)
+    except ValueError:
+        return 0.0
 
 
 def _age(seconds: float) -> str:

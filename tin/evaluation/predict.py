@@ -22,7 +22,7 @@ from preprocess.videos import BadVideoError, EncodedVideo, encode_video
 from tin.evaluation.scores import ScoresError
 from tin.runs import checkpoint
 from tin.runs.folder import Run
-from tin.runs.restore import config_of, find_checkpoint, precision_of, restore
+from tin.runs.restore import find_checkpoint, precision_of, restore, trusted_config
 
 TOP = 5
 GAP = 4  # pixels between the frames of a strip
@@ -67,7 +67,7 @@ def predict(model: Path, videos: Sequence[Path]) -> Iterator[Prediction]:
         run = Run(model)
         model = find_checkpoint(run, run.config().test.checkpoint)
     state = checkpoint.load(model)
-    config = config_of(state)
+    config = trusted_config(model, state)
     classes = state["classes"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = restore(state, config)

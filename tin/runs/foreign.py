@@ -15,7 +15,7 @@ from tin.models.tensor_names import from_reference
 from tin.models.weights import ImportReport, export_reference, import_file, read_state
 from tin.runs import checkpoint
 from tin.runs.folder import Run
-from tin.runs.restore import config_of, find_checkpoint, restore
+from tin.runs.restore import find_checkpoint, restore, trusted_config
 
 SHIFT_NAME = re.compile(r"\.conv1\.(conv\.)?net\.weight$")
 """Matches a tensor name that only TSM and MMAction2's TSM have."""
@@ -69,7 +69,7 @@ def export_run(source: Path, out: Path) -> None:
     """
     path = find_checkpoint(Run(source), "best") if source.is_dir() else source
     state = checkpoint.load(path)
-    config = config_of(state)
+    config = trusted_config(path, state)
     export_reference(restore(state, config), config.model.arch, out)
 
 

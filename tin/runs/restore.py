@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from configs.load import parse
+from configs.load import ConfigError, parse
 from configs.schema import Config
 from tin.models.network import TIN, build_model
 from tin.runs import checkpoint
@@ -57,6 +57,28 @@ def config_of(state: dict[str, Any]) -> Config:
     """
     require(state, ("config", "classes", "epoch", "global_step", "model", "ema"))
     return parse(Config, state["config"], "the checkpoint's settings")
+
+
+def trusted_config(path: Path, state: dict[str, Any]) -> Config:
+    """Return the settings of a checkpoint file, if using them executes no code that it names.
+
+    A temporal module of a user's own is imported only if config.yaml of the run that has the
+    checkpoint names the same one. A checkpoint alone cannot make this program import something.
+
+    Raises:
+        CheckpointError: the checkpoint lacks an entry.
+        ConfigError: the checkpoint names a module that no run beside it names.
+    """
+    config = config_of(state)
+    name = config.model.temporal
+    run = Run(path.absolute().parent.parent)
+    if ":" in name and not (run.exists() and run.config().model.temporal == name):
+        raise ConfigError(
+            f"{path}: model.temporal is {name}, which would be imported because a file names it."
+            " If you trust the file, put it into the folder checkpoints/ of a run whose config.yaml"
+            f" has model.temporal: {name}"
+        )
+    return config
 
 
 def require(state: dict[str, Any], names: Sequence[str]) -> None:
