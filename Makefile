@@ -1,10 +1,10 @@
-# Each target makes and fills .venv by itself. DALI=cuda12 for drivers older than 580.
+# Each target creates .venv if it is missing. Set DALI=cuda12 for drivers older than 580.
 PYTHON ?= python3
 DALI ?= cuda13
 VENV := .venv/installed-$(DALI)
 TIN := .venv/bin/tin
 
-.PHONY: demo test lint bench test-cluster soak
+.PHONY: demo test lint bench nvcc test-cluster soak
 demo: $(VENV)
 	.venv/bin/python examples/demo.py demo
 
@@ -21,11 +21,29 @@ bench: $(VENV)
 	$(TIN) bench op
 	$(TIN) bench model
 
+# The CUDA compiler and disassembler, for the tests of the machine code. They have an environment of
+# their own, because a torch for GPUs may need other versions of some of these packages.
+nvcc: .venv/nvcc/installed
+.venv/nvcc/installed: Makefile
+	$(PYTHON) -m venv .venv/nvcc
+	.venv/nvcc/bin/pip install --quiet --disable-pip-version-check \
+	    nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 \
+	    nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85 nvidia-cuda-nvdisasm==13.2.86
+	.venv/nvcc/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	    | sed 's|$$|/nvidia/cu13/bin|' >$@
+
+# SLURM=24.11 runs them in a folder of its own (tests/helpers/slurm_folder.py).
+SLURM ?= 22.05
+CLUSTER := TIN_REQUIRE_SLURM=1 .venv/bin/python tests/helpers/slurm_folder.py $(SLURM) \
+	.venv/bin/python -m pytest
+
 test-cluster: $(VENV)
-	TIN_REQUIRE_SLURM=1 .venv/bin/python -m pytest tests/cluster
+	$(TIN) op build
+	$(CLUSTER) $(or $(TESTS),tests/cluster)
 
 soak: $(VENV)
-	TIN_REQUIRE_SLURM=1 .venv/bin/python -m pytest -m soak tests/cluster
+	$(TIN) op build
+	$(CLUSTER) -m soak tests/cluster
 
 $(VENV): setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv

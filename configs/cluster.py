@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -13,7 +13,9 @@ from configs.settings import Settings
 log = logging.getLogger(__name__)
 
 CLUSTERS = Path(__file__).parent / "clusters"
-Stage = Literal["shard", "train", "test", "report"]
+Stage = Literal["shard", "train", "test", "predict", "report"]
+GPUS = r"^[A-Za-z][\w.-]*:[1-9]\d*$"
+"""Pattern of GPUs of one type: its name in Slurm, and their number."""
 SMALL_STAGES = ("shard", "report")
 """Stages that run as one process on one node: they use neither ranks nor GPUs."""
 
@@ -46,8 +48,9 @@ class Cluster(Settings):
     """Nodes that must not be used, for example `node[3-5]`."""
     nodes: PositiveInt = 1
     """Nodes of a job."""
-    gpus_per_node: NonNegativeInt = 0
-    """GPUs of a node."""
+    gpus_per_node: NonNegativeInt | Annotated[str, Field(pattern=GPUS)] = 0
+    """GPUs of a node: a number, or a type and a number, for example `a100:4` or the MIG slices
+    `a100_1g.10gb:7`."""
     tasks_per_node: NonNegativeInt = 0
     """Ranks of a node; 0 means one rank for each GPU, or one rank on a node without GPUs."""
     cpus_per_task: PositiveInt = 4
@@ -80,9 +83,19 @@ class Cluster(Settings):
     """Settings that differ for one stage, for example `shard: {partition: cpu}`."""
 
     @property
+    def num_gpus(self) -> int:
+        """Number of GPUs of a node, also where `options` asks for them by the name `gres`."""
+        asked = self.gpus_per_node or str(self.options.get("gres", ""))
+        if isinstance(asked, int):
+            return asked
+        found = [part.split(":") for part in asked.split(",")]
+        counts = [part[-1] for part in found if self.gpus_per_node or part[0] == "gpu"]
+        return sum(int(count) if count.isdigit() else 1 for count in counts)
+
+    @property
     def ranks_per_node(self) -> int:
         """Number of ranks of a node."""
-        return self.tasks_per_node or self.gpus_per_node or 1
+        return self.tasks_per_node or self.num_gpus or 1
 
     @property
     def chain(self) -> int:

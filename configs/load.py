@@ -1,6 +1,5 @@
 """Read and write settings: recipes, `section.key=value`, a run's config.yaml, and site.yaml."""
 
-import difflib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from configs.explain import explain, nearest, setting_names
 from configs.schema import Config
 from configs.settings import Settings
 from configs.yaml_files import ConfigError as ConfigError
@@ -19,6 +19,8 @@ from configs.yaml_files import yaml_value
 RECIPES = Path(__file__).parent / "recipes"
 STAGED = "TIN_STAGED"
 """Environment variable with the path of a dataset's copy on this node's disk; jobs set it."""
+FORMER_DEFAULTS = {"shard.held_out": (0.0, None)}
+"""Former and present default of each setting whose default has changed; training ignores them."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -47,12 +49,13 @@ def load(recipe: str | Path | None, settings: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: a setting is wrong; names file, key, what was found and what was expected.
     """
+    typed = [setting.partition("=")[0] for setting in settings]
     if recipe is None:
-        return parse(Config, with_settings({}, settings), "settings")
+        return parse(Config, with_settings({}, settings), "command line")
     path = recipe_path(recipe)
     values = with_settings(read_yaml(path), settings)
     values.setdefault("recipe", path.stem)
-    return parse(Config, values, path.name)
+    return parse(Config, values, path.name, typed)
 
 
 def recipe_path(recipe: str | Path) -> Path:
@@ -68,20 +71,23 @@ def recipe_path(recipe: str | Path) -> Path:
     if path.name == str(recipe) and named.exists():
         return named
     names = sorted(file.stem for file in RECIPES.glob("*.yaml"))
-    hint = _nearest(str(recipe), names) or "."
+    hint = nearest(str(recipe), names) or "."
     raise ConfigError(
-        f"unknown recipe {recipe}{hint} Give the path of an existing .yaml file, or one of"
-        f" {', '.join(names)}"
+        f"unknown recipe {recipe}{hint} Give the path of an existing .yaml file, or a name that"
+        " `tin config` lists"
     )
 
 
-def parse(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
+def parse(
+    model: type[Model], values: Mapping[str, Any], where: str, typed: Sequence[str] = ()
+) -> Model:
     """Return `values` as a `model`, strictly checked.
 
     Args:
         model: class of the settings.
         values: the settings, nested by section.
         where: file name or other origin of the values, for messages.
+        typed: names of the values that come from the command line instead.
 
     Raises:
         ConfigError: lists each wrong setting on its own line.
@@ -89,8 +95,7 @@ def parse(model: type[Model], values: Mapping[str, Any], where: str) -> Model:
     try:
         return model.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        lines = [f"{where}: {line}" for line in _explain(model, error)]
-        raise ConfigError("\n".join(lines)) from None
+        raise ConfigError("\n".join(explain(model, error, where, typed))) from None
     except (TypeError, ValueError) as error:  # for example a YAML date, which JSON does not have
         raise ConfigError(f"{where}: {error}; put it in quotes") from None
 
@@ -107,7 +112,10 @@ def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[st
     for setting in settings:
         name, found, text = setting.partition("=")
         if not found or not all(name.split(".")):
-            raise ConfigError(f"setting {setting!r} is not of the form section.key=value")
+            raise ConfigError(
+                f"command line: {setting!r} is not a setting of the form section.key=value"
+                f"{_as_setting(name, settings)}"
+            )
         *sections, key = name.split(".")
         inner = result
         for section in sections:
@@ -124,20 +132,33 @@ def dump(settings: BaseModel) -> str:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Return `section.key: old -> new` for each setting that differs, except section `run`."""
+    """Return `section.key: old -> new` for each setting that differs, except section `run`.
+
+    A default that changed since the older settings were written is not a difference.
+    """
+    known = {f"{key}: {former} -> {now}" for key, (former, now) in FORMER_DEFAULTS.items()}
     found = changes(old.model_dump(), new.model_dump())
-    return [line for line in found if not line.startswith("run.")]
+    return [line for line in found if not line.startswith("run.") and line not in known]
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return `section.key: old -> new` for each value that differs between nested mappings."""
-    before = dict(_leaves(old))
-    after = dict(_leaves(new))
+    before = dict(leaves(old))
+    after = dict(leaves(new))
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in {**before, **after}
         if before.get(key) != after.get(key)
     ]
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the value of each entry of a nested mapping."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def load_site() -> Site:
@@ -204,37 +225,11 @@ def cache_path() -> Path:
     return Path(load_site().cache or "~/.cache/tin").expanduser()
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the value of each entry of a nested mapping."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _explain(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
-    """Yield a line for each wrong setting: its name, what was found, what was expected."""
-    for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            known = list(_setting_names(model))
-            yield f"unknown setting {key}{_nearest(key, known)}"
-        elif problem["type"] == "value_error":
-            yield problem["msg"].removeprefix("Value error, ")
-        else:
-            expected = problem["msg"].removeprefix("Input should be ")
-            yield f"{key}: found {problem['input']!r}, expected {expected}"
-
-
-def _setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        yield prefix + name
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from _setting_names(kind, f"{prefix}{name}.")
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+def _as_setting(name: str, words: Sequence[str]) -> str:
+    """Return what to type for the name of a setting that stands alone or before its value."""
+    known = list(setting_names(Config))
+    if name not in known:
+        return nearest(name, known)
+    after = words[list(words).index(name) + 1 :] if name in words else []
+    value = after[0] if after and "=" not in after[0] else "VALUE"
+    return f"; type {name}={value}"

@@ -34,13 +34,15 @@ Type type_of(const Tensor& x) {
   }
 }
 
-// Whether x is channels_last and not contiguous.
+// Whether x is channels_last and not contiguous. The stride of a dimension of size 1 is free.
 bool channels_last(const Tensor& x) {
   if (x.is_contiguous()) return false;
   const int64_t C = x.size(1), H = x.size(2), W = x.size(3);
-  STD_TORCH_CHECK(
-      x.stride(1) == 1 && x.stride(3) == C && x.stride(2) == W * C && x.stride(0) == H * W * C,
-      "interlace: x and its gradient must be contiguous or channels_last");
+  const auto fits = [&x](int64_t dim, int64_t stride) {
+    return x.size(dim) == 1 || x.stride(dim) == stride;
+  };
+  STD_TORCH_CHECK(fits(1, 1) && fits(3, C) && fits(2, W * C) && fits(0, H * W * C),
+                  "interlace: x and its gradient must be contiguous or channels_last");
   return true;
 }
 

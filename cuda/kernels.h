@@ -22,14 +22,51 @@ constexpr int kThreads = 256;
 constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kTile = 8;     // frames in registers; a longer clip takes several tiles
+constexpr int kForwardBlocks =  // of the forward that fit into a multiprocessor, without a spill
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+    3;
+#else
+    4;
+#endif
 constexpr int kSumTile = 4;  // the same in the backward, which also keeps sums and a second tensor
 
+template <int Bytes>
+using Word = std::conditional_t<
+    Bytes == 16, uint4,
+    std::conditional_t<Bytes == 8, uint2,
+                       std::conditional_t<Bytes == 4, unsigned, unsigned short>>>;
+
+// Some consecutive elements, which one instruction reads or writes. They stay packed as they are in
+// memory: nvcc would put every 16-bit element of an array into a register of its own, by an
+// instruction that waits for the load, so that the next load would be issued only after that.
 template <typename Element, int Size>
-struct alignas(sizeof(Element) * Size) Vector {  // read and written by one instruction
+struct Vector {
   using T = Element;
   using A = acc_t<Element>;
-  static constexpr int size = Size;
-  T of[Size];
+  static constexpr int size = Size, bytes = Size * int(sizeof(Element));
+  uint32_t word[bytes > 4 ? bytes / 4 : 1];
+
+  TIN_INLINE Element get(int k) const {
+    if constexpr (sizeof(Element) == 8)
+      return same_bits<Element>(uint64_t(word[2 * k]) | uint64_t(word[2 * k + 1]) << 32);
+    else if constexpr (sizeof(Element) == 4)
+      return same_bits<Element>(word[k]);
+    else
+      return Element{uint16_t(word[k / 2] >> (k % 2 * 16))};
+  }
+  TIN_INLINE void set(int k, Element value) {
+    if constexpr (sizeof(Element) == 8) {
+      const uint64_t bits = same_bits<uint64_t>(value);
+      word[2 * k] = uint32_t(bits);
+      word[2 * k + 1] = uint32_t(bits >> 32);
+    } else if constexpr (sizeof(Element) == 4) {
+      word[k] = same_bits<uint32_t>(value);
+    } else if (k % 2) {
+      word[k / 2] |= uint32_t(value.bits) << 16;
+    } else {  // the even element comes first and clears the odd one
+      word[k / 2] = value.bits;
+    }
+  }
 };
 
 TIN_INLINE float widen(float value) { return value; }
@@ -43,21 +80,22 @@ TIN_INLINE float widen(Half value) {
 #endif
 }
 
-TIN_INLINE void narrow(float value, float& to) { to = value; }
-TIN_INLINE void narrow(double value, double& to) { to = value; }
-TIN_INLINE void narrow(float value, BFloat16& to) {
+template <typename T>
+TIN_INLINE T narrow(acc_t<T> value) {
+  if constexpr (std::is_same_v<T, acc_t<T>>) {
+    return value;
 #ifdef __CUDA_ARCH__
-  to.bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    return {__bfloat16_as_ushort(__float2bfloat16_rn(value))};
+  } else {
+    return {__half_as_ushort(__float2half_rn(value))};
 #else
-  to.bits = uint16_t(float_to_bfloat16<uint32_t>(value));
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    return {uint16_t(float_to_bfloat16<uint32_t>(value))};
+  } else {
+    return {uint16_t(float_to_half<uint32_t>(value))};
 #endif
-}
-TIN_INLINE void narrow(float value, Half& to) {
-#ifdef __CUDA_ARCH__
-  to.bits = __half_as_ushort(__float2half_rn(value));
-#else
-  to.bits = uint16_t(float_to_half<uint32_t>(value));
-#endif
+  }
 }
 
 // Finds the vectors of some consecutive channels in a frame. The vectors are in rows: with
@@ -81,22 +119,21 @@ struct Columns {
 template <typename Vec>
 __device__ __forceinline__ Vec load(const typename Vec::T* clip, int64_t stride, int frame,
                                     bool wanted) {
-  if (wanted) return *reinterpret_cast<const Vec*>(clip + frame * stride);
-  return Vec{};
+  Vec found{};
+  if (wanted) {
+    const auto bits = *reinterpret_cast<const Word<Vec::bytes>*>(clip + frame * stride);
+    memcpy(found.word, &bits, Vec::bytes);
+  }
+  return found;
 }
-
-template <int Bytes>
-using Word = std::conditional_t<
-    Bytes == 16, uint4,
-    std::conditional_t<Bytes == 8, uint2,
-                       std::conditional_t<Bytes == 4, unsigned, unsigned short>>>;
 
 template <typename Vec>
 __device__ __forceinline__ void store(const Vec& vector, typename Vec::T* clip, int64_t stride,
                                       int frame) {
-  using W = Word<sizeof(Vec)>;
+  Word<Vec::bytes> bits;
+  memcpy(&bits, vector.word, Vec::bytes);
   // An assignment would do, but nvcc splits some assignments into one store per element.
-  __stwb(reinterpret_cast<W*>(clip + frame * stride), same_bits<W>(vector));
+  __stwb(reinterpret_cast<Word<Vec::bytes>*>(clip + frame * stride), bits);
 }
 
 // Returns the sum of the values of all threads of a warp, in the same order on every run.
@@ -110,7 +147,7 @@ __device__ __forceinline__ A warp_sum(A value) {
 
 // Computes y. Each thread takes one vector of a clip.
 template <typename Vec, typename T = typename Vec::T, typename A = typename Vec::A>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kForwardBlocks)
     forward_kernel(const Shape s, const int blocks, const T* __restrict__ x,
                    const A* __restrict__ offset, const A* __restrict__ weight, T* __restrict__ y) {
   const int64_t b = blockIdx.x / blocks;
@@ -125,27 +162,35 @@ __global__ void __launch_bounds__(kThreads)
 
   // Go over the clip in tiles of kTile output frames, which need kTile + 1 slots. The last slot of
   // a tile is the first slot of the next tile, so that every frame is read once.
-  Vec slots[kTile + 1];
-  const int frame = slot_frame(0, shift.whole);
-  slots[0] = load<Vec>(x + start, stride, frame, inside(frame, s.T));
+  Vec slots[kTile + 1] = {};
   for (int t0 = 0; t0 < s.T; t0 += kTile) {
 #pragma unroll
-    for (int i = 1; i <= kTile; ++i) {
+    for (int i = 0; i <= kTile; ++i) {
+      if (i == 0 && t0 > 0) continue;
       const int frame = slot_frame(t0 + i, shift.whole);
       slots[i] = load<Vec>(x + start, stride, frame, t0 + i <= s.T && inside(frame, s.T));
     }
+    // All loads of a tile are issued before the first arithmetic, which waits for their values. The
+    // gains are among them if an element has 16 bits; otherwise there are no registers left.
+    constexpr bool kGainsFirst = sizeof(T) == 2;
+    const A* gain = weight + (b * s.T + t0) * s.G + g;
+    A gains[kTile];
+#pragma unroll
+    for (int i = 0; i < kTile; ++i)
+      gains[i] = kGainsFirst && !copied && t0 + i < s.T ? gain[i * s.G] : A(1);
 #pragma unroll
     for (int i = 0; i < kTile; ++i) {
-      const int t = t0 + i;
-      if (t >= s.T) break;
+      if (t0 + i >= s.T) break;
       Vec out = slots[i + 1];
       if (!copied) {
-        const A w = weight[(b * s.T + t) * s.G + g];
+        const A w = kGainsFirst ? gains[i] : gain[i * s.G];
 #pragma unroll
-        for (int k = 0; k < Vec::size; ++k)
-          narrow(blend(widen(slots[i + 1].of[k]), widen(slots[i].of[k]), w, shift.part), out.of[k]);
+        for (int k = 0; k < Vec::size; ++k) {
+          const A near = widen(slots[i + 1].get(k)), far = widen(slots[i].get(k));
+          out.set(k, narrow<T>(blend(near, far, w, shift.part)));
+        }
       }
-      store(out, y + start, stride, t);
+      store(out, y + start, stride, t0 + i);
     }
     slots[0] = slots[kTile];
   }
@@ -221,14 +266,15 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (; column < columns.count; column += plan.chunks * threads) {
       const int64_t start = clip + columns.element(s, Vec::size, column);
       Vec grads[kSumTile + 1], values[kSumTile];
+      // Issue all loads of the tile before the first arithmetic, which waits for their values.
+#pragma unroll
+      for (int i = 0; i < kSumTile; ++i)
+        values[i] = load<Vec>(x + start, stride, t0 + i, partial && t0 + i < s.T);
 #pragma unroll
       for (int i = 0; i <= kSumTile; ++i) {
         const int t = frame_slot(t0 + i, shift.whole) - 1;
         grads[i] = load<Vec>(grad + start, stride, t, t0 + i <= s.T && inside(t, s.T));
       }
-#pragma unroll
-      for (int i = 0; i < kSumTile; ++i)
-        values[i] = load<Vec>(x + start, stride, t0 + i, partial && t0 + i < s.T);
 #pragma unroll
       for (int i = 0; i < kSumTile; ++i) {
         const A near = near_gain(weights[i], shift.part);
@@ -236,10 +282,10 @@ __global__ void __launch_bounds__(kThreads, 2)
         Vec out;
 #pragma unroll
         for (int k = 0; k < Vec::size; ++k) {
-          const A before = widen(grads[i].of[k]), after = widen(grads[i + 1].of[k]);
-          nears[i] += before * widen(values[i].of[k]);
-          fars[i] += after * widen(values[i].of[k]);
-          narrow(near * before + far * after, out.of[k]);
+          const A before = widen(grads[i].get(k)), after = widen(grads[i + 1].get(k));
+          nears[i] += before * widen(values[i].get(k));
+          fars[i] += after * widen(values[i].get(k));
+          out.set(k, narrow<T>(near * before + far * after));
         }
         if (dx && t0 + i < s.T) store(out, dx + start, stride, t0 + i);
       }

@@ -47,6 +47,8 @@ def demo(folder: Path, seed: int) -> None:
     for temporal, values in measured.items():
         print(f"  {temporal:10} {100 * values['pair']:5.1f} %")
     print(f"\nReport: {folder / 'report' / 'results.html'}")
+    command = Path(sys.executable).with_name("tin")
+    print(f"`tin` is {command}. To type it as `tin`: export PATH={command.parent}:$PATH")
     check(measured)
 
 

@@ -1,9 +1,13 @@
 """Errors and logs of commands and jobs: one line and an exit code for an error."""
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 from configs.errors import FAILED, TinError
+from configs.progress import QUIET
 
 ASK = 74
 """Exit code of `launch.jobs.requeue` where it finds no Slurm commands, as in a container: it asks
@@ -36,12 +40,31 @@ def set_up_libraries() -> None:
 
 
 def set_up_logging(rank: int) -> None:
-    """Log to stderr: events on rank 0, and only warnings and errors on the other ranks."""
+    """Log to stderr: events on rank 0, and only warnings and errors on other ranks or if quiet."""
     name = f"rank {rank} " if rank else ""
     logging.basicConfig(
-        level=logging.WARNING if rank else logging.INFO,
+        level=logging.WARNING if rank or os.environ.get(QUIET) else logging.INFO,
         format=f"%(asctime)s {name}%(message)s",
         datefmt="%H:%M:%S",
         force=True,
     )
     logging.getLogger("submitit").propagate = False  # it has a handler of its own
+
+
+@contextlib.contextmanager
+def log_to_file(path: Path) -> Iterator[None]:
+    """Also append the log, and the error that ends the context, to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    except Exception as error:
+        text = f"tin: {explain(error)}"
+        handler.emit(logging.LogRecord("tin", logging.ERROR, "", 0, text, None, None))
+        raise
+    finally:
+        root.removeHandler(handler)
+        handler.close()

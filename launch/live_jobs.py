@@ -1,97 +1,108 @@
 """The queued and running jobs of a run: list them, cancel them, print their logs."""
 
-import subprocess
-import sys
-import time
+import getpass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from configs.load import ConfigError
 from launch import local
-from launch.record import End, SubmittedJob, add_end, ends, jobs, progress
-from launch.slurm_query import SlurmError, queued
+from launch.record import (
+    End,
+    SubmittedJob,
+    add_end,
+    all_jobs,
+    ends,
+    progress,
+    unnumbered_jobs,
+)
+from launch.slurm_query import Queued, SlurmError, ask, queued
 
 
-def active(run_dir: Path) -> dict[str, str]:
-    """Return the queued and running jobs of a run, each with a text about its state.
+def active(run_dirs: Sequence[Path]) -> dict[Path, dict[str, str]]:
+    """Return the queued and running jobs of those runs that have any, each with its state.
 
     Raises:
-        SlurmError: the run has Slurm jobs, and Slurm does not answer.
+        SlurmError: the runs have Slurm jobs, and Slurm does not answer.
     """
-    return {job.id: state for job, state in _live_jobs(run_dir)}
+    return {
+        run_dir: {job.id: state for job, state in found}
+        for run_dir, found in _live_jobs(run_dirs).items()
+        if found
+    }
 
 
-def cancel(run_dir: Path) -> list[str]:
-    """Cancel the jobs of a run and return them; training saves a checkpoint first.
+def cancel(run_dirs: Sequence[Path]) -> dict[Path, list[str]]:
+    """Cancel the jobs of runs and return them by run; training saves a checkpoint first.
 
     Raises:
         SlurmError: Slurm does not answer, or does not cancel a job.
     """
-    earlier_ends = ends(run_dir)
-    cancelled = []
-    for job, _ in _live_jobs(run_dir):
-        cancelled.append(f"{job.id} ({job.stage})")
-        if job.executor == "local":
-            local.stop(job.id)  # its ranks record how they end
-            continue
-        done = subprocess.run(["scancel", job.id], capture_output=True, text=True)
-        if done.returncode:
-            raise SlurmError(f"scancel {job.id}: {done.stderr.strip()}")
-        restart = sum(end.id == job.id for end in earlier_ends)
-        end = End(job.id, restart, job.stage, "cancelled", progress(run_dir))
-        add_end(run_dir, end)
+    cancelled: dict[Path, list[str]] = {}
+    for run_dir, live in _live_jobs(run_dirs).items():
+        earlier_ends = ends(run_dir)
+        cancelled[run_dir] = []
+        for job, state in live:
+            if job.executor == "local":
+                local.stop(job.id)  # its ranks record how they end
+            else:
+                _scancel(job.id, state)
+                restart = sum(end.id == job.id for end in earlier_ends)
+                end = End(job.id, restart, job.stage, "cancelled", progress(run_dir))
+                add_end(run_dir, end)
+            cancelled[run_dir].append(f"{job.id} ({job.stage})")
     return cancelled
 
 
-def print_logs(run_dir: Path, follow: bool) -> None:
-    """Write the logs of a run's jobs to stdout; with `follow`, continue until the jobs end.
+def cancel_jobs(jobs: Sequence[SubmittedJob]) -> None:
+    """Cancel jobs that no run knows.
 
     Raises:
-        ConfigError: the run has no jobs.
+        SlurmError: Slurm does not cancel them.
     """
-    if not jobs(run_dir):
-        raise ConfigError(f"{run_dir} has no jobs; `tin submit` starts some")
-    positions: dict[Path, int] = {}
-    while True:
-        # Ask before reading: what a job writes before it ends is then read in the last round.
-        is_last = not (follow and _may_be_active(run_dir))
-        for job in jobs(run_dir):
-            _print_news(f"{job.stage}, job {job.id}", job.log_file(), positions)
-        sys.stdout.flush()
-        if is_last:
-            return
-        time.sleep(1.0)
+    for job in jobs:
+        if job.executor == "local":
+            local.stop(job.id)
+        elif job.executor == "slurm":
+            _scancel(job.id, "just submitted")
 
 
-def _live_jobs(run_dir: Path) -> list[tuple[SubmittedJob, str]]:
-    """Return the queued and running jobs in the order of submission, each with its state."""
-    submitted = jobs(run_dir)
-    in_slurm = queued(job.id for job in submitted if job.executor == "slurm")
+def _scancel(job_id: str, state: str) -> None:
+    try:
+        ask("scancel", job_id)
+    except SlurmError as error:
+        raise SlurmError(f"job {job_id} ({state}) is not cancelled: {error}") from None
+
+
+def _live_jobs(run_dirs: Sequence[Path]) -> dict[Path, list[tuple[SubmittedJob, str]]]:
+    """Return the queued and running jobs of each run, each with its state, by one squeue."""
+    jobs_of_run = {run_dir: [*all_jobs(run_dir), *unnumbered_jobs(run_dir)] for run_dir in run_dirs}
+    of_slurm = [job for known in jobs_of_run.values() for job in known if job.executor == "slurm"]
+    in_slurm = queued(of_slurm)
+    return {run_dir: _live_of(known, in_slurm) for run_dir, known in jobs_of_run.items()}
+
+
+def _live_of(
+    known: Sequence[SubmittedJob], in_slurm: Mapping[str, Queued]
+) -> list[tuple[SubmittedJob, str]]:
+    """Return those jobs of a run that are queued or running, each with a text about its state."""
+    numbers = {job.id for job in known}
     found = []
-    for job in submitted:
+    for job in known:
         if job.executor == "local" and local.is_alive(job.id):
             found.append((job, "running here"))
         elif job.id in in_slurm:
-            known = in_slurm[job.id]
-            where = f" on {known.nodes}" if known.nodes else ""
-            found.append((job, f"{known.state.lower()}{where}"))
+            found.append((job, _state(in_slurm[job.id])))
+        elif not job.id:
+            found += [
+                (replace(job, id=job_id), _state(row))
+                for job_id, row in in_slurm.items()
+                if row.name == job.name and job_id not in numbers
+            ]
+            numbers |= {job.id for job, _ in found}
     return found
 
 
-def _may_be_active(run_dir: Path) -> bool:
-    """Return whether a job of a run may still write to its log; True if Slurm does not answer."""
-    try:
-        return bool(_live_jobs(run_dir))
-    except SlurmError:
-        return True
-
-
-def _print_news(title: str, log: Path, positions: dict[Path, int]) -> None:
-    """Print what a log has gained since its position, under a title the first time."""
-    start = positions.get(log, 0)
-    if not log.exists() or log.stat().st_size <= start:
-        return
-    with log.open(errors="replace") as stream:
-        stream.seek(start)
-        text = stream.read()
-        positions[log] = stream.tell()
-    sys.stdout.write(text if start else f"---- {title}: {log}\n{text}")
+def _state(row: Queued) -> str:
+    where = f" on {row.nodes}" if row.nodes else ""
+    whose = f", of user {row.user}" if row.user not in ("", getpass.getuser()) else ""
+    return f"{row.state.lower()}{where}{whose}"

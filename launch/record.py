@@ -9,7 +9,6 @@ their output.
 import csv
 import json
 import os
-import socket
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +18,8 @@ from pydantic import TypeAdapter
 
 from configs.errors import TinError
 from configs.files import WriteError, sync_folder, write_text
-from configs.small_files import read_bytes, read_record
+from configs.node import node_name
+from configs.small_files import DamagedFileError, read_bytes, read_json, read_record
 from tin.runs.folder import Run
 
 Outcome = Literal["done", "stopped", "failed", "lost", "gave up", "cancelled"]
@@ -35,6 +35,12 @@ NoteKind = Literal["stopped", "refused", "node", "failed"]
 `stopped`: by a signal. `refused`: an error that would come again on every restart. `node`: the node
 failed its check. `failed`: any other error.
 """
+
+
+TAIL_BYTES = 64 * 1024
+"""How much of the end of a CSV file is read to find its last rows."""
+ROW_BYTES = 4096
+"""How much is read to find the last row alone."""
 
 
 class RecordError(TinError):
@@ -56,7 +62,8 @@ class SubmittedJob:
     """A submitted job. A task of an array counts as a job."""
 
     id: str
-    """Slurm's number (`123_4` for task 4 of array 123), or the process number of a local job."""
+    """Slurm's number (`123_4` for task 4 of array 123), or the process number of a local job;
+    empty in the record that `tin submit` writes before Slurm answers with a number."""
     stage: str
     """`train`, `shard:3` (part 3 of the shards), `merge`, `test` or `report`."""
     executor: str
@@ -65,6 +72,10 @@ class SubmittedJob:
     after: str = ""
     """Jobs that must end before this one starts, as for sbatch: `afterok:12,afterany:13`."""
     submitted: float = field(default_factory=time.time)
+    name: str = ""
+    """Name of the job, which only jobs of the same runs have; empty for a local job."""
+    user: str = ""
+    """Who submitted the job; empty in records of earlier versions."""
 
     def log_file(self) -> Path:
         """Return the log of rank 0."""
@@ -78,9 +89,10 @@ class Note:
     kind: NoteKind
     text: str
     rank: int
-    node: str = field(default_factory=socket.gethostname)
+    node: str = field(default_factory=node_name)
     signal: str = ""
     """Name of the signal that stopped the rank, such as SIGUSR2; empty without one."""
+    time: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True)
@@ -97,6 +109,8 @@ class End:
     nodes: list[str] = field(default_factory=list)
     """Nodes that the next execution should avoid."""
     time: float = field(default_factory=time.time)
+    at_limit: bool = False
+    """Whether the time limit of the job stopped it."""
 
 
 JOB = TypeAdapter(SubmittedJob)
@@ -115,6 +129,41 @@ def jobs(run_dir: Path) -> list[SubmittedJob]:
     Raises:
         RecordError: a line of the file is damaged.
     """
+    found = {job.id: job for job in _recorded(run_dir) if job.id}
+    return list(found.values())
+
+
+def unnumbered_jobs(run_dir: Path) -> list[SubmittedJob]:
+    """Return the records of submissions that were killed before Slurm's number was recorded."""
+    recorded = _recorded(run_dir)
+    numbered = {(job.name, job.stage) for job in recorded if job.id}
+    return [job for job in recorded if not job.id and (job.name, job.stage) not in numbered]
+
+
+def all_jobs(run_dir: Path) -> list[SubmittedJob]:
+    """Return the jobs of a run by the time of their start, those of a user's own scripts too."""
+    return sorted([*jobs(run_dir), *_own_jobs(run_dir)], key=lambda job: job.submitted)
+
+
+def _own_jobs(run_dir: Path) -> list[SubmittedJob]:
+    """Return the Slurm jobs that a user's own scripts started on a run: its attempts know them."""
+    known = {job.id for job in jobs(run_dir)}
+    found = {}
+    for file in sorted(Run(run_dir).job.glob("attempt-*")):
+        try:
+            facts = read_json(file)
+        except (OSError, DamagedFileError):
+            continue  # the attempt is starting right now
+        job_id = str(facts.get("job_id", ""))
+        if job_id and job_id not in known:
+            started = facts.get("started", 0.0)
+            started = float(started) if isinstance(started, (int, float)) else 0.0
+            user = str(facts.get("user", ""))
+            found[job_id] = SubmittedJob(job_id, "train", "slurm", "", submitted=started, user=user)
+    return list(found.values())
+
+
+def _recorded(run_dir: Path) -> list[SubmittedJob]:
     path = _jobs_file(run_dir)
     if not path.exists():
         return []
@@ -177,16 +226,29 @@ def progress(run_dir: Path) -> int:
 
 def last_row(path: Path) -> dict[str, str]:
     """Return the last complete row of a CSV file; empty if there is none."""
-    try:
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            rows = [
-                row
-                for row in csv.DictReader(file)
-                if None not in row.values() and None not in row  # as many cells as columns
-            ]
-    except (OSError, csv.Error):
-        return {}
+    rows = last_rows(path, ROW_BYTES)
     return rows[-1] if rows else {}
+
+
+def last_rows(path: Path, num_bytes: int = TAIL_BYTES) -> list[dict[str, str]]:
+    """Return the last complete rows of a CSV file, in their order.
+
+    Only the head and the tail of the file are read, because a long run has many rows.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.readline()
+            size = file.seek(0, os.SEEK_END)
+            start = file.seek(max(size - num_bytes, len(head)))
+            tail = file.read()
+    except OSError:
+        return []
+    lines = tail.decode(errors="replace").splitlines()
+    if start > len(head):
+        lines = lines[1:]  # the first line may be incomplete
+    columns = head.decode(errors="replace").strip().split(",")
+    rows = [row for row in csv.reader(lines) if len(row) == len(columns)]
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _jobs_file(run_dir: Path) -> Path:

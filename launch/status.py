@@ -1,16 +1,19 @@
 """The status of runs, from their folders and from Slurm if it answers."""
 
+import getpass
+import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from configs.errors import TinError
-from configs.load import ConfigError, run_path
 from launch.local import is_alive
-from launch.record import SubmittedJob, ends, jobs, last_row
-from launch.slurm_query import Ended, Queued, SlurmError, executions, queued
+from launch.reasons import NO_LOG, NO_REASON, why_ended, why_queued
+from launch.record import SubmittedJob, all_jobs, ends, last_row, last_rows, read_notes
+from launch.slurm_query import Ended, NoAccountsError, Queued, SlurmError, executions, queued
+from launch.table_values import age, number_in
 from tin.runs.folder import Run
 
 RunState = Literal[
@@ -51,25 +54,10 @@ RunState = Literal[
 STATES: tuple[RunState, ...] = get_args(RunState)
 STALE_S = 180.0
 """A run without a known job is taken for stopped if it has written nothing for this long."""
-WHY = {
-    "NODE_FAIL": "a node failed",
-    "OUT_OF_MEMORY": "out of memory: raise mem_gb",
-    "TIMEOUT": "the time limit came before a checkpoint: raise signal_s, then submit again",
-    "None": "",
-    "BeginTime": "requeued, starts soon",
-    "Dependency": "queued until the job before it ends",
-    "Priority": "queued behind jobs of higher priority",
-    "Resources": "queued until nodes are free",
-    "BadConstraints": "no node fits: cancel the job, change the cluster file, submit again",
-    "DependencyNeverSatisfied": "the stage before it failed",
-    "JobArrayTaskLimit": "queued until other tasks of its array end",
-}
-"""What states of sacct and reasons of squeue mean for a user."""
-WHY_EXIT = {
-    "0:53": "its log folder cannot be written on the node: check that all nodes share the folder",
-    "9:0": "killed, most often because it used more memory than mem_gb",
-}
-"""What exit codes of sacct mean for a user."""
+RESUMABLE = ("stopped", "failed", "lost")
+"""Ends after which a job is requeued or a next one follows, unless something goes wrong."""
+FULL_BYTES = 100_000
+"""A disk with less free space is full: no record of a job fits."""
 NOT_FAILED = ("COMPLETED", "RUNNING", "PENDING")
 
 
@@ -88,6 +76,16 @@ class RunStatus:
     saved: str = ""
     """Age of the newest checkpoint."""
     restarts: int = 0
+    job: str = ""
+    """Number of the job that runs, is queued, or ended last."""
+    elapsed: str = ""
+    """Time since the job started."""
+    left: str = ""
+    """Time until the job's time limit."""
+    metric: str = ""
+    """Metric of the newest evaluation: top-1 accuracy, or mean average precision."""
+    best: str = ""
+    """Highest metric of all evaluations."""
     why: str = ""
     """Why the run is queued or has failed."""
 
@@ -104,28 +102,13 @@ class _Slurm:
     """Why Slurm did not answer; empty if it did."""
 
 
-def find_runs(paths: Iterable[str | Path]) -> list[Path]:
-    """Return the runs among `paths` and the folders directly in them.
-
-    Raises:
-        ConfigError: a path holds no run.
-    """
-    found = []
-    for path in map(run_path, paths):
-        inside = sorted(folder for folder in path.glob("*") if _is_run(folder))
-        if not inside and not _is_run(path):
-            raise ConfigError(f"{path}: no run found here; expected a run or a folder of runs")
-        found += inside or [path]
-    return found
-
-
 def statuses(run_dirs: Sequence[Path]) -> tuple[list[RunStatus], str]:
     """Return the status of each run, and why Slurm did not answer (empty if it did)."""
     damaged: dict[Path, str] = {}
     jobs_of_run: dict[Path, list[SubmittedJob]] = {}
     for run_dir in run_dirs:
         try:
-            jobs_of_run[run_dir] = jobs(run_dir)
+            jobs_of_run[run_dir] = all_jobs(run_dir)
         except (TinError, OSError) as error:
             damaged[run_dir] = str(error)
             jobs_of_run[run_dir] = []
@@ -146,19 +129,31 @@ def statuses(run_dirs: Sequence[Path]) -> tuple[list[RunStatus], str]:
     return found, slurm.problem
 
 
-def _is_run(folder: Path) -> bool:
-    return (folder / "config.yaml").exists() or (folder / "job" / "jobs.jsonl").exists()
+def _metrics(path: Path) -> tuple[str, str]:
+    """Return the newest and the highest metric of a metrics.csv, as text for a table."""
+    rows = last_rows(path)
+    # The rows of an epoch begin with the training split.
+    tests = [row for row in rows if row["split"] != rows[0]["split"]]
+    found = [float(row["top1"] or row["map_class"] or "nan") for row in tests]
+    if not found:
+        return "", ""
+    return f"{100 * found[-1]:.1f} %", f"{100 * max(found):.1f} %"
 
 
 def _ask_slurm(known: Sequence[SubmittedJob]) -> _Slurm:
     """Ask squeue about all Slurm jobs at once, and sacct about those that squeue does not list."""
-    ids = {job.id for job in known if job.executor == "slurm"}
+    of_slurm = [job for job in known if job.executor == "slurm"]
+    ids = {job.id for job in of_slurm}
     in_queue: dict[str, Queued] = {}
     try:
-        in_queue = queued(ids)
+        in_queue = queued(of_slurm)
         ended = {execution.id: execution for execution in executions(ids - set(in_queue))}
+    except NoAccountsError:
+        problem = "this Slurm keeps no accounts: the run folders tell how earlier jobs ended"
+        return _Slurm(queued=in_queue, problem=problem)
     except SlurmError as error:
-        return _Slurm(queued=in_queue, problem=str(error))
+        problem = f"Slurm does not answer ({error}); the table shows what the run folders tell"
+        return _Slurm(queued=in_queue, problem=problem)
     return _Slurm(queued=in_queue, ended=ended)
 
 
@@ -171,7 +166,7 @@ def _from_folder(run_dir: Path) -> RunStatus:
     # A run that has written a row or a checkpoint recently is running.
     attempts = run.attempts()
     saved = max((file.stat().st_mtime for file in run.checkpoints.glob("*.pt")), default=0.0)
-    written = max(saved, _number(row, "time"))
+    written = max(saved, number_in(row, "time"))
     state: RunState = "waiting"
     if attempts:
         state = "running" if now - written < STALE_S else "stopped"
@@ -182,6 +177,7 @@ def _from_folder(run_dir: Path) -> RunStatus:
     if done:
         stage = max(done, key=lambda name: done[name])
         state = "done"
+    metric, best = _metrics(run_dir / "metrics.csv")
     known = ends(run_dir)
     has_failed = bool(known) and known[-1].kind not in ("done", "stopped")
     return RunStatus(
@@ -189,11 +185,13 @@ def _from_folder(run_dir: Path) -> RunStatus:
         stage=stage,
         state=state,
         step=row.get("step", ""),
-        epoch=f"{_number(row, 'epoch') + 1:.0f}" if row.get("epoch") else "",
-        clips_per_s=f"{_number(row, 'clips_per_s'):.1f}" if row.get("clips_per_s") else "",
-        data_wait=f"{100 * _number(row, 'data_wait'):.1f} %" if row.get("data_wait") else "",
-        saved=_age(now - saved) if saved else "",
+        epoch=f"{number_in(row, 'epoch') + 1:.0f}" if row.get("epoch") else "",
+        clips_per_s=f"{number_in(row, 'clips_per_s'):.1f}" if row.get("clips_per_s") else "",
+        data_wait=f"{100 * number_in(row, 'data_wait'):.1f} %" if row.get("data_wait") else "",
+        saved=age(now - saved) if saved else "",
         restarts=max(len(attempts) - 1, 0),
+        metric=metric,
+        best=best,
         why=known[-1].text if has_failed else "",
     )
 
@@ -207,7 +205,9 @@ def _with_jobs(status: RunStatus, known: Sequence[SubmittedJob], slurm: _Slurm) 
         return _with_queued_job(status, job, slurm.queued[job.id])
     for job in known:
         if job.executor == "local" and is_alive(job.id):
-            return replace(status, stage=job.stage, state="running", nodes="this machine")
+            return replace(
+                status, stage=job.stage, state="running", nodes="this machine", job=job.id
+            )
     return _with_ended_jobs(status, known, slurm)
 
 
@@ -216,9 +216,19 @@ def _with_queued_job(status: RunStatus, job: SubmittedJob, found: Queued) -> Run
     state = _run_state(found.state)
     why = status.why
     if state != "running":
-        reason = WHY.get(found.reason, found.reason)
-        why = "; before: ".join(filter(None, [reason, status.why]))
-    return replace(status, stage=job.stage, state=state, nodes=found.nodes, why=why)
+        why = "; before: ".join(filter(None, [why_queued(found.reason), status.why]))
+    if found.user not in ("", getpass.getuser()):
+        why = "; ".join(filter(None, [f"job of user {found.user}", why]))
+    return replace(
+        status,
+        stage=job.stage,
+        state=state,
+        nodes=found.nodes,
+        job=job.id,
+        elapsed=found.elapsed if state == "running" else "",
+        left=found.left if state == "running" else "",
+        why=why,
+    )
 
 
 def _with_ended_jobs(status: RunStatus, known: Sequence[SubmittedJob], slurm: _Slurm) -> RunStatus:
@@ -226,27 +236,57 @@ def _with_ended_jobs(status: RunStatus, known: Sequence[SubmittedJob], slurm: _S
     latest = {job.stage: job for job in known}  # a stage may have been submitted again
     ids = [job.id for job in latest.values()]
     recorded = [end for end in ends(status.run_dir) if end.id in ids]
+    unrecorded = [job for job in latest.values() if job.id not in {end.id for end in recorded}]
+    for job in unrecorded:
+        if job.executor == "local":
+            return _with_failed_local_job(status, job)
     failed = [job for job in latest.values() if _has_failed(slurm.ended.get(job.id))]
     is_final = bool(recorded) and recorded[-1].kind in ("gave up", "cancelled")
     if failed and not is_final:
         return _with_failed_job(status, failed[0], slurm.ended[failed[0].id])
     if recorded:
         end = recorded[-1]
-        why = "" if end.kind == "done" else status.why
-        return replace(status, stage=end.stage, state=end.kind, why=why)
+        why = "" if end.kind == "done" else status.why or end.text
+        if end.kind in RESUMABLE and not slurm.problem:
+            again = f"`tin submit {end.stage.partition(':')[0]} --run {status.run_dir}`"
+            why = "; ".join(filter(None, [why, f"no job is queued any more: {again} resumes it"]))
+        return replace(status, stage=end.stage, state=end.kind, job=end.id, why=why)
+    last = known[-1]
     state = "unknown" if slurm.problem else status.state
+    if last.id in slurm.ended and slurm.ended[last.id].state == "COMPLETED":
+        state = "done"  # the disk may have been too full to record it
     why = "" if state == "done" else status.why
-    return replace(status, stage=known[-1].stage, state=state, why=why)
+    return replace(status, stage=last.stage, state=state, job=last.id, why=why)
+
+
+def _with_failed_local_job(status: RunStatus, job: SubmittedJob) -> RunStatus:
+    """Add a local job that ended without success, as the notes of its ranks tell."""
+    notes = read_notes(status.run_dir, job.id, 0)
+    state: RunState = "failed" if notes else "lost"
+    if notes and all(note.kind == "stopped" for note in notes):
+        state = "stopped"
+    why = notes[0].text if notes else "its process ended without a note; see `tin logs`"
+    return replace(status, stage=job.stage, state=state, why=why)
 
 
 def _with_failed_job(status: RunStatus, job: SubmittedJob, found: Ended) -> RunStatus:
     """Add a job that failed, as sacct reports it."""
     state = _run_state(found.state)
     name, *details = found.state.split()
-    why = WHY_EXIT.get(found.exit_code) or WHY.get(name, status.why)
+    why = why_ended(name, found.exit_code) or status.why or _full_disk(status.run_dir)
     if details or state == "unknown":  # `CANCELLED by 1000` names the user
         why = "; ".join(filter(None, [found.state.lower(), why]))
-    return replace(status, stage=job.stage, state=state, nodes=found.nodes, why=why)
+    elif not why and state == "failed":
+        # Slurm 22.05 does not start a job without its log folder, 24.11 lets its script fail.
+        why = NO_REASON if job.log_file().exists() else NO_LOG
+    return replace(status, stage=job.stage, state=state, nodes=found.nodes, job=job.id, why=why)
+
+
+def _full_disk(run_dir: Path) -> str:
+    """Return a reason for a job that could not record its own; empty if the disk has space."""
+    if shutil.disk_usage(run_dir).free > FULL_BYTES:
+        return ""
+    return f"cannot write {run_dir}: its disk is full. Free some space, then submit again"
 
 
 def _has_failed(execution: Ended | None) -> bool:
@@ -257,18 +297,3 @@ def _run_state(slurm_state: str) -> RunState:
     """Return a state of Slurm, such as `CANCELLED by 1000`, as a state of a run."""
     name = slurm_state.split()[0].lower()
     return next((state for state in STATES if state == name), "unknown")
-
-
-def _number(row: Mapping[str, str], name: str) -> float:
-    """Return a number of steps.csv; 0 if the file is damaged there."""
-    try:
-        return float(row.get(name) or 0)
-    except ValueError:
-        return 0.0
-
-
-def _age(seconds: float) -> str:
-    for size, name in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {name}"
-    return f"{seconds:.0f} s"

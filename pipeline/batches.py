@@ -17,10 +17,11 @@ from torch import Tensor
 
 from configs.errors import BAD_DATA, TinError
 from configs.load import ConfigError
-from configs.schema import Config
+from configs.schema import ClipSettings, Config
 from pipeline.plan import (
     EvaluationPlan,
     TrainingPlan,
+    check_batch,
     epoch_order,
     evaluation_clips,
     plan_evaluation,
@@ -32,6 +33,8 @@ from preprocess.shards import DatasetInfo, Split
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet in RGB, which pretrained weights expect
 STD = (0.229, 0.224, 0.225)
+FLOW_MEAN = 0.5  # of TSN, TSM and TIN: no motion becomes 0
+FLOW_STD = 0.226  # the mean of ImageNet's three deviations
 MIN_ALLOWED_BAD_FRAMES = 20  # allowed in every epoch, however small it is
 MAX_LISTED_FRAMES = 20  # in the message of an error
 
@@ -49,7 +52,8 @@ class Batch:
 
     x: Tensor
     """``(B, T, L*3, S, S)``, in evaluation ``(B, V, T, L*3, S, S)`` with V = K*C, the crops of a
-    clip next to each other: float32 RGB, normalized with ImageNet's mean and deviation."""
+    clip next to each other: float32 RGB, normalized with ImageNet's mean and deviation. A flow
+    dataset has L*2 channels, x before y, normalized with `FLOW_MEAN` and `FLOW_STD`."""
     labels: Tensor
     """``(B,)`` int64, -1 without a label; for a multi-label dataset ``(B, classes)`` float32 with
     values 0 and 1."""
@@ -78,13 +82,10 @@ class TrainingSource:
                 f" {self._clips_per_step} clips per pass, which {world_size} ranks do not divide."
                 " Change one of the two settings or the number of ranks."
             )
-        if split.num_videos < settings.batch:
-            raise ConfigError(
-                f"train.batch {settings.batch} is more than the {split.num_videos} videos of"
-                f" split {split.name} in {split.folder}. Choose a smaller batch."
-            )
+        check_batch(split.num_videos, config, f"split {split.name} in {split.folder}")
         self.num_steps = split.num_videos // settings.batch * settings.accumulate
         self.num_rows = self._clips_per_step // world_size
+        _check_modality(split, info, config)
         self.frames_per_row = config.clip.num_segments * config.clip.frames_per_segment
         self.max_bad_frames = _max_bad_frames(split, config, self.frames_per_row)
 
@@ -142,12 +143,15 @@ class TrainingStep:
         info = self._source.info
         clips = self.plan.clips
         S = config.clip.crop
-        x = views[0].view(-1, config.clip.num_segments, config.clip.frames_per_segment * 3, S, S)
+        x = views[0].view(-1, config.clip.num_segments, batch_channels(config.clip), S, S)
+        if config.clip.modality == "flow":
+            # Motion to the right becomes motion to the left in a mirror.
+            x[torch.from_numpy(self.plan.flips), :, ::2] *= -1
         labels = _labels(self._source.split, info, clips, len(clips))
         if config.augment.flip == "labels":
             flips = torch.from_numpy(self.plan.flips)
             labels[flips] = _mirrored(labels[flips], torch.tensor(info.left_right))
-        return Batch(x, labels.to(device), torch.from_numpy(clips).to(device))
+        return Batch(x, _copied(labels, device), _copied(torch.from_numpy(clips), device))
 
 
 class EvaluationSource:
@@ -164,6 +168,7 @@ class EvaluationSource:
         self.num_rows = config.test.batch
         self.num_steps = -(-split.num_videos // (self.num_rows * world_size))
         self.mirrored = [view >= 5 for view in range(config.test.crops)]
+        _check_modality(split, info, config)
         clip_frames = config.clip.num_segments * config.clip.frames_per_segment
         self.frames_per_row = config.test.clips * clip_frames
         self.max_bad_frames = _max_bad_frames(split, config, self.frames_per_row)
@@ -204,17 +209,24 @@ class EvaluationStep:
         num_videos = len(self.plan.clips)
         K = config.test.clips
         S = config.test_crop
-        shape = (config.clip.num_segments, config.clip.frames_per_segment * 3, S, S)
+        shape = (config.clip.num_segments, batch_channels(config.clip), S, S)
         x = torch.zeros(num_rows, K, config.test.crops, *shape, device=device)
         for crop, view in enumerate(views):
             x[:num_videos, :, crop] = view.view(num_videos, K, *shape)
+            if config.clip.modality == "flow" and self._source.mirrored[crop]:
+                x[:num_videos, :, crop, :, ::2] *= -1
         clips = torch.full((num_rows,), -1)
         clips[:num_videos] = torch.from_numpy(self.plan.clips)
         labels = _labels(self._source.split, self._source.info, self.plan.clips, num_rows)
-        return Batch(x.flatten(1, 2), labels.to(device), clips.to(device))
+        return Batch(x.flatten(1, 2), _copied(labels, device), _copied(clips, device))
 
 
 Step = TrainingStep | EvaluationStep
+
+
+def batch_channels(clip: ClipSettings) -> int:
+    """Return the channels of a segment in a batch: L frames of red, green, blue, or of x, y."""
+    return (2 if clip.modality == "flow" else 3) * clip.frames_per_segment
 
 
 def check_bad_frames(bad_frames: Sequence[BadFrame], max_bad_frames: int, split: Split) -> None:
@@ -228,6 +240,17 @@ def check_bad_frames(bad_frames: Sequence[BadFrame], max_bad_frames: int, split:
         f" {max_bad_frames} (the limit of data.bad_frames). Run `tin data verify {split.folder}` to"
         " list all of them. The first:\n" + "\n".join(listed)
     )
+
+
+def _check_modality(split: Split, info: DatasetInfo, config: Config) -> None:
+    """Raise ConfigError unless the dataset has the frames that the model sees."""
+    expected = "flow" if config.clip.modality == "flow" else "rgb"
+    if info.modality != expected:
+        raise ConfigError(
+            f"{split.folder} is a dataset of {info.modality}, but clip.modality is"
+            f" {config.clip.modality}, which needs one of {expected}. Choose another dataset, or"
+            f" set clip.modality={info.modality}."
+        )
 
 
 def _max_bad_frames(split: Split, config: Config, frames_per_video: int) -> int:
@@ -246,6 +269,16 @@ def _labels(split: Split, info: DatasetInfo, clips: np.ndarray, num_rows: int) -
     labels = torch.full((num_rows,), -1)
     labels[: len(found)] = torch.tensor([row[0] if len(row) else -1 for row in found])
     return labels
+
+
+def _copied(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on `device`. The host does not wait for what the device computes meanwhile.
+
+    A copy from ordinary memory would wait, and the loader would count that as waiting for data.
+    """
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def _mirrored(labels: Tensor, mirror: Tensor) -> Tensor:

@@ -79,6 +79,18 @@ def evaluation_frames(
     return np.stack(clips, axis=1)
 
 
+def twice_frames(num_frames: np.ndarray, clip: ClipSettings, num_clips: int) -> np.ndarray:
+    """Return the frames of TSM's test clips, at most two, shape ``(B, K, T*L)``.
+
+    The first clip has the middle of each of T equal parts, the second has the start of each.
+    """
+    T = clip.num_segments
+    num_starts = _num_starts(num_frames, clip)
+    starts = _floor(num_starts / T * np.arange(T))
+    clips = [_reference_center(num_starts, T), starts][:num_clips]
+    return np.stack([_stacked(frames, num_frames, clip) for frames in clips], axis=1)
+
+
 def _num_starts(num_frames: np.ndarray, clip: ClipSettings) -> np.ndarray:
     """Return ``(B, 1)``: the number of frames at which L frames can start, at least 1."""
     return np.maximum(np.asarray(num_frames)[:, None] - clip.frames_per_segment + 1, 1)

@@ -1,6 +1,7 @@
 """DALI graphs over a flat batch of frames: decode, crop, resize, mirror, normalize.
 
-N is the number of frames of a batch, S the side of the square crop. Everything that is random or
+N is the number of images of a batch, S the side of the square crop, C its colors: red, green and
+blue, or gray for an image of flow. Everything that is random or
 differs between videos is an input of the graph; DALI draws no random numbers.
 """
 
@@ -17,7 +18,7 @@ from nvidia.dali.tensors import TensorListCPU, TensorListGPU
 from nvidia.dali.types import DALIDataType, DALIImageType
 from torch.nn.functional import interpolate
 
-from pipeline.batches import MEAN, STD
+from pipeline.batches import FLOW_MEAN, FLOW_STD, MEAN, STD
 
 Outputs = Sequence[TensorListCPU | TensorListGPU]
 
@@ -42,7 +43,7 @@ class Graph:
         self._running += 1
 
     def finish(self) -> list[torch.Tensor]:
-        """Wait for the oldest running batch; return its views, ``(N, 3, S, S)`` float32 each.
+        """Wait for the oldest running batch; return its views, ``(N, C, S, S)`` float32 each.
 
         Raises:
             RuntimeError: a frame cannot be decoded; the graph cannot be used afterwards.
@@ -58,7 +59,9 @@ class Graph:
             self.finish()
 
 
-def training_graph(num_frames: int, crop: int, threads: int, device: torch.device) -> Graph:
+def training_graph(
+    num_frames: int, crop: int, threads: int, device: torch.device, gray: bool = False
+) -> Graph:
     """Return a graph that takes ``corner``, ``size`` (y, x in pixels) and ``flip`` of each frame.
 
     Only the region is decoded, and it is scaled to the crop, whatever its shape. On a CPU, torch
@@ -66,12 +69,12 @@ def training_graph(num_frames: int, crop: int, threads: int, device: torch.devic
     (tests/bench_loader.py).
     """
     if device.type == "cuda":
-        return dali_training_graph(num_frames, crop, threads, device)
+        return dali_training_graph(num_frames, crop, threads, device, gray)
     pipeline = _pipeline(num_frames, threads, device)
     with pipeline:
-        region, flip = _region(device)
+        region, flip = _region(device, gray)
         pipeline.set_outputs(region, flip)
-    memory = _Memory((num_frames, 3, crop, crop))
+    memory = _Memory((num_frames, 1 if gray else 3, crop, crop))
 
     def to_views(outputs: Outputs) -> list[torch.Tensor]:
         regions, flips = outputs
@@ -81,17 +84,24 @@ def training_graph(num_frames: int, crop: int, threads: int, device: torch.devic
     return Graph(pipeline, to_views)
 
 
-def dali_training_graph(num_frames: int, crop: int, threads: int, device: torch.device) -> Graph:
+def dali_training_graph(
+    num_frames: int, crop: int, threads: int, device: torch.device, gray: bool = False
+) -> Graph:
     """Return a graph like `training_graph`, in which DALI does the scaling, on a GPU or a CPU."""
     pipeline = _pipeline(num_frames, threads, device)
     with pipeline:
-        region, flip = _region(device)
-        pipeline.set_outputs(_normalized(_resized(region, crop), flip))
+        region, flip = _region(device, gray)
+        pipeline.set_outputs(_normalized(_resized(region, crop), flip, gray))
     return Graph(pipeline, _to_torch(device))
 
 
 def evaluation_graph(
-    num_frames: int, crop: int, mirrored: Sequence[bool], threads: int, device: torch.device
+    num_frames: int,
+    crop: int,
+    mirrored: Sequence[bool],
+    threads: int,
+    device: torch.device,
+    gray: bool = False,
 ) -> Graph:
     """Return a graph that decodes each frame once and gives one view per value of ``mirrored``.
 
@@ -101,11 +111,11 @@ def evaluation_graph(
     """
     pipeline = _pipeline(num_frames, threads, device)
     with pipeline:
-        frames = fn.decoders.image(_jpegs(), **_decoding(device))
+        frames = fn.decoders.image(_jpegs(), **_decoding(device, gray))
         views = []
         for v, mirror in enumerate(mirrored):
             region = _input(f"region{v}", ndim=1, dtype=DALIDataType.FLOAT)
-            views.append(_normalized(_resized(frames, crop, region), mirror))
+            views.append(_normalized(_resized(frames, crop, region), mirror, gray))
         pipeline.set_outputs(*views)
     return Graph(pipeline, _to_torch(device))
 
@@ -133,23 +143,23 @@ def _input(name: str, ndim: int, dtype: DALIDataType = DALIDataType.INT32) -> Da
     return fn.external_source(name=name, dtype=dtype, ndim=ndim)
 
 
-def _region(device: torch.device) -> tuple[DataNode, DataNode]:
+def _region(device: torch.device, gray: bool) -> tuple[DataNode, DataNode]:
     """Return the decoded region of each frame, and whether it is flipped."""
     region = fn.decoders.image_slice(
         _jpegs(),
         start=_input("corner", ndim=1),
         shape=_input("size", ndim=1),
         axis_names="HW",
-        **_decoding(device),
+        **_decoding(device, gray),
     )
     return region, _input("flip", ndim=0)
 
 
-def _decoding(device: torch.device) -> dict[str, Any]:
+def _decoding(device: torch.device, gray: bool) -> dict[str, Any]:
     """Return the arguments that all decoders share."""
     return {
         "device": "mixed" if device.type == "cuda" else "cpu",
-        "output_type": DALIImageType.RGB,
+        "output_type": DALIImageType.GRAY if gray else DALIImageType.RGB,
         "jpeg_fancy_upsampling": True,  # as on the CPU, so that both devices give the same pixels
     }
 
@@ -164,12 +174,20 @@ def _resized(frames: DataNode, crop: int, region: DataNode | None = None) -> Dat
     return resized
 
 
-def _normalized(images: DataNode, mirror: DataNode | bool) -> DataNode:
+def _normalization(gray: bool) -> tuple[list[float], list[float]]:
+    """Return the mean and deviation of each color, for values from 0 to 255."""
+    mean = (FLOW_MEAN,) if gray else MEAN
+    std = (FLOW_STD,) if gray else STD
+    return [255 * value for value in mean], [255 * value for value in std]
+
+
+def _normalized(images: DataNode, mirror: DataNode | bool, gray: bool) -> DataNode:
+    mean, std = _normalization(gray)
     return fn.crop_mirror_normalize(
         images,
         mirror=mirror,
-        mean=[255 * value for value in MEAN],
-        std=[255 * value for value in STD],
+        mean=mean,
+        std=std,
         dtype=DALIDataType.FLOAT,
         output_layout="CHW",
     )
@@ -211,7 +229,7 @@ class _Memory:
     def take(self) -> torch.Tensor:
         """Return a float32 tensor with arbitrary content."""
         memory = self._free.pop() if self._free else np.empty(self._shape, np.float32)
-        # The view lives for as long as any tensor uses its storage; then the memory is free again.
+        # A tensor holds the view while it uses the storage. Afterwards the memory is free again.
         lent = memory.view()
         weakref.finalize(lent, self._free.append, memory).atexit = False
         return torch.from_numpy(lent)
@@ -219,7 +237,8 @@ class _Memory:
 
 def _scaled(regions: TensorListCPU, flips: TensorListCPU, views: torch.Tensor) -> torch.Tensor:
     """Fill ``views`` with what DALI's resize and `_normalized` would give, computed by torch."""
-    mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    colors = _normalization(gray=views.shape[1] == 1)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in colors)
     frames = (torch.from_dlpack(regions[index]) for index in range(len(regions)))
     for view, frame, flip in zip(views, frames, flips.as_array(), strict=True):
         frame = frame.permute(2, 0, 1)[None]

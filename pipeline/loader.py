@@ -83,8 +83,12 @@ class ClipLoader:
         self._bad_frames: list[BadFrame] = []
         self._iteration = 0  # counts the iterators; only the latest one may continue
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self, epoch: int, first_step: int = 0, end_step: int | None = None
+    ) -> Iterator[Batch]:
         """Iterate over an epoch from ``first_step``; this ends the iterators made before.
+
+        The batches end before ``end_step``, or at the end of the epoch.
 
         Raises:
             BadDataError: this rank alone found more than ``max_bad_frames`` since ``first_step``.
@@ -94,9 +98,10 @@ class ClipLoader:
         try:
             if self._graph:
                 self._graph.drain()  # steps of an abandoned iterator
-        except RuntimeError:  # a frame of that iterator is broken, which is no error of this epoch
+        except RuntimeError:  # a broken frame of that iterator must not end this epoch
             self._graph = None
-        return self._batches(epoch, first_step, self._iteration)
+        end = self.num_steps if end_step is None else min(end_step, self.num_steps)
+        return self._batches(epoch, iter(range(first_step, end)), self._iteration)
 
     def take_bad_frames(self) -> list[BadFrame]:
         """Return the damaged frames of the batches handed out since the last call."""
@@ -110,9 +115,8 @@ class ClipLoader:
         self._graph = None
         self._store.close()
 
-    def _batches(self, epoch: int, first_step: int, iteration: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch, and keep both queues filled."""
-        numbers = iter(range(first_step, self.num_steps))
+    def _batches(self, epoch: int, numbers: Iterator[int], iteration: int) -> Iterator[Batch]:
+        """Yield the batches of the steps ``numbers``, and keep both queues filled."""
         reading: deque[Reading] = deque()
         decoding: deque[Decoding] = deque()
         epoch_bad_frames: list[BadFrame] = []
@@ -122,8 +126,7 @@ class ClipLoader:
                     raise RuntimeError("the loader was closed or started another epoch meanwhile")
                 began = time.perf_counter()
 
-                # Fill the graph: with at least one step, and with a second one if its frames were
-                # read already.
+                # Fill the graph with one step, and with a second one if its frames have been read.
                 self._read_ahead(epoch, numbers, reading)
                 while reading and (
                     not decoding or (len(decoding) < MAX_DECODING and _is_read(reading[0]))
@@ -162,8 +165,8 @@ class ClipLoader:
         if clips:
             if self._graph is None:
                 self._graph = self._make_graph()
-            # The graph works on frames: repeat the arguments of a row for each of its frames.
-            per_row = self._source.frames_per_row
+            # The graph works on images: repeat the arguments of a row for each of its images.
+            per_row = self._source.frames_per_row * self.split.planes
             arguments = step.arguments()
             self._graph.start(
                 [jpeg for clip in clips for jpeg in clip.jpegs],
@@ -189,12 +192,16 @@ class ClipLoader:
     def _make_graph(self) -> Graph:
         """Return the graph for the steps of this loader."""
         source = self._source
-        num_frames = source.num_rows * source.frames_per_row
+        # The graph sees images, two of which are a frame of flow.
+        gray = self._config.clip.modality == "flow"
+        num_images = source.num_rows * source.frames_per_row * self.split.planes
         threads = self._config.run.threads or num_cpus()
         if isinstance(source, TrainingSource):
-            return training_graph(num_frames, self._config.clip.crop, threads, self._device)
+            side = self._config.clip.crop
+            return training_graph(num_images, side, threads, self._device, gray)
         crop = self._config.test_crop
-        return evaluation_graph(num_frames, crop, source.mirrored, threads, self._device)
+        mirrored = source.mirrored
+        return evaluation_graph(num_images, crop, mirrored, threads, self._device, gray)
 
 
 def _is_read(reading: Reading) -> bool:

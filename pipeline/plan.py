@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from configs.load import ConfigError
 from configs.schema import Config
 from pipeline.crops import scaled_sizes, source_regions, training_boxes, view_corners
-from pipeline.frames import evaluation_frames, training_frames
+from pipeline.frames import evaluation_frames, training_frames, twice_frames
 from pipeline.random_numbers import CROPS, FLIPS, FRAMES, ORDER, SHARDS, key, shuffled, uniforms
 from preprocess.shards import Split
 
@@ -58,7 +59,7 @@ class Order:
 
 
 def epoch_order(split: Split, config: Config) -> Order:
-    """Return the order that ``data.order`` asks for."""
+    """Return the order that ``data.order`` selects."""
     if config.data.order == "global":
         return Order(config.train.seed, split.num_videos)
     starts = _shard_starts(split)
@@ -98,6 +99,30 @@ class EvaluationPlan:
     """``(B, C, 4)`` top, left, bottom, right in pixels of the stored frames."""
 
 
+def check_batch(num_videos: int, config: Config, where: str) -> None:
+    """Check that a step does not need more videos than there are.
+
+    Args:
+        num_videos: of the training split.
+        config: `train.batch` and `train.accumulate`.
+        where: names the split, for the message.
+
+    Raises:
+        ConfigError: names a batch that fits.
+    """
+    settings = config.train
+    if num_videos >= settings.batch:
+        return
+    # Prefer a power of two; `train.accumulate` must divide the batch.
+    fitting = 1 << max(num_videos, 1).bit_length() - 1
+    if fitting % settings.accumulate:
+        fitting = num_videos - num_videos % settings.accumulate
+    advice = f"Set train.batch={fitting}." if fitting else "Add videos, or set train.accumulate=1."
+    raise ConfigError(
+        f"train.batch {settings.batch} is more than the {num_videos} videos of {where}. {advice}"
+    )
+
+
 def training_positions(step: int, clips_per_step: int, rank: int, world_size: int) -> np.ndarray:
     """Return the positions of an epoch that a rank takes at a step, in ascending order."""
     share = clips_per_step // world_size
@@ -129,14 +154,17 @@ def evaluation_clips(
 
 
 def plan_evaluation(split: Split, config: Config, clips: np.ndarray) -> EvaluationPlan:
-    """Return the frames and crops that ``config.test`` asks for of ``clips``, ``(B,)`` videos."""
+    """Return the plan of the videos ``clips`` ``(B,)`` with the views of ``config.test``."""
     settings = config.clip
     K = config.test.clips
     T = settings.num_segments
     videos = split.videos[clips]
-    draws = uniforms(config.train.seed, FRAMES, 0, clips, K * T).reshape(-1, K, T)
     num_frames = videos["num_frames"].astype(np.int64)
-    frames = evaluation_frames(num_frames, settings, K, draws)
+    if config.test.sampling == "twice":
+        frames = twice_frames(num_frames, settings, K)
+    else:
+        draws = uniforms(config.train.seed, FRAMES, 0, clips, K * T).reshape(-1, K, T)
+        frames = evaluation_frames(num_frames, settings, K, draws)
     width, height = videos["width"], videos["height"]
     sizes = scaled_sizes(width, height, settings.resize)
     reference = settings.sampling.startswith("reference")

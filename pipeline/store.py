@@ -34,7 +34,8 @@ class ClipFrames:
     """The planned frames of one video as they were read."""
 
     jpegs: list[np.ndarray]
-    """One JPEG per planned frame, uint8; empty if the video has no good frame."""
+    """One JPEG per planned frame, uint8, or two for a frame of flow; empty if the video has no good
+    frame."""
     bad_frames: list[BadFrame]
     """The planned frames that were damaged."""
 
@@ -69,7 +70,7 @@ class FrameStore:
             if used != frame:
                 reason = f"{video.damage[frame]}; frame {used} is used"
                 bad_frames.append(BadFrame(clip, frame, reason))
-            jpegs.append(video.good[used])
+            jpegs += video.good[used]
         return ClipFrames(jpegs, bad_frames)
 
     def close(self) -> None:
@@ -115,9 +116,10 @@ class _Video:
         video = split.videos[clip]
         first = int(video["first_frame"])
         self._num_frames = int(video["num_frames"])
-        self._rows = split.frames[first : first + self._num_frames]
+        self._planes = split.planes
+        self._rows = split.frames[first : first + self._num_frames * self._planes]
         self._store = store
-        self.good: dict[int, np.ndarray] = {}
+        self.good: dict[int, list[np.ndarray]] = {}
         self.damage: dict[int, str] = {}
 
     def nearest_good(self, frame: int) -> int | None:
@@ -134,16 +136,25 @@ class _Video:
         return frame in self.good
 
     def _read(self, frame: int) -> None:
-        """Read a frame, compare its checksum, and note it as good or as damaged."""
-        shard, offset, size, crc32 = self._rows[frame].item()
+        """Read a frame, compare its checksums, and note it as good or as damaged."""
+        jpegs = []
+        for row in range(frame * self._planes, (frame + 1) * self._planes):
+            found = self._read_jpeg(row)
+            if isinstance(found, str):
+                self.damage[frame] = found
+                return
+            jpegs.append(found)
+        self.good[frame] = jpegs
+
+    def _read_jpeg(self, row: int) -> np.ndarray | str:
+        """Return the JPEG of a row of the table of frames, or what is wrong with it."""
+        shard, offset, size, crc32 = self._rows[row].item()
         try:
             data = self._store.pread(shard, size, offset)
         except OSError as error:
-            self.damage[frame] = f"{error.filename or f'shard {shard}'}: {error.strerror}"
-            return
+            return f"{error.filename or f'shard {shard}'}: {error.strerror}"
         if len(data) < size:
-            self.damage[frame] = f"shard {shard} ends after {len(data)} of {size} bytes"
-        elif zlib.crc32(data) != crc32:
-            self.damage[frame] = f"shard {shard}: the crc32 of the bytes differs from the table"
-        else:
-            self.good[frame] = np.frombuffer(data, np.uint8)
+            return f"shard {shard} ends after {len(data)} of {size} bytes"
+        if zlib.crc32(data) != crc32:
+            return f"shard {shard}: the crc32 of the bytes differs from the table"
+        return np.frombuffer(data, np.uint8)

@@ -1,6 +1,7 @@
 """Converts videos to shards in parallel, resumes after a kill, and merges the parts."""
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,10 +9,12 @@ from pathlib import Path
 
 from configs.files import atomic_file, remove_leftovers
 from configs.load import ConfigError
+from configs.progress import progress_text
 from configs.schema import Config, ShardSettings
 from preprocess.annotations.labels import Video
 from preprocess.annotations.read import read_annotations
 from preprocess.decode import BadVideoError
+from preprocess.flow import compute_flow, read_flow_folder
 from preprocess.frame_folders import encode_folder
 from preprocess.quarantine import (
     MISSING,
@@ -37,7 +40,7 @@ from preprocess.shards import (
     write_split,
 )
 from preprocess.tars import ADVICE, MAX_BYTES, ShardError, VideoRecord, append_video, end_shard
-from preprocess.videos import encode_video
+from preprocess.videos import EncodedVideo, encode_video
 from preprocess.workers import CrashError, Note, num_cpus, run_tasks
 
 log = logging.getLogger(__name__)
@@ -85,6 +88,7 @@ def shard(config: Config, folder: str | Path, part: int | None = None) -> ShardR
             f"part {part} does not exist: shard.parts is {settings.parts}, so parts are numbered 0"
             f" to {settings.parts - 1}"
         )
+    _check_place(folder, settings)
     annotations = read_annotations(settings)
     folder.mkdir(parents=True, exist_ok=True)
     plan = load_or_create_plan(folder, annotations, settings)
@@ -97,8 +101,10 @@ def shard(config: Config, folder: str | Path, part: int | None = None) -> ShardR
     log.info("%s: %d of %d shards left to write", folder, len(todo), len(tasks))
     encode_task = partial(encode_shard, folder, settings)
     processes = config.run.threads or num_cpus()
+    began = time.monotonic()
     for count, name in enumerate(run_tasks(encode_task, todo, processes, _quarantine_crashed), 1):
-        log.info("%s: wrote %s (%d of %d)", folder, name, count, len(todo))
+        progress = progress_text(count, len(todo), time.monotonic() - began)
+        log.info("%s: wrote %s (%s)", folder, name, progress)
     if part is None:
         return merge(folder)
     bad = [video for task in tasks for video in read_shard_list(folder, task.name)]
@@ -142,10 +148,7 @@ def encode(video: Video, settings: ShardSettings) -> tuple[VideoRecord, list[byt
     if settings.format == "kinetics" and not path.exists():
         raise BadVideoError(MISSING)
     try:
-        if path.is_dir():
-            encoded = encode_folder(path, settings, video.reverse)
-        else:
-            encoded = encode_video(path, settings, video.reverse)
+        encoded = encode_frames(path, settings, video.reverse)
     except OSError as error:
         raise BadVideoError(f"cannot read the file: {error.strerror or error}") from None
     if sum(map(len, encoded.jpegs)) > MAX_BYTES:
@@ -162,8 +165,28 @@ def encode(video: Video, settings: ShardSettings) -> tuple[VideoRecord, list[byt
         fps=encoded.fps,
         seconds=encoded.seconds,
         warning=encoded.warning,
+        planes=encoded.planes,
     )
     return record, encoded.jpegs
+
+
+def encode_frames(path: Path, settings: ShardSettings, reverse: bool) -> EncodedVideo:
+    """Return the frames of a video file or of a folder of frames, or its optical flow.
+
+    Raises:
+        BadVideoError: the video cannot be used.
+        ConfigError: flow is to be computed, but OpenCV is not installed.
+    """
+    if settings.flow == "folders":
+        if not path.is_dir():
+            raise BadVideoError("shard.flow is folders, but this is not a folder of flow images")
+        return read_flow_folder(path, settings, reverse)
+    encode = encode_folder if path.is_dir() else encode_video
+    if settings.flow == "none":
+        return encode(path, settings, reverse)
+    # Flow is computed between all frames; shard.frame_cap limits the frames of flow.
+    every_frame = settings.model_copy(update={"frame_cap": 0})
+    return compute_flow(encode(path, every_frame, reverse), settings)
 
 
 def merge(folder: str | Path) -> ShardResult:
@@ -200,6 +223,25 @@ def merge(folder: str | Path) -> ShardResult:
     info = plan.model_dump() | {"splits": counts, "tables": tables, "digest": ""}
     write_info(folder, DatasetInfo.model_validate(info))
     return _result(sum(counts.values()), bad)
+
+
+def _check_place(folder: Path, settings: ShardSettings) -> None:
+    """Check that shards would not be written among the videos.
+
+    Raises:
+        ConfigError: the dataset is the source folder, or inside one whose folders are classes.
+    """
+    source = Path(settings.source).expanduser().resolve()
+    place = folder.resolve()
+    has_class_folders = not settings.labels and settings.format in ("", "direction")
+    if source.is_dir() and (
+        place == source or (has_class_folders and place.is_relative_to(source))
+    ):
+        raise ConfigError(
+            f"the dataset {folder} lies in the folder of the videos, {source}, where its shards"
+            " would be taken for a class. Name a folder outside, for example"
+            f" {source.with_name(f'{source.name}-shards')}"
+        )
 
 
 def _result(num_videos: int, bad: Sequence[QuarantinedVideo]) -> ShardResult:

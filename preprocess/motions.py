@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from configs.progress import show_progress
 from preprocess.csv_files import write_csv
 from preprocess.workers import Note, num_cpus, run_tasks
 
@@ -73,7 +74,8 @@ def make_motions(
         (folder / split).mkdir(parents=True, exist_ok=True)
     pairs = [(split, first) for split, count in counts.items() for first in range(0, count, 2)]
     write_pair = partial(_write_pair, folder, counts, size, seed, motions)
-    rows = [row for written in run_tasks(write_pair, pairs, num_cpus()) for row in written]
+    written = show_progress(run_tasks(write_pair, pairs, num_cpus()), len(pairs), "pairs of videos")
+    rows = [row for pair in written for row in pair]
     path = folder / "labels.csv"
     write_csv(path, [("path", "labels", "split"), *sorted(rows)])
     return path

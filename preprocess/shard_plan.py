@@ -4,7 +4,9 @@ import hashlib
 import math
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from configs.files import write_text
 from configs.load import ConfigError, to_yaml
@@ -13,8 +15,9 @@ from preprocess.annotations.labels import Video
 from preprocess.annotations.mirror import left_right
 from preprocess.annotations.read import Annotations
 from preprocess.decode import BadVideoError, probe
+from preprocess.flow import NO_OPENCV
 from preprocess.frame_folders import list_frames
-from preprocess.shards import FORMAT, ShardPlan, read_model, shard_name
+from preprocess.shards import FORMATS, ShardPlan, read_model, shard_name, stored_values
 from preprocess.tars import ShardError
 from preprocess.videos import stored_size
 
@@ -58,7 +61,7 @@ def load_or_create_plan(
     path = folder / NAME
     if not path.exists():
         plan = make_plan(annotations, settings)
-        write_text(path, to_yaml(plan.model_dump(mode="json")))
+        write_text(path, to_yaml(stored_values(plan)))
         return plan
     # Make the plan again with the number of videos per shard that was estimated at the start.
     started = read_plan(folder)
@@ -92,8 +95,10 @@ def make_plan(
 ) -> ShardPlan:
     """Return the plan of a dataset; with 0 videos per shard, estimate how many fit `shard_mb`."""
     names = sorted({video.split for video in annotations.videos})
+    modality: Literal["rgb", "flow"] = "rgb" if settings.flow == "none" else "flow"
     return ShardPlan(
-        format=FORMAT,
+        format=FORMATS[modality],
+        modality=modality,
         classes=annotations.classes,
         splits={name: sum(v.split == name for v in annotations.videos) for name in names},
         multi_label=settings.multi_label,
@@ -105,7 +110,7 @@ def make_plan(
         videos_per_shard=videos_per_shard or _videos_per_shard(annotations, settings),
         seed=settings.seed,
         annotations=annotations.digest,
-        tool={name: version(name) for name in ("tin-video", "av", "simplejpeg", "pillow")},
+        tool={name: version(name) for name in _tools(settings)},
     )
 
 
@@ -124,6 +129,20 @@ def list_tasks(annotations: Annotations, plan: ShardPlan) -> list[ShardTask]:
 def num_shards(plan: ShardPlan, split: str) -> int:
     """Return how many shards a split has."""
     return math.ceil(plan.splits[split] / plan.videos_per_shard)
+
+
+def _tools(settings: ShardSettings) -> list[str]:
+    """Return the packages that make the frames.
+
+    Raises:
+        ConfigError: flow is to be computed, but OpenCV is not installed.
+    """
+    names = ["tin-video", "av", "simplejpeg", "pillow"]
+    if settings.flow == "dis":
+        if find_spec("cv2") is None:
+            raise ConfigError(NO_OPENCV)
+        names.append("opencv-python-headless")
+    return names
 
 
 def _videos_per_shard(annotations: Annotations, settings: ShardSettings) -> int:

@@ -51,7 +51,7 @@ def _video_row(record: VideoRecord, first_frame: int, first_label: int) -> tuple
     """Return the row of a video, in the order of `VIDEO_ROW`."""
     return (
         first_frame,
-        len(record.offsets),
+        record.num_frames,
         record.source_frames,
         record.width,
         record.height,
@@ -73,7 +73,7 @@ def _csv_row(record: VideoRecord, shard: int) -> CsvRow:
     return CsvRow(
         key=record.key,
         labels=";".join(record.labels),
-        frames=len(record.offsets),
+        frames=record.num_frames,
         width=record.width,
         height=record.height,
         fps=f"{record.fps:.6g}",

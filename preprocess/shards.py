@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,8 +21,12 @@ from configs.settings import Settings
 from preprocess.csv_files import read_keys, write_csv
 from preprocess.tars import ADVICE, ShardError
 
-FORMAT = 1
-"""The newest version of the layout that this code reads, and the one that it writes."""
+FORMATS = {"rgb": 1, "flow": 2}
+"""The version of the layout of a dataset, by its modality."""
+FORMAT = max(FORMATS.values())
+"""The newest version of the layout that this code reads."""
+PLANES = {"rgb": 1, "flow": 2}
+"""JPEGs, and rows of the table of frames, for each frame: of flow, along x and along y."""
 VIDEO_ROW = np.dtype(
     [
         ("first_frame", "<i8"),
@@ -45,6 +49,8 @@ class ShardPlan(Settings):
 
     format: int
     """Version of this layout."""
+    modality: Literal["rgb", "flow"] = "rgb"
+    """What the frames are. Only the files of flow datasets contain it."""
     classes: tuple[str, ...]
     """Names of the classes, in the order of their indices."""
     splits: dict[str, int]
@@ -94,6 +100,8 @@ class Split:
     """`(frames of all videos,)` of `FRAME_ROW`; offsets are in bytes of the shard file."""
     labels: np.ndarray
     """`(labels of all videos,)` class indices."""
+    planes: int = 1
+    """Rows of `frames` of each frame of a video: 2 for flow, along x and along y."""
 
     @property
     def num_videos(self) -> int:
@@ -203,13 +211,8 @@ def open_split(folder: str | Path, split: str) -> Split:
             f"{folder / split}.videos.npy has {num_videos} videos, but dataset.yaml says"
             f" {info.splits[split]}. Run `tin data merge` again."
         )
-    return Split(
-        name=split,
-        folder=folder,
-        videos=tables["videos"],
-        frames=tables["frames"],
-        labels=tables["labels"],
-    )
+    videos, frames, labels = (tables[name] for name in ("videos", "frames", "labels"))
+    return Split(split, folder, videos, frames, labels, PLANES[info.modality])
 
 
 def write_split(folder: Path, split: str, shards: Sequence[ShardRows]) -> dict[str, str]:
@@ -244,8 +247,16 @@ def write_info(folder: Path, info: DatasetInfo) -> None:
         WriteError: the disk is full or not writable.
     """
     values = info.model_copy(update={"digest": dataset_digest(info)})
-    text = to_yaml(values.model_dump(mode="json", exclude={"name"}))
+    text = to_yaml(stored_values(values))
     write_text(folder / "dataset.yaml", text, advice=ADVICE)
+
+
+def stored_values(plan: ShardPlan) -> dict[str, Any]:
+    """Return what plan.yaml or dataset.yaml holds; earlier versions do not know `modality`."""
+    values = plan.model_dump(mode="json", exclude={"name"})
+    if plan.modality == "rgb":
+        del values["modality"]
+    return values
 
 
 def dataset_digest(info: DatasetInfo) -> str:

@@ -62,6 +62,13 @@ class VideoRecord:
     """zlib.crc32 of each frame."""
     size: int = 0
     """Size of `<key>.mjpeg`, in bytes."""
+    planes: int = 1
+    """JPEGs of a frame: 2 for flow, along x and along y. Only records of flow contain it."""
+
+    @property
+    def num_frames(self) -> int:
+        """The number of frames."""
+        return len(self.offsets) // self.planes
 
 
 RECORD = TypeAdapter(VideoRecord)
@@ -77,7 +84,10 @@ def append_video(file: BinaryIO, record: VideoRecord, jpegs: Sequence[bytes]) ->
         crcs=tuple(zlib.crc32(jpeg) for jpeg in jpegs),
         size=sum(sizes),
     )
-    text = json.dumps(asdict(record), separators=(",", ":")).encode()
+    values = asdict(record)
+    if record.planes == 1:
+        del values["planes"]
+    text = json.dumps(values, separators=(",", ":")).encode()
     _append(file, f"{record.key}.mjpeg", record.size, jpegs)
     _append(file, f"{record.key}.json", len(text), [text])
 
@@ -196,5 +206,10 @@ def _read_record(
     if len(record.crcs) != len(record.offsets) or ends[0] != 0 or not is_increasing:
         raise ValueError(
             f"the offsets and CRCs in {description.name} do not describe {frames.name}"
+        )
+    if record.planes < 1 or len(record.offsets) % record.planes:
+        raise ValueError(
+            f"{description.name}: {len(record.offsets)} JPEGs are not a multiple of the"
+            f" {record.planes} of each frame"
         )
     return record

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
+from configs.progress import show_progress
 from preprocess.integrity import check_shards
 from preprocess.shard_plan import num_shards, read_plan
 from preprocess.shard_rows import read_rows
@@ -58,7 +59,8 @@ def verify(folder: str | Path, sample: float = 1.0) -> list[str]:
     for split in info.splits:
         shards = _sampled(num_shards(plan, split), sample)
         check = partial(check_shard, folder, split)
-        found = dict(run_tasks(check, shards, num_cpus()))
+        checked = run_tasks(check, shards, num_cpus())
+        found = dict(show_progress(checked, len(shards), f"verify {split}, shards"))
         problems += [problem for shard in shards for problem in found[shard]]
         try:
             tables = open_split(folder, split)

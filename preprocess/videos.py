@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -20,6 +21,7 @@ from preprocess.decode import (
     reason_of,
 )
 
+Frame = TypeVar("Frame")
 MIN_SHARE = 0.9
 """A video with fewer than this share of its announced frames goes to quarantine."""
 
@@ -40,6 +42,8 @@ class EncodedVideo:
     seconds: float
     warning: str
     """Why fewer frames were found than expected; empty for a complete video."""
+    planes: int = 1
+    """JPEGs of a frame: 2 for flow, along x and along y."""
 
 
 def encode_video(path: Path, settings: ShardSettings, reverse: bool = False) -> EncodedVideo:
@@ -54,7 +58,7 @@ def encode_video(path: Path, settings: ShardSettings, reverse: bool = False) -> 
     decoding = Decoding()
     frames = decode_frames(path, decoding)
     if settings.fps:
-        frames = _at_rate(frames, settings.fps, 1 / (info.fps or settings.fps))
+        frames = at_rate(frames, settings.fps, 1 / (info.fps or settings.fps))
     # Encode all frames to the size of the first one.
     sizes = None
     jpegs = []
@@ -97,7 +101,7 @@ def check_share(found: int, expected: int, problems: list[str]) -> str:
     return text if found < expected or problems else ""
 
 
-def thinned(jpegs: list[bytes], frame_cap: int) -> list[bytes]:
+def thinned(jpegs: list[Frame], frame_cap: int) -> list[Frame]:
     """Return at most `frame_cap` frames, the middles of equal parts; 0 keeps all."""
     count = len(jpegs)
     if not frame_cap or count <= frame_cap:
@@ -111,18 +115,7 @@ def stored_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """Sizes before rotation, in pixels, and the rotation in counter-clockwise quarter turns."""
-
-    width: int
-    height: int
-    source_width: int
-    source_height: int
-    turns: int
-
-
-def _at_rate(
+def at_rate(
     frames: Iterable[tuple[av.VideoFrame, float]], fps: float, interval: float
 ) -> Iterator[tuple[av.VideoFrame, float]]:
     """Repeat and skip frames to get `fps`; the last one is shown for `interval` seconds."""
@@ -141,6 +134,17 @@ def _at_rate(
     while shown is not None and (tick == 0 or tick / fps < end - tolerance):
         yield shown, tick / fps
         tick += 1
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Sizes before rotation, in pixels, and the rotation in counter-clockwise quarter turns."""
+
+    width: int
+    height: int
+    source_width: int
+    source_height: int
+    turns: int
 
 
 def _expected(info: VideoInfo, decoding: Decoding) -> int:

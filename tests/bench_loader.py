@@ -1,16 +1,18 @@
-"""CPU time a clip of the loader against PyTorch's DataLoader with Pillow over folders of JPEGs.
-
-Both read the same clips of the same videos: same frames, crops and flips, 8 frames of 224 pixels,
-float32 and normalized. Rounds alternate; the best of each is printed, since other programs on the
-machine only add. The baseline is what TSN, TSM and TIN do.
+"""CPU time per clip of the loader, compared with PyTorch's DataLoader and Pillow on JPEG folders.
 
     python tests/bench_loader.py ../shared/videos/ucf101 [ROUNDS] [section.key=value ...]
+
+Both read the same clips of the same videos, with the same frames, crops and flips: 8 frames of 224
+pixels, float32 and normalized. The baseline is what the code of TSN, TSM and TIN does. The two
+alternate, and the best round of each is printed, because other programs on the machine can only
+make a round slower.
 """
 
 import resource
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
@@ -28,18 +30,19 @@ from preprocess.convert import shard
 from preprocess.shards import Split
 
 WORKERS = 2
-EPOCHS = 4  # a round reads the same epoch so many times: what is done once counts little
+EPOCHS = 4  # a round reads the same epoch this often, so that the start-up time counts little
 RECIPE = ("train.batch=8", "augment.flip=random", f"run.threads={WORKERS}")
 
 
 class JpegFolders(Dataset):
-    """The clips of an epoch, from a folder of numbered JPEGs a video."""
+    """The clips of an epoch, read from one folder of numbered JPEGs per video."""
 
     def __init__(self, folder: Path, split: Split, config: Config) -> None:
         positions = np.arange(split.num_videos)
         order = epoch_order(split, config)
         self.plan = plan_training(split, config, order, 0, positions)
-        self.folder, self.crop = folder, config.clip.crop
+        self.folder = folder
+        self.crop = config.clip.crop
         channels = 3 * config.clip.num_segments
         self.mean = torch.tensor(MEAN).repeat(channels // 3).view(channels, 1, 1)
         self.std = torch.tensor(STD).repeat(channels // 3).view(channels, 1, 1)
@@ -61,7 +64,7 @@ class JpegFolders(Dataset):
 
 
 def write_folders(split: Split, folder: Path) -> None:
-    """Write the frames of a dataset as one JPEG file each."""
+    """Write each frame of a dataset as a JPEG file."""
     for clip, video in enumerate(split.videos):
         target = folder / str(clip)
         target.mkdir(parents=True)
@@ -73,31 +76,37 @@ def write_folders(split: Split, folder: Path) -> None:
 
 
 def cpu_seconds() -> float:
-    """Return the CPU time of this process and of its ended workers."""
+    """Return the CPU time of this process and of its workers that have ended."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def measure(batches, num_clips: int) -> tuple[float, float]:
-    """Return CPU milliseconds a clip and clips a second of reading all batches."""
-    cpu, wall = cpu_seconds(), time.perf_counter()
+def measure(batches: Iterable[object], num_clips: int) -> tuple[float, float]:
+    """Read all batches; return the CPU milliseconds per clip and the clips per second."""
+    cpu_start = cpu_seconds()
+    wall_start = time.perf_counter()
     for batch in batches:
         del batch
-    return 1e3 * (cpu_seconds() - cpu) / num_clips, num_clips / (time.perf_counter() - wall)
+    cpu = cpu_seconds() - cpu_start
+    wall = time.perf_counter() - wall_start
+    return 1e3 * cpu / num_clips, num_clips / wall
 
 
 def main(videos: str, rounds: int, settings: list[str]) -> None:
+    """Make both forms of the dataset, measure the rounds, and print the results."""
     torch.set_num_threads(1)
     config = load(None, [*RECIPE, *settings, f"shard.source={Path(videos).resolve()}"])
     with tempfile.TemporaryDirectory() as work:
-        folder, jpegs = Path(work) / "dataset", Path(work) / "jpegs"
+        folder = Path(work) / "dataset"
+        jpegs = Path(work) / "jpegs"
         shard(config, folder)
         loader = ClipLoader(folder, "train", config, training=True)
         write_folders(loader.split, jpegs)
-        data, batch = JpegFolders(jpegs, loader.split, config), config.train.batch
+        data = JpegFolders(jpegs, loader.split, config)
+        batch = config.train.batch
         num_clips = EPOCHS * loader.num_steps * batch
-        next(loader.epoch(0))  # starts threads, fills caches
-        results = {"tin": [], "DataLoader": []}
+        next(loader.epoch(0))  # starts the threads and fills the caches
+        results: dict[str, list[tuple[float, float]]] = {"tin": [], "DataLoader": []}
         for _ in range(rounds):
             ours = chain.from_iterable(loader.epoch(0) for _ in range(EPOCHS))
             results["tin"].append(measure(ours, num_clips))
@@ -105,12 +114,16 @@ def main(videos: str, rounds: int, settings: list[str]) -> None:
             results["DataLoader"].append(measure(theirs, EPOCHS * len(data)))
         loader.close()
     for name, found in results.items():
-        cpu, rate = min(c for c, _ in found), max(r for _, r in found)
-        spread = ", ".join(f"{c:.1f}" for c, _ in found)
-        print(f"{name:10s} {cpu:6.2f} ms CPU a clip, {rate:6.1f} clips/s   (rounds: {spread})")
-    ratio = min(c for c, _ in results["DataLoader"]) / min(c for c, _ in results["tin"])
+        best_cpu = min(cpu for cpu, _ in found)
+        best_rate = max(rate for _, rate in found)
+        rounds_cpu = ", ".join(f"{cpu:.1f}" for cpu, _ in found)
+        print(
+            f"{name:10s} {best_cpu:6.2f} ms of CPU per clip, {best_rate:6.1f} clips/s  "
+            f" (rounds: {rounds_cpu})"
+        )
+    ratio = min(results["DataLoader"])[0] / min(results["tin"])[0]
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    print(f"{num_clips} clips a round; tin takes {ratio:.2f} times less CPU time")
+    print(f"{num_clips} clips per round; tin needs {ratio:.2f} times less CPU time")
     print(f"peak memory of this process, torch and DALI included: {memory:.0f} MB")
 
 

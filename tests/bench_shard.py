@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # pytest adds it by 
 
 from synthetic_videos import shard_config, write_labels
 
-from preprocess.annotations.read import VIDEO_SUFFIXES
+from preprocess.annotations.class_folders import VIDEO_SUFFIXES
 from preprocess.convert import shard
 from preprocess.shards import open_split
 from preprocess.workers import num_cpus

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,17 @@ def shared() -> Path:
     if os.environ.get("TIN_REQUIRE_SHARED"):
         pytest.fail(f"TIN_REQUIRE_SHARED is set, but {SHARED} does not exist")
     pytest.skip(f"needs reference numbers and videos in {SHARED}, which does not exist")
+
+
+@pytest.fixture(scope="session")
+def strace() -> str:
+    """Return the path of strace; skip where it is absent, fail in CI, which installs it."""
+    path = shutil.which("strace")
+    if path is None and os.environ.get("CI"):
+        pytest.fail("strace is absent, and CI must run this test")
+    if path is None:
+        pytest.skip("strace is absent")
+    return path
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

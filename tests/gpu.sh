@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# All that wants a GPU, in one go: build, tests, benchmarks, loading and a short training.
+# Runs everything that needs a GPU: build, tests, benchmarks, loading and a short training.
 #
-#   tests/gpu.sh [RESULT.json [STEP...]]        (SECONDS_A_LINE=0.5 of the benchmarks' tables)
+#   tests/gpu.sh [RESULT.json [STEP...]]
 #
-# Where time is short, name the steps to take: half an hour on an H100 is our guess for all. The
-# result is written anew after each step, so that a run that is stopped leaves what it has. Without
-# a GPU it does what it can and lists what it left out. Leaves with 1 if a step failed.
+# Without steps it runs all of them, which should take about half an hour on an H100 (an estimate,
+# not measured). The result file is written again after each step, so that a run that is stopped
+# keeps its results. Without a GPU the script runs the steps that do not need one, and lists the
+# others as left out. SECONDS_A_LINE (0.5) is the time for each line of a benchmark's table.
+# Exit status: 1 if a step failed, 2 if a named step does not exist.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 result=$(realpath -m "${1:-gpu.json}")
@@ -17,7 +19,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/parts"
 
-step() { # NAME COMMAND...: run it, keep its end and its status
+step() { # NAME COMMAND...: run the command; keep its status and the end of its output
     local name=$1 began=$SECONDS status=0
     shift
     [[ $chosen =~ ^\ *$ || $chosen == *" $name "* ]] || { leave_out "$name" "not chosen"; return; }
@@ -26,11 +28,11 @@ step() { # NAME COMMAND...: run it, keep its end and its status
     printf '%s\t%s\t%s\n' "$name" "$status" $((SECONDS - began)) >>"$work/steps"
     write_result
 }
-leave_out() { # NAME WHY
+leave_out() { # NAME REASON
     echo "== $1 left out: $2"
     printf '%s\t%s\n' "$1" "$2" >>"$work/left_out"
 }
-write_result() { # fails if a step failed
+write_result() { # fails if any step failed
     "$python" - "$work" "$result" <<'PYTHON'
 import json, pathlib, sys
 work, result = map(pathlib.Path, sys.argv[1:])
@@ -53,7 +55,8 @@ tin() { "$python" -m launch "$@"; }
 sanitize() { # TOOL OPTION...
     env TIN_REQUIRE_GPU=1 PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
         compute-sanitizer --tool "$@" --error-exitcode 9 "$python" -m pytest \
-        tests/tin/op/test_interlace.py -m gpu -k "definition_for_large_frames or alone_equals or borders"
+        tests/tin/op/test_interlace.py -m gpu \
+        -k "definition_for_large_frames or single_gradient or borders"
 }
 
 touch "$work/steps" "$work/left_out"
@@ -78,20 +81,20 @@ else
 fi
 step aims "$python" tests/bench_interlace.py "$work/parts/op.json"
 
-# generated videos: all that is measured is speed
+# The videos are generated, because only the speed is measured.
 # shellcheck disable=SC2086
 step videos tin data demo "$work/videos" $videos
 step shard tin shard "$work/videos" "$work/dataset" --labels "$work/videos/labels.csv"
 step bench_data tin bench data --json "$work/parts/data.json" "$work/dataset" "${settings[@]}"
 step bench_train tin bench train --json "$work/parts/train.json" "$work/dataset" "${settings[@]}"
 
-if [ "$gpu" ]; then # what takes longest comes last
+if [ "$gpu" ]; then # the longest steps come last
     step bench_model tin bench model --no-compiled --json "$work/parts/model.json"
     if command -v compute-sanitizer >/dev/null; then
         step memcheck sanitize memcheck --kernel-regex kns=_ZN3tin
         step racecheck sanitize racecheck --kernel-regex kns=_ZN3tin
         step synccheck sanitize synccheck --kernel-regex kns=_ZN3tin
-        step initcheck sanitize initcheck # must also see what the kernels of torch write
+        step initcheck sanitize initcheck # without a filter: it must see what the kernels of torch write
     else
         leave_out sanitizer "no compute-sanitizer"
     fi
@@ -100,6 +103,9 @@ else
     step bench_model tin bench model --seconds 2 --no-compiled --json "$work/parts/model.json"
 fi
 for name in "$@"; do
-    cut -f 1 "$work/steps" | grep -qx "$name" || { echo "no step $name here" >&2; exit 2; }
+    cut -f 1 "$work/steps" | grep -qx "$name" || {
+        echo "step $name does not exist on this machine; the steps are listed above" >&2
+        exit 2
+    }
 done
 write_result

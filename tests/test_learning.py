@@ -75,7 +75,10 @@ def test_flips_keep_mirrored_classes_apart_only_if_labels_are_swapped(one_motion
     random = learned(tmp_path / "random", one_motion, "augment.flip=random", "train.epochs=2")
     assert summarize(swapped)["top1"] > 0.9
     assert accuracy_in_pairs(swapped, MIRRORED) > 0.9
-    assert 0.35 < accuracy_in_pairs(random, MIRRORED) < 0.65  # chance is one half
+    # Random flips make the two labels of a pair equally likely for each motion. The network still
+    # sees the motion, so its guesses may lean to the right or to the wrong label (0.31 and 0.55 on
+    # two kinds of processor), but they never come near to what swapped labels reach.
+    assert accuracy_in_pairs(random, MIRRORED) < 0.75
     assert accuracy_in_pairs(random, UPRIGHT) > 0.9
 
 

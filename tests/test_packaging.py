@@ -62,6 +62,18 @@ def test_a_normal_install_works_from_any_folder(wheel, tmp_path):
             assert "recipe: tin_r50_8f_sthv1" in done.stdout
 
 
+def test_an_installed_command_names_a_file_that_hides_a_package(wheel, tmp_path):
+    target = tmp_path / "site"
+    pip("install", wheel, "--no-deps", "--no-index", "--target", target)
+    (tmp_path / "launch.py").touch()
+    for paths, code in (([target], 0), ([tmp_path, target], 2)):
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
+        command = [target / "bin" / "tin", "--version"]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        assert ("hides the package launch" in done.stderr) == bool(code)
+
+
 def test_an_editable_install_finds_its_sources_from_any_folder(tmp_path):
     code = "import cuda, pathlib; print([str(p) for p in map(pathlib.Path, cuda.__path__)])"
     done = subprocess.run(

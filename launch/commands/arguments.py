@@ -18,3 +18,4 @@ RunDirs = Annotated[
     list[Path], typer.Argument(metavar="RUN...", help="A run or a folder of runs, or several.")
 ]
 RunDirOption = Annotated[Path, typer.Option("--run", metavar="DIR", help="Folder of the run.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

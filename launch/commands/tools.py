@@ -1,5 +1,6 @@
 """The commands weights, op, bench and check."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from configs.errors import FAILED
 from launch.commands.arguments import Dataset, Settings
+from launch.commands.arguments import Json as JsonFlag
 
 if TYPE_CHECKING:
     from tin.bench.timing import Report
@@ -54,6 +56,10 @@ def import_weights(
     settings: Settings = None,
 ) -> None:
     """Import a checkpoint of another project; list what becomes of each of its tensors."""
+    from launch.usage import check_file
+
+    check_file(file, "a checkpoint")
+
     from tin.runs.foreign import import_run
 
     report = import_run(file, run_dir, settings or ())
@@ -72,6 +78,10 @@ def export_weights(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write.")],
 ) -> None:
     """Write a checkpoint that the authors' original code reads."""
+    from launch.usage import check_model
+
+    check_model(run_dir)
+
     from tin.runs.foreign import export_run
 
     export_run(run_dir, out)
@@ -111,6 +121,10 @@ def bench_op(
 @bench.command(name="data")
 def bench_data(dataset: Dataset, settings: Settings = None, json: Json = None) -> None:
     """Time the loader alone."""
+    from launch.usage import check_dataset
+
+    check_dataset(dataset)
+
     from tin.bench import on_dataset
 
     _show(on_dataset.bench_data(dataset, settings=settings or ()), json)
@@ -121,26 +135,40 @@ def bench_model(
     json: Json = None,
     seconds: Seconds = 10.0,
     compiled: Annotated[bool, typer.Option(help="Also time torch.compile.")] = True,
+    arch: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Compare these networks on the CPU, and nothing else."),
+    ] = None,
 ) -> None:
     """Count parameters and operations, and time inference and training of each temporal module."""
-    from tin.bench import cases
+    from tin.bench import architectures, cases
 
+    if arch:
+        _show(architectures.bench_architectures(arch, seconds), json)
+        return
     _show(cases.bench_model(seconds, compiled), json)
 
 
 @bench.command(name="train")
 def bench_train(dataset: Dataset, settings: Settings = None, json: Json = None) -> None:
     """Time training with its loader, for each temporal module."""
+    from launch.usage import check_dataset
+
+    check_dataset(dataset)
+
     from tin.bench import on_dataset
 
     _show(on_dataset.bench_train(dataset, settings or ()), json)
 
 
-def check() -> None:
+def check(as_json: JsonFlag = False) -> None:
     """Print what this machine offers: driver, DALI, CPUs, memory, file systems and network."""
     from launch.check import look
     from launch.output import print_check
 
+    if as_json:
+        typer.echo(json.dumps([row._asdict() for row in look()], indent=1))
+        return
     print_check(look())
 
 

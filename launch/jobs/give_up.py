@@ -13,14 +13,15 @@ FAILURES = ("failed", "lost")
 def limited(end: End, before: Sequence[End], max_restarts: int) -> End:
     """Return `end`, changed to `gave up` if its stage has failed too often.
 
-    Failures count since the stage was last completed or given up.
+    Failures count since the stage was last completed or given up. A stop by the time limit counts
+    as a failure to make progress, but not towards `max_restarts`; preemption never counts.
 
     Args:
         end: the newest end.
         before: the earlier ends of the run, in order.
         max_restarts: number of failures of the stage that are allowed.
     """
-    if end.kind not in FAILURES:
+    if not _is_counted(end):
         return end
     # Keep what happened to this stage since it was last completed or given up.
     same_stage = [other for other in before if other.stage == end.stage]
@@ -29,13 +30,19 @@ def limited(end: End, before: Sequence[End], max_restarts: int) -> End:
 
     recent = counted[-NO_PROGRESS:]
     is_stuck = len(recent) == NO_PROGRESS and all(
-        other.kind in FAILURES and other.step == end.step for other in recent
+        _is_counted(other) and other.step == end.step for other in recent
     )
     num_failures = sum(other.kind in FAILURES for other in counted)
-    if is_stuck:
+    if is_stuck and all(other.at_limit for other in recent):
+        reason = f"the time limit came {NO_PROGRESS} times with no step between: raise time_min"
+    elif is_stuck:
         reason = f"{NO_PROGRESS} failures with no step between"
     elif num_failures > max_restarts:
         reason = f"{num_failures} failures, and run.max_restarts is {max_restarts}"
     else:
         return end
     return replace(end, kind="gave up", text=f"{reason}: {end.text}", nodes=[])
+
+
+def _is_counted(end: End) -> bool:
+    return end.kind in FAILURES or end.at_limit

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,6 +80,20 @@ def _merge(run_dir: Path) -> None:
 
 
 def _check_quarantine(folder: Path, result: "ShardResult") -> None:
+    """Log what a finished dataset holds.
+
+    Raises:
+        QuarantineError: too many videos could not be used, or all of them.
+    """
+    if not result.num_videos:
+        raise QuarantineError(
+            f"{folder}: not one of {result.num_quarantined + result.num_missing} videos could be"
+            f" used, so there is nothing to train on; {folder / 'quarantine.csv'} gives the reasons"
+        )
+    from preprocess.summary import summarize
+
+    for line in summarize(folder).lines():
+        log.info("%s", line)
     if result.too_many_bad:
         raise QuarantineError(
             f"{result.num_quarantined} videos could not be used, {result.num_videos} could;"
@@ -99,17 +113,38 @@ def _train(run_dir: Path) -> None:
 def _test(run_dir: Path) -> None:
     from tin.evaluation.evaluate import test
     from tin.ranks.distributed import start
+    from tin.reports.measured import store_intervals
 
     config = submitted_config(run_dir)
     _stage_shards(run_dir, "test", config, (config.data.test_split,))
-    values = {"test": config.test.model_dump(), "data": {"test_split": config.data.test_split}}
-    settings = [
-        f"{section}.{key}={json.dumps(value)}"
-        for section, group in values.items()
-        for key, value in group.items()
-    ]
+    settings = _settings(config, {"test": None, "data": {"test_split"}})
     with start(config.run.device) as world:
-        test(run_dir, settings, world)
+        folder = test(run_dir, settings, world)
+        if world.is_main:
+            store_intervals(folder)
+
+
+def _predict(run_dir: Path) -> None:
+    from tin.deploy.predictions import predict_all
+    from tin.ranks.distributed import start
+
+    config = submitted_config(run_dir)
+    source = config.predict.source
+    if not source:
+        _stage_shards(run_dir, "predict", config, (config.data.test_split,))
+    path = Path(source) if source else dataset_path(config.data.dataset)
+    settings = _settings(config, {"test": None, "predict": None, "data": {"test_split"}})
+    with start(config.run.device) as world:
+        predict_all(run_dir, [path], run_dir / "predictions", settings, world)
+
+
+def _settings(config: Config, wanted: Mapping[str, set[str] | None]) -> list[str]:
+    """Return `section.key=value` of the wanted sections, or of some of their keys."""
+    return [
+        f"{section}.{key}={json.dumps(value)}"
+        for section, keys in wanted.items()
+        for key, value in getattr(config, section).model_dump(include=keys).items()
+    ]
 
 
 def _stage_shards(run_dir: Path, stage: str, config: Config, splits: Sequence[str]) -> None:
@@ -135,5 +170,6 @@ STAGES: dict[str, Callable[[Path], None]] = {
     "merge": _merge,
     "train": _train,
     "test": _test,
+    "predict": _predict,
     "report": _report,
 }

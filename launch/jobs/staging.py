@@ -4,10 +4,10 @@ A shard that does not fit, or whose copy is damaged, is read from its source thr
 """
 
 import fcntl
+import getpass
 import logging
 import os
 import shutil
-import socket
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -20,6 +20,7 @@ from configs.cluster import Staging
 from configs.errors import TinError
 from configs.files import BUFFER_BYTES, atomic_file, remove_leftovers, write_link
 from configs.load import ConfigError
+from configs.node import node_name
 from launch.record import place
 from preprocess.shards import Split, open_split, read_info
 from tin.runs.folder import Run
@@ -27,6 +28,17 @@ from tin.runs.folder import Run
 log = logging.getLogger(__name__)
 FOLDER_NAME = "tin-{digest}"
 """Folder below `staging.dir`; datasets with the same digest share it."""
+
+
+LOCK = ".lock"
+LAST = ("plan.yaml", "dataset.yaml")
+"""Files that are copied last."""
+MEETING_S = 3600.0
+"""How long a node waits for the copies of the other nodes."""
+
+
+class StagingError(TinError):
+    """The nodes of a job did not finish their copies together."""
 
 
 class DamagedCopyError(TinError):
@@ -47,13 +59,13 @@ def copy_shards(dataset: Path, splits: Sequence[str], staging: Staging) -> Path:
         ConfigError: the folder cannot be used on this node.
     """
     began = time.monotonic()
-    root = _root(staging)
     info = read_info(dataset)
-    target = root / FOLDER_NAME.format(digest=info.digest[:16]) / dataset.name
-    keep_free = shutil.disk_usage(root).total * float(staging.keep_free.rstrip("%")) / 100
+    folder = _folder(_root(staging), FOLDER_NAME.format(digest=info.digest[:16]))
+    target = folder / dataset.name
+    keep_free = shutil.disk_usage(folder).total * float(staging.keep_free.rstrip("%")) / 100
     copied = 0
     linked = 0
-    with (root / f".{target.parent.name}.lock").open("w") as lock:
+    with (folder / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         target.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target)  # safe: whoever writes here holds the lock
@@ -62,13 +74,13 @@ def copy_shards(dataset: Path, splits: Sequence[str], staging: Staging) -> Path:
             copied += split_copied
             linked += split_linked
         # dataset.yaml comes last: a folder that has it is complete.
-        for name in ("plan.yaml", "dataset.yaml"):
+        for name in LAST:
             if (dataset / name).exists():
                 _copy(dataset / name, target / name)
     if copied or linked:
         log.info(
             "%s: %.3f GB copied to %s in %.0f s, %.3f GB are read from their source",
-            socket.gethostname(),
+            node_name(),
             copied / 1e9,
             target,
             time.monotonic() - began,
@@ -88,25 +100,51 @@ def wait_for_nodes(run_dir: Path) -> None:
     num_nodes = submitit.JobEnvironment().num_nodes
     folder = Run(run_dir).job / "staged" / f"{job_id}-{restart}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / socket.gethostname()).touch()
-    while len(list(folder.iterdir())) < num_nodes:
+    (folder / node_name()).touch()
+    deadline = time.monotonic() + MEETING_S
+    while len(ready := sorted(path.name for path in folder.iterdir())) < num_nodes:
+        if time.monotonic() > deadline:
+            raise StagingError(
+                f"only {', '.join(ready)} of {num_nodes} nodes have their shards {MEETING_S / 60:g}"
+                f" minutes after {node_name()}: look for a slow disk among the other nodes of the"
+                " job, or remove `staging` from the cluster file"
+            )
         time.sleep(0.5)
 
 
 def _root(staging: Staging) -> Path:
-    """Return `staging.dir` with its variables expanded, as a folder that exists on this node."""
-    node = socket.gethostname()
+    """Return `staging.dir` with its variables expanded."""
     text = str(Path(os.path.expandvars(staging.dir)).expanduser()) if staging.dir else ""
     if "$" in text or not text:
         raise ConfigError(
-            f"staging.dir {staging.dir}: {text or 'an empty name'} is not a folder on {node}; set"
-            " staging.dir to a path, or to a variable that jobs have"
+            f"staging.dir {staging.dir}: {text or 'an empty name'} is not a folder on"
+            f" {node_name()}; set staging.dir to a path, or to a variable that jobs have"
         )
-    try:
-        Path(text).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"staging.dir {text} on {node}: {error.strerror}") from None
     return Path(text)
+
+
+def _folder(root: Path, name: str) -> Path:
+    """Return a folder for the copies of a dataset that this user may write to.
+
+    Users share the copies where the rights of the first user's files allow it. Otherwise each has
+    a folder of their own, in `root` or, if another user has created that, beside it.
+    """
+    user = getpass.getuser()
+    candidates = [
+        root / name,
+        root / f"{name}-{user}",
+        root.with_name(f"{root.name}-{user}") / name,
+    ]
+    for folder in candidates:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / LOCK).open("a"):
+                pass
+            if all(os.access(path, os.W_OK) for path in folder.iterdir() if path.is_dir()):
+                return folder
+        except OSError as error:
+            reason = error.strerror
+    raise ConfigError(f"staging.dir {root} on {node_name()}: {reason}")
 
 
 def _copy_split(dataset: Path, split: str, target: Path, keep_free: float) -> tuple[int, int]:
@@ -170,7 +208,7 @@ def _copy_shard(split: Split, shard: int, copy: Path) -> bool:
     except (OSError, DamagedCopyError) as error:
         log.warning(
             "%s: copy of a shard to %s failed (%s); the source is read instead",
-            socket.gethostname(),
+            node_name(),
             copy,
             error,
         )

@@ -9,13 +9,27 @@ from configs.schema import Config
 RATE = {"gpu": 250.0, "cpu": 1.5}
 """Assumed clips per second of a rank for ResNet-50 with 8 frames of 224 pixels: on an A100-class
 GPU in bfloat16, or on a CPU core in float32. Scaled by frames, pixels and backbone."""
-MODEL_MB = {"resnet18": 45, "resnet34": 86, "resnet50": 96, "resnet101": 172}
+MODEL_MB = {
+    "resnet18": 45,
+    "resnet34": 86,
+    "resnet50": 96,
+    "resnet101": 172,
+    "resnet152": 234,
+    "mobilenetv2": 10,
+}
 """10^6 bytes of the weights in float32 with 174 classes, counted."""
 STATES = 3
 """Copies of the weights on a device: weights, gradients, momentum."""
-ACTIVATION_MB = {"resnet18": 29, "resnet34": 43, "resnet50": 126, "resnet101": 190}
-"""10^6 bytes that autograd keeps for a frame of 224 pixels in float32, counted; bfloat16 takes
-half."""
+ACTIVATION_MB = {
+    "resnet18": 29,
+    "resnet34": 43,
+    "resnet50": 126,
+    "resnet101": 190,
+    "resnet152": 268,
+    "mobilenetv2": 92,
+}
+"""10^6 bytes that autograd keeps for a frame of 224 pixels in float32, counted (the last two in
+proportion to ResNet-50); bfloat16 takes half."""
 PROCESS_GB = 1.5
 """Resident memory of a process with torch, DALI and a CUDA context, measured."""
 DECODED_MB = 3 * 224 * 224 / 1e6
@@ -43,10 +57,17 @@ class Estimate:
     checkpoint_gb: float
     """10^9 bytes of a checkpoint; three checkpoints are kept."""
 
-    def lines(self, config: Config) -> list[str]:
+    hours: float
+    """Hours of an epoch, at the assumed speed."""
+
+    def lines(self, config: Config, cluster: Cluster, num_runs: int = 1) -> list[str]:
         """Return the figures as text."""
         epochs = config.train.epochs
+        hours = self.hours * epochs
+        gpus = cluster.nodes * cluster.num_gpus
+        total = f", {hours * gpus * num_runs:.1f} GPU-hours in all" if gpus else ""
         return [
+            f"time: about {hours:.2f} hours for a run{total}",
             f"steps: {self.steps} an epoch of {self.clips} clips, {self.steps * epochs} in all",
             f"reads: {config.clip.num_segments} a clip, {self.mb_per_clip:.3f} MB;"
             f" about {self.reads_per_s:.0f} reads/s and {self.mb_per_s:.0f} MB/s in all",
@@ -69,10 +90,10 @@ def estimate(config: Config, cluster: Cluster) -> Estimate | None:
     except ConfigError:
         return None
     ranks = cluster.nodes * cluster.ranks_per_node
-    on_gpu = cluster.gpus_per_node > 0 and config.run.device != "cpu"
+    on_gpu = cluster.num_gpus > 0 and config.run.device != "cpu"
 
     # Reads: the frames of a clip have the mean size of the split's frames.
-    frames = config.clip.num_segments * config.clip.frames_per_segment
+    frames = config.clip.num_segments * config.clip.frames_per_segment * split.planes
     mb_per_clip = frames * float(split.frames["size"].mean()) / 1e6
 
     # Speed: the work of a clip grows with its frames, their pixels and the backbone's activations.
@@ -92,6 +113,7 @@ def estimate(config: Config, cluster: Cluster) -> Estimate | None:
     if not on_gpu:
         host_gb += device_gb
     return Estimate(
+        hours=split.num_videos / rate / 3600,
         clips=split.num_videos,
         steps=split.num_videos // config.train.batch,
         mb_per_clip=mb_per_clip,

@@ -2,25 +2,24 @@
 
 import contextlib
 import getpass
-import io
 import os
 import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import submitit
-from submitit.core.utils import FailedJobError
 
 from configs.cluster import Cluster
 from configs.load import ConfigError
 from launch.errors import ASK
-from launch.jobs.job import StageJob
+from launch.jobs.job import LOGS, StageJob
+from launch.jobs.requeue import PATIENCE_S, PAUSE_S
 from launch.jobs.srun_log import START
+from launch.submission.sbatch import SbatchError, new_task_files, sbatch
 
 STREAMS = (0, 1, 2)
 """File descriptors of stdin, stdout and stderr."""
@@ -57,12 +56,17 @@ def submit_jobs(
     Raises:
         ConfigError: the cluster rejects the job; gives the reason and the valid values.
     """
-    executor = make_executor(cluster, name, logs, code, dependency)
-    try:
-        with warnings.catch_warnings(action="ignore"), _quiet(cluster.executor):
-            submitted = executor.submit_array(list(jobs))
-    except FailedJobError as error:
-        raise ConfigError(_rejection(str(error))) from None
+    if cluster.executor == "slurm":
+        tasks = new_task_files(logs, jobs)
+        script = batch_script(cluster, name, tasks, code, len(jobs), dependency)
+        try:
+            job_id = sbatch(script, Path(f"{tasks}.sh"))
+        except SbatchError as error:
+            raise ConfigError(rejection(str(error))) from None
+        return [job_id] if len(jobs) == 1 else [f"{job_id}_{task}" for task in range(len(jobs))]
+    executor = _local_executor(cluster, name, logs, code)
+    with warnings.catch_warnings(action="ignore"), _quiet(cluster.executor):
+        submitted = executor.submit_array(list(jobs))
     if cluster.executor == "debug":
         for job in submitted:
             failure = job.exception()  # runs the job; job.results() would start a debugger
@@ -71,70 +75,69 @@ def submit_jobs(
     return [job.job_id for job in submitted]
 
 
-def make_executor(
-    cluster: Cluster, name: str, logs: Path, code: Path, dependency: str = ""
-) -> submitit.AutoExecutor:
-    """Return submitit's executor with all that the cluster file asks for."""
-    if cluster.executor == "slurm" and not shutil.which("srun"):
+def batch_script(
+    cluster: Cluster, name: str, tasks: str, code: Path, num_jobs: int, dependency: str = ""
+) -> str:
+    """Return the batch script of a job, or of an array of several.
+
+    Args:
+        cluster: settings of the stage.
+        name: name of the job.
+        tasks: path of the files that say what each task runs, see `launch.jobs.job.load_task`.
+        code: folder where Python looks for packages first.
+        num_jobs: number of tasks.
+        dependency: sbatch's option.
+    """
+    if not shutil.which("srun"):
         raise ConfigError(
             "srun was not found: submit from a login node of a Slurm cluster, or use --cluster"
             " local"
         )
     python = cluster.python or shlex.quote(sys.executable)
-    chosen = {} if cluster.executor == "debug" else {f"{cluster.executor}_python": python}
-    executor = submitit.AutoExecutor(folder=logs, cluster=cluster.executor, **chosen)
-    if cluster.executor == "debug":
-        return executor
+    # In the names of log files, Slurm replaces %j and its like; %% is the character itself.
+    logs = Path(tasks).parent
+    executor = submitit.AutoExecutor(
+        folder=str(logs).replace("%", "%%"), cluster="slurm", slurm_python=python
+    )
     executor.update_parameters(
         name=name,
         nodes=cluster.nodes,
         tasks_per_node=cluster.ranks_per_node,
-        gpus_per_node=cluster.gpus_per_node,
         timeout_min=cluster.time_min,
-    )
-    setup = _setup(cluster, code)
-    if cluster.executor == "local":
-        executor.update_parameters(local_setup=setup)
-        return executor
-    executor.update_parameters(
         cpus_per_task=cluster.cpus_per_task,
         mem_gb=cluster.mem_gb * cluster.ranks_per_node,
         slurm_signal_delay_s=cluster.signal_s,
         slurm_array_parallelism=cluster.parallel,
-        slurm_setup=[*setup, _MASTER, _HEADER],
+        slurm_setup=[*_setup(cluster, code), _logs_line(logs), _MASTER, _HEADER],
         slurm_srun_args=_srun_options(cluster),
-        slurm_teardown=_teardown(cluster, python, logs),
+        slurm_teardown=_teardown(cluster, python, tasks),
         slurm_additional_parameters=_sbatch_options(cluster, dependency),
     )
-    if not cluster.gpus_per_node:
-        # Otherwise the batch script asks for 0 GPUs by name.
-        executor._executor.parameters.pop("gpus_per_node")
-    return executor
-
-
-def batch_script(executor: submitit.AutoExecutor, num_jobs: int) -> str:
-    """Return the batch script that sbatch would get."""
     slurm = executor._executor
     assert isinstance(slurm, submitit.SlurmExecutor)
+    # The executor asks for 0 GPUs by name where there are none; `_sbatch_options` asks for them.
+    slurm.parameters.pop("gpus_per_node", None)
     if num_jobs > 1:
         slurm.parameters["map_count"] = num_jobs
-    return slurm._make_submission_file_text(slurm._submitit_command_str, "")
+    command = f"{python} -u -m launch.jobs.rank {shlex.quote(tasks)}"
+    return slurm._make_submission_file_text(command, "")
 
 
-def test_only(script: str) -> str:
-    """Return what `sbatch --test-only` answers to a batch script.
-
-    Raises:
-        ConfigError: the cluster would reject it.
-    """
-    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
-        file.write(script)
-        file.flush()
-        command = ["sbatch", "--test-only", file.name]
-        done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise ConfigError(_rejection(done.stderr))
-    return done.stderr.strip()
+def _local_executor(cluster: Cluster, name: str, logs: Path, code: Path) -> submitit.AutoExecutor:
+    """Return submitit's executor of processes on this machine, or inside of this process."""
+    python = cluster.python or shlex.quote(sys.executable)
+    if cluster.executor == "debug":
+        return submitit.AutoExecutor(folder=logs, cluster="debug")
+    executor = submitit.AutoExecutor(folder=logs, cluster="local", local_python=python)
+    executor.update_parameters(
+        name=name,
+        nodes=cluster.nodes,
+        tasks_per_node=cluster.ranks_per_node,
+        gpus_per_node=cluster.num_gpus,
+        timeout_min=cluster.time_min,
+        local_setup=_setup(cluster, code),
+    )
+    return executor
 
 
 _MASTER = "export MASTER_ADDR=${MASTER_ADDR:-$(scontrol show hostnames | head -n 1)}"
@@ -143,15 +146,12 @@ _HEADER = f'echo "{START}$SLURM_JOB_ID, start ${{SLURM_RESTART_COUNT:-0}}, $SLUR
 
 @contextlib.contextmanager
 def _quiet(executor: str) -> Iterator[None]:
-    """While jobs are submitted, hide sbatch's messages, and this process's streams from local jobs.
+    """While local jobs are submitted, hide this process's streams from them.
 
     A local job lives on after this process; if it kept stdout open, a pipe after `tin submit` would
     not end.
     """
-    if executor == "slurm":
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    elif executor == "local":
+    if executor == "local":
         with _null_streams():
             yield
     else:
@@ -197,33 +197,56 @@ def _srun_options(cluster: Cluster) -> list[str]:
     ]
 
 
-def _teardown(cluster: Cluster, python: str, logs: Path) -> list[str]:
+def _logs_line(logs: Path) -> str:
+    return f"export {LOGS}={shlex.quote(str(logs))}"
+
+
+def _teardown(cluster: Cluster, python: str, tasks: str) -> list[str]:
     """Return the end of the batch script: `launch.jobs.requeue` after a failure, the exit code."""
-    after = f"{python} -m launch.jobs.requeue {shlex.quote(str(logs))} $rc"
+    after = f"{python} -m launch.jobs.requeue {shlex.quote(tasks)} $rc $SECONDS"
     if any(option.startswith("--container") for option in cluster.srun):
         # pyxis enters a container only through srun.
         alone = ["srun", "--nodes=1", "--ntasks=1", "--nodelist=$SLURMD_NODENAME", *cluster.srun]
         after = f"{' '.join(alone)} {after}"
-    is_running = '"$(squeue -h -j $SLURM_JOB_ID -o %T)" = RUNNING'
-    requeue = f"[ {is_running} ] && scontrol requeue $SLURM_JOB_ID"
     return [
         "rc=$?",
         f"[ $rc -eq 0 ] || {{ {after}; rc=$?; }}",
-        f"[ $rc -ne {ASK} ] || {{ {requeue}; }}",
+        f"[ $rc -ne {ASK} ] || {{ {_REQUEUE}",
+        "}",
         "exit $rc",
     ]
+
+
+_REQUEUE = rf"""trap '' TERM
+  job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID}}
+  job=${{job:-$SLURM_JOB_ID}}
+  end=$((SECONDS + {PATIENCE_S:.0f}))
+  while [ $SECONDS -lt $end ]; do
+    if state=$(squeue -h -j $job -o %T); then
+      [ "$state" = RUNNING ] || break
+      said=$(scontrol requeue $job 2>&1) && break
+      echo "tin: $said" >&2
+      case $said in *[Cc]ontact*|*timed\ out*|*connect*|*try\ again*) ;; *) break ;; esac
+    fi
+    sleep {PAUSE_S:.0f}
+  done"""
+"""What the batch script does for a container without Slurm's commands: the same as
+`launch.jobs.requeue`. The task of an array has a name of its own, since the number of its last task
+is also that of the whole array."""
 
 
 def _sbatch_options(cluster: Cluster, dependency: str) -> dict[str, str | int | bool]:
     names = ("partition", "account", "qos", "constraint", "reservation", "exclude", "nice")
     options = {name: getattr(cluster, name) for name in names if getattr(cluster, name)}
     options["no-requeue" if cluster.chain else "requeue"] = True
+    if cluster.num_gpus and "gres" not in cluster.options:
+        options["gpus-per-node"] = cluster.gpus_per_node
     if dependency:
         options |= {"dependency": dependency, "kill-on-invalid-dep": "yes"}
     return {**options, **cluster.options}
 
 
-def _rejection(text: str) -> str:
+def rejection(text: str) -> str:
     """Return sbatch's reason for an error as one line, with the valid values if they are known."""
     line = next((line for line in text.splitlines() if "error: " in line), text.strip())
     reason = line.rpartition("error: ")[2].rpartition("failure: ")[2]

@@ -1,22 +1,13 @@
 """The description of a video in annotations, and the labels CSV."""
 
-import csv
-import difflib
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from configs.load import ConfigError
+from preprocess.annotations.label_file import AnnotationError, LabelRow, read_label_rows
 
-COLUMNS = ("path", "labels", "split", "key", "group", "reverse")
-REQUIRED_COLUMNS = COLUMNS[:3]
 MAX_DEFAULT_KEY = 80  # characters, of the 90 that a key may have: leaves room for `-reversed`
-
-
-class AnnotationError(ConfigError):
-    """Annotations that cannot be used; says in which file and line, and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -37,19 +28,17 @@ class Video:
     """Store the frames from last to first."""
 
 
-def read_labels(path: Path) -> list[Video]:
-    """Return the videos of a labels CSV: path,labels,split[,key][,group][,reverse].
+def read_labels(path: Path, source: Path) -> list[Video]:
+    """Return the videos of a labels file, whose columns `read_label_rows` describes.
+
+    Args:
+        path: the file.
+        source: the folder that paths start in; an absolute path must lie inside it.
 
     Raises:
         AnnotationError: the file cannot be read, or a line has errors; says what was expected.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, strict=True, restkey="")
-            _check_columns(path, rows.fieldnames or [])
-            return [_read_row(f"{path.name}:{rows.line_num}", row) for row in rows]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise AnnotationError(f"{path}: {error}") from None
+    return [_read_row(row, source) for row in read_label_rows(path)]
 
 
 def default_key(path: str) -> str:
@@ -85,31 +74,11 @@ def checked_path(where: str, text: str) -> str:
     return str(path)
 
 
-def _check_columns(path: Path, found: Sequence[str]) -> None:
-    """Raise an error for a column of a labels CSV that is unknown or missing."""
-    for name in found:
-        if name not in COLUMNS:
-            close = difflib.get_close_matches(name, COLUMNS, n=1)
-            hint = f"; did you mean {close[0]}?" if close else "."
-            raise AnnotationError(
-                f"{path.name}: unknown column {name!r}{hint} The columns are {', '.join(COLUMNS)}"
-            )
-    missing = [name for name in REQUIRED_COLUMNS if name not in found]
-    if missing:
-        raise AnnotationError(
-            f"{path.name}: column {missing[0]} is missing; the first line must be"
-            " path,labels,split[,key][,group][,reverse]"
-        )
-
-
-def _read_row(where: str, row: Mapping[str, str | None]) -> Video:
-    """Return the video of a row of csv.DictReader; `where` is its file and line."""
-    # DictReader puts surplus fields under the empty name, and None for missing ones.
-    fields = {name: value for name, value in row.items() if value is not None}
-    if "" in row or len(fields) < len(row):
-        raise AnnotationError(f"{where}: the line has more or fewer fields than the first line")
-    path = checked_path(where, fields["path"])
-    split = fields["split"].strip()
+def _read_row(row: LabelRow, source: Path) -> Video:
+    """Return the video of a line."""
+    where, fields = row
+    path = checked_path(where, _inside(fields["path"], source))
+    split = fields.get("split", "").strip()
     if split and not re.fullmatch("[A-Za-z0-9_-]+", split):
         raise AnnotationError(
             f"{where}: split {split!r} contains other characters than A-Z a-z 0-9 _ and -"
@@ -133,3 +102,12 @@ def _read_row(where: str, row: Mapping[str, str | None]) -> Video:
         group=fields.get("group", "").strip(),
         reverse=reverse == "true",
     )
+
+
+def _inside(text: str, source: Path) -> str:
+    """Return an absolute path inside the source folder relative to it; other texts unchanged."""
+    path = Path(text.strip())
+    for folder in (source.absolute(), source.resolve()):
+        if path.is_absolute() and path.is_relative_to(folder):
+            return path.relative_to(folder).as_posix()
+    return text

@@ -2,22 +2,23 @@
 
 import hashlib
 import json
-import os
+import logging
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from configs.schema import ShardSettings
+from preprocess.annotations.class_folders import read_folders
 from preprocess.annotations.formats import read_format
-from preprocess.annotations.labels import AnnotationError, Video, default_key, read_labels
+from preprocess.annotations.labels import AnnotationError, Video, read_labels
 from preprocess.tars import KEY
 
-VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .wmv .flv .3gp .ogv .ts .gif".split()
-)
-SPLIT_FOLDERS = frozenset(("train", "val", "validation", "test"))
+log = logging.getLogger(__name__)
+
+HELD_OUT = 0.2
+"""Fraction of the groups of each class that is held out if no video has a split."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def read_annotations(settings: ShardSettings) -> Annotations:
     if settings.format not in ("", "direction"):
         videos, classes = read_format(settings)
     elif settings.labels:
-        videos = read_labels(Path(settings.labels).expanduser())
+        videos = read_labels(Path(settings.labels).expanduser(), source)
     else:
         videos = read_folders(source)
     videos = hold_out(videos, settings)
@@ -56,62 +57,50 @@ def read_annotations(settings: ShardSettings) -> Annotations:
     return _annotations(videos, settings, classes)
 
 
-def read_folders(source: Path) -> list[Video]:
-    """Return the videos and frame folders in a source that has one folder per class.
-
-    If all folders at the top are named train, val, validation or test, they are the splits, and
-    the folders of the classes are inside them.
-
-    Raises:
-        AnnotationError: there are no videos.
-    """
-    top = _subfolders(source)
-    if top and SPLIT_FOLDERS.issuperset(top):
-        class_folders = [
-            (split, f"{split}/{name}") for split in top for name in _subfolders(source / split)
-        ]
-    else:
-        class_folders = [("", name) for name in top]
-    videos = []
-    for split, folder in class_folders:
-        label = PurePosixPath(folder).name
-        for entry in sorted(os.scandir(source / folder), key=lambda entry: entry.name):
-            is_video = Path(entry.name).suffix.lower() in VIDEO_SUFFIXES
-            if not entry.name.startswith(".") and (is_video or entry.is_dir()):
-                path = f"{folder}/{entry.name}"
-                videos.append(Video(path, (label,), split, default_key(path)))
-    if not videos:
-        raise AnnotationError(
-            f"{source} contains no videos in folders of classes (CLASS/VIDEO.mp4); give a labels"
-            " CSV or a format if the videos are stored in another way"
-        )
-    return videos
-
-
 def hold_out(videos: Sequence[Video], settings: ShardSettings) -> list[Video]:
     """Assign each video without a split to val or to train.
 
     In each class, the fraction `held_out` of the groups becomes val: none if it is 0, otherwise at
-    least one group but never all. A class with a single group stays in train. With `multi_label`,
-    groups are drawn from all videos together instead of class by class.
+    least one group but never all. A class with a single group stays in train. A group that
+    several classes have is in one split. With `multi_label`, groups are drawn from all videos
+    together instead of class by class.
     """
-    # Collect the groups of each class.
+    fraction = _fraction(videos, settings)
+    # Collect the groups of each class, and the classes of each group.
     groups: defaultdict[str, set[str]] = defaultdict(set)
+    classes: defaultdict[str, set[str]] = defaultdict(set)
     for video in videos:
         if not video.split:
-            groups[_class_of(video, settings)].add(video.group or video.path)
+            name = _class_of(video, settings)
+            groups[name].add(_group_of(video))
+            classes[_group_of(video)].add(name)
+    held: set[str] = set()
+
+    def can_hold(group: str) -> bool:
+        """Whether each class of a group has another group left for training."""
+        return group not in held and all(len(groups[name] - held) > 1 for name in classes[group])
+
     # Draw the groups of val, seeded by the class, so that classes do not affect each other.
-    held: set[tuple[str, str]] = set()
     for name, members in sorted(groups.items()):
-        count = round(settings.held_out * len(members))
-        if settings.held_out and len(members) > 1:
-            count = min(max(count, 1), len(members) - 1)
-            generator = random.Random(f"{settings.seed} {name}")
-            held |= {(name, group) for group in generator.sample(sorted(members), count)}
-    return [
-        video if video.split else replace(video, split=_split_of(video, held, settings))
+        if not fraction or len(members) < 2:
+            continue
+        generator = random.Random(f"{settings.seed} {name}")
+        wanted = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        missing = wanted - len(members & held)
+        while missing > 0 and (candidates := sorted(filter(can_hold, members))):
+            for group in generator.sample(candidates, min(missing, len(candidates))):
+                if can_hold(group):
+                    held.add(group)
+                    missing -= 1
+    result = [
+        video
+        if video.split
+        else replace(video, split="val" if _group_of(video) in held else "train")
         for video in videos
     ]
+    if settings.held_out is None and fraction:
+        _log_held_out(result)
+    return result
 
 
 def forwards_and_backwards(videos: Iterable[Video]) -> list[Video]:
@@ -192,15 +181,26 @@ def _class_of(video: Video, settings: ShardSettings) -> str:
     return "" if settings.multi_label else ";".join(video.labels)
 
 
-def _split_of(video: Video, held: set[tuple[str, str]], settings: ShardSettings) -> str:
-    group = (_class_of(video, settings), video.group or video.path)
-    return "val" if group in held else "train"
+def _group_of(video: Video) -> str:
+    """Return what stays together in one split: the group of a video, or the video alone."""
+    return video.group or video.path
 
 
-def _subfolders(folder: Path) -> list[str]:
-    """Return the names of the visible folders in a folder, sorted."""
-    return sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if entry.is_dir() and not entry.name.startswith(".")
+def _fraction(videos: Sequence[Video], settings: ShardSettings) -> float:
+    """Return the fraction to hold out: the setting, or a fifth if no video has a split."""
+    if settings.held_out is not None:
+        return settings.held_out
+    return 0.0 if any(video.split for video in videos) else HELD_OUT
+
+
+def _log_held_out(videos: Sequence[Video]) -> None:
+    """Say that a part of the videos was held out, and how to choose another one."""
+    count = sum(video.split == "val" for video in videos)
+    kind = "groups" if any(video.group for video in videos) else "videos"
+    log.info(
+        "no split is given: %d of %d videos are held out as split val, a fifth of the %s of each"
+        " class. To choose, set shard.held_out=0.3, or add a column split to the labels.",
+        count,
+        len(videos),
+        kind,
     )

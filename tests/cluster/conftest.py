@@ -61,10 +61,12 @@ def slurm(request: pytest.FixtureRequest) -> Iterator[Path]:
         yield box
     finally:
         slurm_box.down(box)
+        left = slurm_box.processes_of(box)
         run_command("umount", "-l", small)
         os.environ.clear()
         os.environ.update(old)
         shutil.rmtree(box, ignore_errors=True)
+        assert not left, f"processes of the test cluster are left: {left}"
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import slurm_box
-from cluster_actions import ClusterRun, accounted, ask, assert_same_bits, call_prod, tin, wait
+from cluster_actions import OVER, ClusterRun, accounted, ask, assert_same_bits, call_prod, tin, wait
 
 pytestmark = pytest.mark.cluster
 ON_TWO = "cluster.options={nodelist: 'node[1-2]'}"
@@ -95,8 +95,12 @@ def disturbed(slurm: Path, work: Path, undisturbed: ClusterRun):
         run.wait_done()
         return run
 
+    OVER.clear()
     with ThreadPoolExecutor(len(CASES)) as pool:
-        yield {name: pool.submit(start, name) for name in CASES}
+        try:
+            yield {name: pool.submit(start, name) for name in CASES}
+        finally:
+            OVER.set()
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -2,13 +2,24 @@
 
 import csv
 import re
+import shutil
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from cluster_actions import STEP, ClusterRun, accounted, ask, queue, tin, wait, wait_ended
+from cluster_actions import (
+    STEP,
+    ClusterRun,
+    Scenes,
+    accounted,
+    ask,
+    queue,
+    started_scenes,
+    tin,
+    wait,
+    wait_ended,
+)
 
 from launch import record
 from launch.live_jobs import cancel
@@ -19,8 +30,13 @@ SHORT = ("train.epochs=1", "train.evaluate_every=1")
 
 
 def failing_chain(work: Path, box: Path) -> ClusterRun:
+    """Remove the dataset after the submission, which checks it, and before the first job."""
     run = ClusterRun(work, "failing_chain")
-    run.submit("train,test,report", *ALONE, "data.test_split=nowhere")
+    dataset = work / "vanishing"
+    shutil.copytree(work / "data", dataset)
+    late = "cluster.setup=['sleep 10']"
+    run.submit("train,test,report", *ALONE, late, f"data.dataset={dataset}")
+    shutil.rmtree(dataset)
     wait_ended(run)
     return run
 
@@ -68,7 +84,7 @@ def two_nodes_then_one(work: Path, box: Path) -> ClusterRun:
     run = ClusterRun(work, "two_then_one")
     run.submit("train", "train.epochs=2", "train.evaluate_every=2")
     run.wait_step(3)
-    cancel(run.path)  # `tin cancel` takes long to import, and the run is short
+    cancel([run.path])  # `tin cancel` takes long to import, and the run is short
     wait_ended(run)
     run.submit("train", *ALONE, "train.epochs=2", "train.evaluate_every=2")
     run.wait_done()
@@ -156,13 +172,9 @@ SCENES: dict[str, Callable[[Path, Path], object]] = {
 
 
 @pytest.fixture(scope="module")
-def scenes(slurm: Path, work: Path):
-    """Return the future outcome of each scene; three run at once, since much time is waiting."""
-    with ThreadPoolExecutor(3) as pool:
-        yield {name: pool.submit(scene, work, slurm) for name, scene in SCENES.items()}
-
-
-Scenes = dict[str, Future]
+def scenes(request: pytest.FixtureRequest, slurm: Path, work: Path):
+    """Return the future outcome of each scene that the chosen tests use."""
+    yield from started_scenes(request, SCENES, work, slurm)
 
 
 def test_the_stages_after_a_failed_one_do_not_stay_queued(scenes: Scenes):
@@ -171,10 +183,10 @@ def test_the_stages_after_a_failed_one_do_not_stay_queued(scenes: Scenes):
     states = {stage: accounted(job_id, "State") for stage, job_id in jobs.items()}
     assert states["train"] == ["FAILED"]
     assert "COMPLETED" not in states["test"] + states["report"]
-    assert "nowhere" in run.ends[-1].text
+    assert "vanishing" in run.ends[-1].text
     told = tin("status", run.path)
     assert "gave up" in told
-    assert "nowhere" in told
+    assert "vanishing" in told
 
 
 def test_a_sweep_of_six_runs_two_jobs_at_once(scenes: Scenes):

@@ -126,11 +126,11 @@ def test_an_error_of_another_file_keeps_its_type(tmp_path: Path):
         (tmp_path / "source").read_text()
 
 
-def test_a_file_is_flushed_before_its_rename_and_its_folder_after(tmp_path: Path):
+def test_a_file_is_flushed_before_its_rename_and_its_folder_after(strace: str, tmp_path: Path):
     code = "import sys, pathlib; from configs.files import write_text; "
     code += "write_text(pathlib.Path(sys.argv[1]), 'x')"
     trace = tmp_path / "trace"
-    command = ["strace", "-f", "-y", "-e", "trace=fsync,rename,renameat,renameat2", "-o", trace]
+    command = [strace, "-f", "-y", "-e", "trace=fsync,rename,renameat,renameat2", "-o", trace]
     subprocess.run([*command, sys.executable, "-c", code, tmp_path / "a.txt"], check=True)
     calls = [line.split(maxsplit=1)[1] for line in trace.read_text().splitlines()]
     calls = [call for call in calls if str(tmp_path) in call]

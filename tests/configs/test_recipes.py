@@ -1,5 +1,6 @@
 """Every recipe: its model is built, trained for two steps and tested on small images."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from synthetic_dataset import CLASSES, write_dataset
 
 from configs.load import RECIPES, load
+from pipeline.batches import FLOW_MEAN, FLOW_STD, batch_channels
 from pipeline.loader import ClipLoader
 from tin.evaluation.evaluate import evaluate
 from tin.models.network import build_model, train_mode
@@ -25,13 +27,14 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def datasets(tmp_path_factory) -> dict[bool, Path]:
-    """Return a dataset with one label per video, and one with several, by `multi_label`."""
+def datasets(tmp_path_factory) -> dict[str, Path]:
+    """Return a dataset of RGB with one label per video, one with several, and one of flow."""
     folder = tmp_path_factory.mktemp("data")
     both = (("left", "still"), ("right",))
     return {
-        False: write_dataset(folder / "one", [9] * 4),
-        True: write_dataset(folder / "several", [9] * 4, labels=both, multi_label=True),
+        "one": write_dataset(folder / "one", [9] * 4),
+        "several": write_dataset(folder / "several", [9] * 4, labels=both, multi_label=True),
+        "flow": write_dataset(folder / "flow", [9] * 4, modality="flow"),
     }
 
 
@@ -44,7 +47,8 @@ def world():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_trains_two_steps_and_is_tested(name, datasets, world):
     config = load(name, SMALL)
-    folder = datasets[config.train.loss == "bce"]
+    kind = "several" if config.train.loss == "bce" else "one"
+    folder = datasets["flow" if config.clip.modality == "flow" else kind]
     model = build_model(config, len(CLASSES))
     optimizer = build_optimizer(model, config)
     train_mode(model, config.train.bn)
@@ -54,8 +58,7 @@ def test_a_recipe_trains_two_steps_and_is_tested(name, datasets, world):
     for step in range(2):
         batch = next(steps)
         T = config.clip.num_segments
-        L = config.clip.frames_per_segment
-        assert batch.x.shape == (2, T, 3 * L, 32, 32)
+        assert batch.x.shape == (2, T, batch_channels(config.clip), 32, 32)
         x, targets = augment(batch.x, batch.labels, batch.clips, config, 0, len(CLASSES), step)
         value = loss(model(x), targets, config)
         assert torch.isfinite(value)
@@ -86,7 +89,23 @@ def test_a_recipe_names_its_source_and_fits_its_name(name):
         assert {"tin": "interlace", "tsm": "shift", "tsn": "none"}[kind] == config.model.temporal
         assert config.model.arch == f"resnet{depth[1:]}"
         assert config.clip.num_segments == int(frames[:-1])
-        assert name.split("_")[3] == config.data.dataset
+        assert name.split("_")[3] == config.data.dataset.removesuffix("_flow")
+        assert name.endswith("_flow") == (config.clip.modality == "flow")
+
+
+def test_the_recipe_of_flow_has_the_crops_and_the_normalization_of_the_original(shared):
+    table = json.loads((shared / "reference/more/modality.json").read_text())
+    config = load("tsm_r50_8f_kinetics400_flow")
+    assert list(config.augment.scales) == table["flow_and_rgbdiff_multi_scale"]
+    assert table["flow_input_mean"] == [FLOW_MEAN]
+    assert table["flow_input_std"] == [FLOW_STD]
+
+
+def test_the_recipes_average_what_their_sources_average():
+    for name in NAMES:
+        config = load(name)
+        logits = "X-Temporal" in config.source or "mit-han-lab" in config.source
+        assert config.test.average == ("logits" if logits else "scores"), name
 
 
 def test_the_dense_recipes_span_64_frames():

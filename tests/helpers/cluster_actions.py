@@ -1,16 +1,20 @@
 """Actions of the cluster tests: submit runs, disturb them, and wait for the outcome."""
 
+import inspect
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
+import pytest
 import torch
 
 from launch import record
@@ -18,9 +22,38 @@ from tin.runs import checkpoint
 from tin.runs.folder import Run
 
 WAIT_S = 600.0  # on an idle machine, everything takes seconds
+BUSY = 8.0
+"""Waits grow with the load of each CPU beyond this one: the tests alone cause a load of up to 8."""
 STEP = re.compile(r"epoch \d+ step (\d+):")
 """Matches what rank 0 logs after each step."""
+OVER = threading.Event()
+"""Set when the tests of a module have ended, so that no scene continues to wait."""
 Found = TypeVar("Found")
+
+
+Scenes = dict[str, "Future[Any]"]
+
+
+def started_scenes(
+    request: pytest.FixtureRequest,
+    scenes: Mapping[str, Callable[[Path, Path], object]],
+    work: Path,
+    box: Path,
+) -> Iterator[Scenes]:
+    """Yield the future outcome of each scene that a chosen test of the module names.
+
+    Three scenes run at once, since much of the time is waiting.
+    """
+    chosen = [item for item in request.session.items if item.path == request.path]
+    texts = [f"{inspect.getsource(item.function)} {item.name}" for item in chosen]
+    named = [name for name in scenes if any(name in text for text in texts)]
+    OVER.clear()
+    with ThreadPoolExecutor(3) as pool:
+        try:
+            yield {name: pool.submit(scenes[name], work, box) for name in named}
+        finally:
+            OVER.set()  # nobody asks for the scenes that are still under way
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def tin(*words: object, code: int = 0, **env: str) -> str:
@@ -41,10 +74,14 @@ def ask(*command: object) -> str:
 
 
 def wait(what: str, ready: Callable[[], Found | None], seconds: float = WAIT_S) -> Found:
-    """Wait until the value of `ready()` is true, and return that value."""
-    end = time.monotonic() + seconds
+    """Wait until the value of `ready()` is true, and return that value.
+
+    The bound is `seconds` on a machine without other work, and longer on a busy one.
+    """
+    began = time.monotonic()
     while not (found := ready()):
-        if time.monotonic() > end:
+        load = os.getloadavg()[0] / (os.cpu_count() or 1)
+        if OVER.is_set() or time.monotonic() - began > seconds * max(1.0, load / BUSY):
             raise TimeoutError(f"waited {seconds:.0f} s for {what}\n{ask('squeue', '-r')}")
         time.sleep(0.2)
     return found
@@ -135,7 +172,7 @@ class ClusterRun:
         for process in psutil.process_iter(["cmdline", "environ"]):
             command = process.info["cmdline"] or []
             variables = process.info["environ"] or {}
-            runs_stage = "submitit.core._submit" in command and Path(command[0]).name != "srun"
+            runs_stage = "launch.jobs.rank" in command and Path(command[0]).name != "srun"
             if runs_stage and variables.get("SLURM_JOB_ID") == job and "SLURM_PROCID" in variables:
                 found[int(variables["SLURM_PROCID"])] = process.pid
         return found
@@ -162,7 +199,8 @@ class ClusterRun:
 
 def assert_same_bits(one: ClusterRun, other: ClusterRun) -> None:
     """Assert that two runs ended with the same weights, statistics and momentum, bit for bit."""
-    ours, theirs = one.weights(), other.weights()
+    ours = one.weights()
+    theirs = other.weights()
     assert ours.keys() == theirs.keys()
     different = [key for key in ours if not torch.equal(ours[key], theirs[key])]
     assert not different, f"{len(different)} of {len(ours)} tensors differ: {different[:3]} ..."

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import psutil
 
+LONGEST_S = 900.0
+"""No command takes longer, not even the installation of packages on a busy machine."""
+
 
 def is_alive(pid: int) -> bool:
     """Return whether a process runs; a zombie does not (pid 1 of a container may leave zombies)."""
@@ -35,10 +38,17 @@ def run_command(*command: object, check: bool = True, env: dict[str, str] | None
     """Run a command and return what it prints.
 
     Raises:
-        RuntimeError: the command failed, and `check` is set; holds what the command printed.
+        RuntimeError: the command failed, and `check` is set, or it took longer than `LONGEST_S`;
+            holds what the command printed.
     """
     words = [str(word) for word in command]
-    done = subprocess.run(words, capture_output=True, text=True, env=env, stdin=subprocess.DEVNULL)
+    null = subprocess.DEVNULL
+    try:
+        done = subprocess.run(
+            words, capture_output=True, text=True, env=env, stdin=null, timeout=LONGEST_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"{' '.join(words)}: {error}") from None
     if check and done.returncode:
         raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout

@@ -25,8 +25,7 @@ def recipe_tensor(key: str, shape: tuple[int, ...], seed: int, last_norm: str) -
         key: the original's name of the tensor; it seeds the draw together with `seed`.
         shape: shape of the tensor.
         seed: the seed of the recipe.
-        last_norm: the last BatchNorm of a block, which starts with small weights: bn3, or bn2
-            for resnet18.
+        last_norm: pattern of the weights of the last BatchNorm of each block, which are small.
     """
     draw = np.random.RandomState((zlib.crc32(key.encode()) + seed) & 0xFFFFFFFF)
     if key.endswith("num_batches_tracked"):
@@ -41,7 +40,7 @@ def recipe_tensor(key: str, shape: tuple[int, ...], seed: int, last_norm: str) -
             value = 0.5108 + 5 * value
     elif len(shape) == 1:
         value = 1 + 0.1 * draw.randn(*shape)
-        if re.fullmatch(rf".*layer\d+\.\d+\.{last_norm}\.weight", key):
+        if re.fullmatch(last_norm, key):
             value *= 0.2
     else:
         value = draw.randn(*shape) * _scale(key, shape)
@@ -53,13 +52,17 @@ def _scale(key: str, shape: tuple[int, ...]) -> float:
     fan_in = np.prod(shape[1:])
     if key == "new_fc.weight":
         return 0.01
-    return {4: np.sqrt(2 / fan_in), 3: 0.5 / np.sqrt(fan_in), 2: 1 / np.sqrt(fan_in)}[len(shape)]
+    convolution = np.sqrt(2 / fan_in)
+    linear = 1 / np.sqrt(fan_in)  # also for the 1x1x1 convolutions of non-local blocks
+    scales = {5: linear, 4: convolution, 3: 0.5 / np.sqrt(fan_in), 2: linear}
+    return scales[len(shape)]
 
 
 def recipe_state(model: TIN, seed: int) -> dict[str, Tensor]:
     """Return the recipe's tensors for a model, by the original's names."""
     own = to_reference(model)
-    last_norm = "bn3" if "base_model.layer1.0.bn3.weight" in own else "bn2"
+    norm = "bn3" if "base_model.layer1.0.bn3.weight" in own else "bn2"
+    last_norm = rf".*layer\d+\.\d+\.{norm}\.weight"
     return {
         key: recipe_tensor(key, tuple(value.shape), seed, last_norm) for key, value in own.items()
     }

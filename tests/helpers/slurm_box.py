@@ -76,7 +76,7 @@ def up(box: Path, num_nodes: int = 4, *, network: bool = False) -> dict[str, str
     write_files(box, num_nodes, network=network)
     start_munge(box)
     start_database(box)
-    run_command(*FIRST, "slurmctld")
+    start_controller(box)
     for node in range(1, num_nodes + 1):
         start(box, f"node{node}")
     idle = ["sinfo", "-h", "-N", "-p", "main", "-t", "idle", "-o", "%N"]
@@ -214,6 +214,20 @@ def heal(box: Path, node: str) -> None:
     run_command("ip", "link", "set", node.replace("node", "box"), "up")
 
 
+def stop_controller(box: Path) -> None:
+    """End slurmctld as an upgrade does; jobs continue to run."""
+    stop(int((box / "run/slurmctld.pid").read_text()))
+
+
+def start_controller(box: Path) -> None:
+    """Start slurmctld with the hosts file of the nodes; it finds its earlier jobs again.
+
+    Slurm 24.11 waits for ten seconds, and answers nobody, if it cannot resolve a node's name.
+    """
+    script = f"mount --bind {box}/etc/hosts /etc/hosts && exec slurmctld"
+    run_command(*FIRST, "unshare", "--mount", "sh", "-c", script)
+
+
 def down(box: Path) -> None:
     """End all jobs and daemons; the folder remains, because it holds the logs."""
     os.environ.update(environment(box))
@@ -223,25 +237,50 @@ def down(box: Path) -> None:
         time.sleep(0.2)
     run_command("scontrol", "shutdown", check=False)
     time.sleep(0.5)
-    for pid in [pid for pid, folder in daemons().items() if folder == box]:
-        stop(pid)  # it may wait forever for a controller that has ended
     for name in ("run/slurmdbd.pid", "run/mariadbd.pid", "munge/pid"):
         if (box / name).exists():
             stop(int((box / name).read_text()))
+    # Some wait forever for a controller that has ended, or for a stopped rank.
+    for _ in range(3):
+        for pid in processes_of(box):
+            stop(pid)
     for link in Path("/run/netns").glob("box-node*"):
         run_command("ip", "netns", "del", link.name, check=False)
     if Path("/sys/class/net/boxbr").exists():
         run_command("ip", "link", "del", "boxbr")
 
 
+def processes_of(box: Path) -> list[int]:
+    """Return the processes that a cluster has started: its daemons and its jobs."""
+    ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    return [
+        process.pid
+        for process in psutil.process_iter()
+        if process.pid not in ours and is_alive(process.pid) and _folder(process) == box
+    ]
+
+
 def daemons() -> dict[int, Path]:
     """Return the Slurm daemons of this machine, each with the folder of its cluster."""
-    found = {}
-    for process in psutil.process_iter(["name", "environ"]):
-        if process.info["name"] in DAEMONS and is_alive(process.pid):
-            variables = process.info["environ"] or {}
-            found[process.pid] = Path(variables.get("SLURM_CONF", "")).parent.parent
-    return found
+    return {
+        process.pid: _folder(process)
+        for process in psutil.process_iter(["name"])
+        if process.info["name"] in DAEMONS and is_alive(process.pid)
+    }
+
+
+def _folder(process: psutil.Process) -> Path:
+    """Return the folder of the cluster that a process belongs to; `.` if it belongs to none."""
+    try:
+        conf = process.environ().get("SLURM_CONF", "")
+        if conf:
+            return Path(conf).parent.parent
+        if process.name().startswith("slurmstepd"):
+            # Its title takes the place of its environment; it works in the folder of the logs.
+            return Path(process.cwd()).parent
+    except (psutil.Error, OSError):
+        pass  # the process has ended, or is a thread of the kernel
+    return Path()
 
 
 def main() -> None:

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import simplejpeg
@@ -16,7 +17,7 @@ from pipeline.batches import MEAN, STD
 from pipeline.loader import ClipLoader
 from preprocess.shard_rows import read_rows
 from preprocess.shards import (
-    FORMAT,
+    FORMATS,
     DatasetInfo,
     open_split,
     shard_name,
@@ -56,6 +57,12 @@ def jpeg(image: np.ndarray) -> bytes:
     return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=90, colorsubsampling="420")
 
 
+def gray_jpeg(image: np.ndarray) -> bytes:
+    """Return the red of an image as a gray JPEG."""
+    plane = np.ascontiguousarray(image[..., :1])
+    return simplejpeg.encode_jpeg(plane, quality=90, colorspace="GRAY", colorsubsampling="Gray")
+
+
 def write_dataset(
     folder: Path,
     num_frames: Sequence[int],
@@ -64,10 +71,12 @@ def write_dataset(
     sizes: Sequence[tuple[int, int]] = ((32, 24),),
     labels: Sequence[Sequence[str]] = (("left",), ("right",), ("still",)),
     multi_label: bool = False,
+    modality: Literal["rgb", "flow"] = "rgb",
 ) -> Path:
     """Write a dataset whose split `train` has a video for each of `num_frames`.
 
-    The sizes (width, height) and the labels are repeated over the videos.
+    The sizes (width, height) and the labels are repeated over the videos. A frame of flow is the
+    same image twice, in gray.
     """
     folder.mkdir(parents=True)
     for first in range(0, len(num_frames), per_shard):
@@ -76,7 +85,11 @@ def write_dataset(
                 width, height = sizes[video % len(sizes)]
                 record = _record(video, labels[video % len(labels)], width, height)
                 images = [frame_image(video, f, width, height) for f in range(num_frames[video])]
-                append_video(file, record, [jpeg(image) for image in images])
+                jpegs = [jpeg(image) for image in images]
+                if modality == "flow":
+                    record = replace(record, planes=2)
+                    jpegs = [gray_jpeg(image) for image in images for _ in range(2)]
+                append_video(file, record, jpegs)
             end_shard(file)
     num_shards = math.ceil(len(num_frames) / per_shard)
     index = {name: number for number, name in enumerate(CLASSES)}
@@ -85,7 +98,8 @@ def write_dataset(
     write_info(
         folder,
         DatasetInfo(
-            format=FORMAT,
+            format=FORMATS[modality],
+            modality=modality,
             classes=CLASSES,
             splits={"train": len(num_frames)},
             multi_label=multi_label,

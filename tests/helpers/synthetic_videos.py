@@ -89,5 +89,5 @@ def write_labels(path: Path, rows: Sequence[dict[str, str]]) -> Path:
 
 
 def shard_config(source: Path, *settings: str) -> Config:
-    """Return a configuration that shards a folder."""
-    return load(None, [f"shard.source={source}", *settings])
+    """Return a configuration that shards a folder; without splits, all videos are in train."""
+    return load(None, [f"shard.source={source}", "shard.held_out=0", *settings])

@@ -55,7 +55,11 @@ def test_an_estimate_counts_steps_reads_and_bytes(tmp_path: Path):
     sizes = [path.stat().st_size for path in (tmp_path / "data").glob("*.tar")]
     assert 0 < found.mb_per_clip < 8 * sum(sizes) / 60 / 1e6  # 8 of 60 frames, without tar headers
     assert found.reads_per_s == pytest.approx(8 * 250 * 8)  # 8 frames, 250 clips/s, 8 ranks
-    assert "6 in all" in found.lines(config)[0]
+    time, steps, *_ = found.lines(config, load_cluster("gpu"), num_runs=3)
+    assert "6 in all" in steps
+    # 8 GPUs for each of the 3 runs
+    hours = found.hours * config.train.epochs
+    assert time == f"time: about {hours:.2f} hours for a run, {24 * hours:.1f} GPU-hours in all"
 
 
 def test_there_is_no_estimate_without_a_dataset():

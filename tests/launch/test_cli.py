@@ -19,7 +19,7 @@ from tin.training.trainer import Stopped
 
 HEAVY = ("torch", "nvidia.dali", "pandas", "submitit", "numpy", "av")
 COMMANDS = (
-    "shard train test predict report submit status logs cancel config check fuse "
+    "shard train test predict export report submit status logs cancel config check fuse "
     "data:verify data:merge data:demo weights:fetch weights:import weights:export "
     "op:build op:check bench:op bench:data bench:model bench:train"
 )
@@ -42,6 +42,44 @@ for command in {[[], *(command.split(":") for command in COMMANDS.split())]}:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Usage:") == 1 + len(COMMANDS.split())
+
+
+def test_every_help_has_an_example():
+    code = f"""
+from launch.cli import app
+for command in {[command.split(":") for command in COMMANDS.split()]}:
+    app([*command, "--help"], standalone_mode=False)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    for command in COMMANDS.split():
+        assert f"Example: tin {command.replace(':', ' ')}" in done.stdout
+
+
+def test_completion_of_commands(tmp_path: Path):
+    env = {
+        **os.environ,
+        "_TIN_COMPLETE": "complete_bash",
+        "COMP_WORDS": "tin da",
+        "COMP_CWORD": "1",
+    }
+    assert tin(env=env).stdout.split() == ["data"]
+
+
+def test_quiet_leaves_out_the_log_and_keeps_results(tmp_path: Path):
+    clip = write_clip(tmp_path / "s" / "a" / "0.mp4", noise_frames(2, 32))
+    (tmp_path / "s" / "b").mkdir()
+    shutil.copy(clip, tmp_path / "s" / "b")
+    done = tin("shard", str(tmp_path / "s"), str(tmp_path / "d"), "--quiet")
+    assert done.stderr == ""
+    assert "next: tin train" in done.stdout
+
+
+def test_config_without_a_recipe_lists_the_recipes():
+    lines = tin("config").stdout.splitlines()
+    assert lines[0].split() == "recipe dataset network temporal frames published".split()
+    rows = {line.split()[0]: line.split() for line in lines[1:]}
+    assert rows["clips"][:5] == ["clips", "clips", "resnet18", "interlace", "8"]
+    assert "tin_r50_8f_sthv1" in rows
 
 
 def test_the_version_is_that_of_the_distribution():
@@ -71,9 +109,9 @@ def test_too_many_bad_videos_exit_with_3_and_name_the_file_of_reasons(tmp_path: 
         (tmp_path / "s" / "a" / f"{number}.mp4").touch()
     done = tin("shard", str(tmp_path / "s"), str(tmp_path / "d"))
     assert done.returncode == 3
-    assert "d: 0 videos, 4 in quarantine" in done.stdout
     reasons = tmp_path / "d" / "quarantine.csv"
-    assert f"could not be used; the reasons are in {reasons}" in done.stderr
+    assert "not one of 4 videos could be used, so there is nothing to train on" in done.stderr
+    assert f"the reasons are in {reasons}" in done.stderr
     again = tin("shard", str(tmp_path / "s"), str(tmp_path / "d"), "shard.short_side=9")
     assert again.returncode == 2
     assert "started with short_side 256, but now it is 9" in again.stderr
@@ -102,7 +140,8 @@ def test_a_task_of_a_slurm_array_writes_its_part(tmp_path: Path):
         (tmp_path / "s" / "a" / f"{number}.mp4").touch()
     array = {"COUNT": "2", "MIN": "5", "ID": "6"}
     tasks = {f"SLURM_ARRAY_TASK_{name}": value for name, value in array.items()}
-    done = tin("shard", str(tmp_path / "s"), str(tmp_path / "d"), env={**os.environ, **tasks})
+    command = ["shard", str(tmp_path / "s"), str(tmp_path / "d"), "shard.held_out=0"]
+    done = tin(*command, env={**os.environ, **tasks})
     assert "d: 0 videos, 1 in quarantine" in done.stdout
     assert [path.name for path in (tmp_path / "d").glob("*.tar")] == ["train-00001.tar"]
 

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.load import ConfigError
 from launch import live_jobs, local
-from launch.live_jobs import active, cancel, print_logs
+from launch.live_jobs import active, cancel
 from launch.record import SubmittedJob, add_job, ends
 from launch.slurm_query import Queued, SlurmError
 
@@ -32,7 +31,11 @@ def stopped(monkeypatch, tmp_path: Path) -> list[str]:
     monkeypatch.setattr(local, "is_alive", lambda job_id: job_id == "11")
     monkeypatch.setattr(local, "stop", calls.append)
     in_slurm = {"7": Queued("RUNNING", "None", "node[1-2]")}
-    monkeypatch.setattr(live_jobs, "queued", lambda ids: in_slurm if "7" in set(ids) else {})
+    monkeypatch.setattr(
+        live_jobs,
+        "queued",
+        lambda known: in_slurm if "7" in {job.id for job in known} else {},
+    )
     scancel(tmp_path, "exit 0")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     return calls
@@ -45,11 +48,11 @@ def scancel(tmp_path: Path, script: str) -> None:
 
 
 def test_active_jobs_are_listed_with_their_states(run_dir: Path, stopped: list[str]):
-    assert active(run_dir) == {"11": "running here", "7": "running on node[1-2]"}
+    assert active([run_dir]) == {run_dir: {"11": "running here", "7": "running on node[1-2]"}}
 
 
 def test_cancel_stops_local_jobs_and_records_slurm_jobs(run_dir: Path, stopped: list[str]):
-    assert cancel(run_dir) == ["11 (shard)", "7 (train)"]
+    assert cancel([run_dir]) == {run_dir: ["11 (shard)", "7 (train)"]}
     assert stopped == ["11"]
     assert [(end.id, end.stage, end.kind) for end in ends(run_dir)] == [("7", "train", "cancelled")]
 
@@ -58,30 +61,9 @@ def test_a_job_that_slurm_does_not_cancel_is_an_error(
     run_dir: Path, stopped: list[str], tmp_path: Path
 ):
     scancel(tmp_path, "echo Access denied >&2; exit 1")
-    with pytest.raises(SlurmError, match="scancel 7: Access denied"):
-        cancel(run_dir)
+    with pytest.raises(
+        SlurmError,
+        match="job 7 .* is not cancelled: scancel: Access denied",
+    ):
+        cancel([run_dir])
     assert ends(run_dir) == []
-
-
-def test_logs_are_printed_with_a_title_and_followed_to_the_end(
-    run_dir: Path, stopped: list[str], monkeypatch, capsys
-):
-    log = run_dir / "job" / "logs" / "7_0_log.err"
-    log.write_text("first\n")
-    rounds = iter([True, True, False])
-
-    def sleep(_: float) -> None:
-        with log.open("a") as file:
-            file.write("more\n")
-
-    monkeypatch.setattr(live_jobs, "_may_be_active", lambda run_dir: next(rounds))
-    monkeypatch.setattr(live_jobs.time, "sleep", sleep)
-    print_logs(run_dir, follow=True)
-    assert capsys.readouterr().out == f"---- train, job 7: {log}\nfirst\nmore\nmore\n"
-    print_logs(run_dir, follow=False)
-    assert capsys.readouterr().out == f"---- train, job 7: {log}\nfirst\nmore\nmore\n"
-
-
-def test_logs_of_a_run_without_jobs_are_an_error(tmp_path: Path):
-    with pytest.raises(ConfigError, match="has no jobs"):
-        print_logs(tmp_path, follow=False)

@@ -15,8 +15,12 @@ def test_a_piped_table_is_not_truncated(capsys):
     ]
     print_statuses(statuses, problem="")
     header, first, second, why = capsys.readouterr().out.splitlines()
-    assert header.split() == (
-        "run stage state nodes step epoch clips/s data wait saved restarts".split()
+    assert (
+        header.split()
+        == (
+            "run stage state job nodes elapsed left step epoch metric best clips/s data wait saved"
+            " restarts"
+        ).split()
     )
     assert first.split() == [LONG + "a", "train", "running", "node[1-64]", "12", "0"]
     assert second.split() == ["b", "train", "gave", "up", "0"]
@@ -30,5 +34,5 @@ def test_a_name_in_brackets_is_not_taken_for_markup(capsys):
 
 
 def test_a_slurm_that_does_not_answer_is_reported_on_stderr(capsys):
-    print_statuses([RunStatus(Path("/runs/a"))], problem="squeue: no answer")
-    assert "Slurm does not answer (squeue: no answer)" in capsys.readouterr().err
+    print_statuses([RunStatus(Path("/runs/a"))], problem="Slurm does not answer")
+    assert "Slurm does not answer" in capsys.readouterr().err

@@ -97,7 +97,7 @@ def test_a_note_of_an_older_version_has_no_signal(run_dir: Path):
     (run_dir / "job" / "notes").mkdir()
     (run_dir / "job" / "notes" / "7-0-0.json").write_text(json.dumps(older))
     (note,) = read_notes(run_dir, "7", 0)
-    assert note == Note("stopped", "stopped by SIGUSR2", 0, "node1", signal="")
+    assert note == Note("stopped", "stopped by SIGUSR2", 0, "node1", signal="", time=note.time)
 
 
 @pytest.mark.parametrize(

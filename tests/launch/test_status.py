@@ -7,9 +7,11 @@ import pytest
 
 from configs.load import ConfigError
 from launch import status
-from launch.record import End, SubmittedJob, add_end, add_job
-from launch.slurm_query import Ended, Queued, SlurmError
-from launch.status import RunStatus, find_runs, statuses
+from launch.find import all_runs, find_runs
+from launch.reasons import why_queued
+from launch.record import End, Note, SubmittedJob, add_end, add_job, write_note
+from launch.slurm_query import Ended, NoAccountsError, Queued, SlurmError
+from launch.status import RunStatus, statuses
 
 
 class FakeSlurm:
@@ -20,10 +22,11 @@ class FakeSlurm:
         self.ended: list[Ended] = []
         self.problem = ""
 
-    def squeue(self, ids) -> dict[str, Queued]:
+    def squeue(self, known) -> dict[str, Queued]:
         if self.problem:
             raise SlurmError(self.problem)
-        return {job_id: job for job_id, job in self.queued.items() if job_id in set(ids)}
+        ids = {job.id for job in known}
+        return {job_id: job for job_id, job in self.queued.items() if job_id in ids}
 
     def sacct(self, ids) -> list[Ended]:
         return [execution for execution in self.ended if execution.id in set(ids)]
@@ -54,6 +57,7 @@ def train(run_dir: Path, age_s: float) -> None:
 
 
 def submit(run_dir: Path, *jobs: tuple[str, str]) -> None:
+    (run_dir / "job").mkdir(parents=True, exist_ok=True)
     for job_id, stage in jobs:
         add_job(run_dir, SubmittedJob(job_id, stage, "slurm", str(run_dir / "job" / "logs")))
 
@@ -151,7 +155,128 @@ def test_a_run_whose_jobs_nobody_knows_is_unknown(run_dir: Path, slurm: FakeSlur
     slurm.problem = "squeue: no answer"
     (found,), problem = statuses([run_dir])
     assert found.state == "unknown"
-    assert problem == "squeue: no answer"
+    assert problem.startswith("Slurm does not answer (squeue: no answer)")
+
+
+def test_a_slurm_without_accounts_is_mentioned_once(run_dir: Path, slurm: FakeSlurm, monkeypatch):
+    def no_accounts(ids) -> list[Ended]:
+        raise NoAccountsError("sacct: Slurm accounting storage is disabled")
+
+    other = run_dir.with_name("other")
+    for path in (run_dir, other):
+        submit(path, ("7", "train"))
+        add_end(path, End("7", 0, "train", "gave up", 5, "because"))
+    monkeypatch.setattr(status, "executions", no_accounts)
+    found, problem = statuses([run_dir, other])
+    assert [row.why for row in found] == ["because"] * 2
+    assert problem == "this Slurm keeps no accounts: the run folders tell how earlier jobs ended"
+
+
+@pytest.mark.parametrize(
+    ("state", "exit_code", "said"),
+    [
+        ("FAILED", "0:9", "killed by SIGKILL"),
+        ("FAILED", "0:15", "ended by SIGTERM"),
+        ("FAILED", "75:0", "not requeued: submit it again"),
+        ("FAILED", "0:53", "log folder cannot be written on the node"),
+        ("FAILED", "1:0", "log folder cannot be written on the node"),  # Slurm 24.11
+        ("TIMEOUT", "0:15", "raise signal_s"),
+        ("DEADLINE", "0:15", "deadline"),
+        ("BOOT_FAIL", "0:0", "could not start"),
+    ],
+)
+def test_every_end_that_slurm_reports_has_a_reason(
+    state: str, exit_code: str, said: str, run_dir: Path, slurm: FakeSlurm
+):
+    submit(run_dir, ("7", "train"))
+    slurm.ended = [Ended("7", state, exit_code, "node2", 10, 0)]
+    assert said in status_of(run_dir).why
+
+
+def test_a_failure_with_a_log_but_without_a_reason_refers_to_the_log(
+    run_dir: Path, slurm: FakeSlurm
+):
+    submit(run_dir, ("7", "train"))
+    (run_dir / "job" / "logs").mkdir()
+    (run_dir / "job" / "logs" / "7_0_log.err").touch()
+    slurm.ended = [Ended("7", "FAILED", "1:0", "node2", 10, 0)]
+    assert status_of(run_dir).why == "no reason was recorded: see `tin logs`"
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("BeginTime", "requeued, starts soon"),
+        ("QOSMaxSubmitJobPerUserLimit", "because of a limit (QOSMax"),
+        ("AssocMaxJobsLimit", "because of a limit (AssocMax"),
+        ("QOSGrpCpuLimit", "because of a limit (QOSGrp"),
+        ("JobHeldUser", "scontrol release"),
+        ("ReqNodeNotAvail, UnavailableNodes:node7", "until nodes are up"),
+        ("FromTheFuture", "FromTheFuture"),
+    ],
+)
+def test_every_reason_of_a_queued_job_is_put_into_words(reason: str, said: str):
+    assert said in why_queued(reason)
+
+
+def test_a_used_up_chain_says_how_to_submit_again(run_dir: Path, slurm: FakeSlurm):
+    submit(run_dir, ("7", "train"))
+    add_end(run_dir, End("7", 0, "train", "stopped", 5, "stopped by SIGUSR2"))
+    slurm.ended = [Ended("7", "COMPLETED", "0:0", "node2", 10, 0)]
+    assert status_of(run_dir).why == (
+        f"stopped by SIGUSR2; no job is queued any more: `tin submit train --run {run_dir}`"
+        " resumes it"
+    )
+
+
+def test_a_full_disk_is_the_reason_of_a_job_that_left_none(
+    run_dir: Path, slurm: FakeSlurm, monkeypatch
+):
+    submit(run_dir, ("7", "train"))
+    slurm.ended = [Ended("7", "FAILED", "1:0", "node2", 10, 0)]
+    monkeypatch.setattr(status, "FULL_BYTES", 2**62)
+    assert "its disk is full" in status_of(run_dir).why
+
+
+def test_the_newest_and_the_best_metric_are_shown(run_dir: Path, slurm: FakeSlurm):
+    rows = ["0,train,0.9,", "0,val,0.5,", "1,train,0.9,", "1,val,0.25,"]
+    (run_dir / "metrics.csv").write_text("\n".join(["epoch,split,top1,map_class", *rows, ""]))
+    found = status_of(run_dir)
+    assert (found.metric, found.best) == ("25.0 %", "50.0 %")
+
+
+def test_a_running_job_shows_its_number_its_times_and_its_user(run_dir: Path, slurm: FakeSlurm):
+    submit(run_dir, ("7", "train"))
+    slurm.queued = {
+        "7": Queued("RUNNING", "None", "node1", user="bob", elapsed="1:00", left="9:00")
+    }
+    found = status_of(run_dir)
+    assert (found.job, found.elapsed, found.left) == ("7", "1:00", "9:00")
+    assert found.why == "job of user bob"
+
+
+def test_a_run_of_a_users_own_script_has_its_job(run_dir: Path, slurm: FakeSlurm):
+    (run_dir / "job" / "attempt-01").write_text('{"job_id": "12", "started": 1.0}')
+    slurm.queued = {"12": Queued("RUNNING", "None", "node1")}
+    assert (status_of(run_dir).job, status_of(run_dir).state) == ("12", "running")
+
+
+def test_the_jobs_of_a_sweep_itself_are_found(run_dir: Path):
+    sweep = run_dir.parent
+    submit_sweep = sweep / "job"
+    submit_sweep.mkdir()
+    add_job(sweep, SubmittedJob("9", "report", "slurm", "/logs"))
+    assert find_runs([sweep]) == [sweep, run_dir]
+
+
+def test_runs_are_found_by_a_pattern_and_at_any_depth(run_dir: Path, tmp_path: Path):
+    deep = tmp_path / "papers" / "one" / "seed-0"
+    (deep / "job").mkdir(parents=True)
+    add_job(deep, SubmittedJob("9", "train", "slurm", "/logs"))
+    assert find_runs([f"{tmp_path}/r*"]) == [run_dir]
+    assert all_runs(tmp_path) == [deep, run_dir]
+    with pytest.raises(ConfigError, match="no run matches"):
+        find_runs([f"{tmp_path}/nothing*"])
 
 
 def test_runs_are_found_in_a_folder_of_runs(run_dir: Path):
@@ -159,3 +284,23 @@ def test_runs_are_found_in_a_folder_of_runs(run_dir: Path):
     assert find_runs([run_dir]) == [run_dir]
     with pytest.raises(ConfigError, match="no run found here"):
         find_runs([run_dir / "job"])
+
+
+def test_a_local_stage_that_failed_says_why_and_those_after_it_do_not(
+    run_dir: Path, slurm: FakeSlurm, monkeypatch
+):
+    monkeypatch.setattr(status, "is_alive", lambda job_id: False)
+    for job_id, stage in (("11", "shard"), ("12", "train"), ("13", "test")):
+        add_job(run_dir, SubmittedJob(job_id, stage, "local", str(run_dir / "job" / "logs")))
+    add_end(run_dir, End("11", 0, "shard", "done", 0))
+    write_note(run_dir, "12", 0, Note("refused", "no dataset", 0))
+    write_note(run_dir, "13", 0, Note("failed", "job 12 did not succeed", 0))
+    (found,), _ = statuses([run_dir])
+    assert (found.stage, found.state, found.why) == ("train", "failed", "no dataset")
+
+
+def test_a_local_stage_without_a_note_is_lost(run_dir: Path, slurm: FakeSlurm, monkeypatch):
+    monkeypatch.setattr(status, "is_alive", lambda job_id: False)
+    add_job(run_dir, SubmittedJob("11", "shard", "local", str(run_dir / "job" / "logs")))
+    (found,), _ = statuses([run_dir])
+    assert (found.stage, found.state) == ("shard", "lost")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from configs.schema import ClipSettings
-from pipeline.frames import evaluation_frames, training_frames
+from pipeline.frames import evaluation_frames, training_frames, twice_frames
 
 
 def read_table(shared) -> list[dict]:
@@ -48,6 +48,20 @@ def reference_frames(entry: dict) -> np.ndarray:
     for number, values in enumerate(drawn):  # the first of several clips is not drawn
         draws[0, number + (clips > 1), : len(values)] = values
     return evaluation_frames(num_frames, settings, clips, draws).ravel() + 1
+
+
+def test_the_two_test_clips_of_tsm_equal_its_frames(shared):
+    table = json.loads((shared / "reference/more/twice_sample_frames.json").read_text())
+    assert len(table) >= 8
+    for entry in table:
+        settings = ClipSettings(num_segments=entry["T"])
+        frames = twice_frames(np.array([entry["num_frames"]]), settings, 2)
+        assert (frames + 1).ravel().tolist() == entry["twice_sample"], entry
+
+
+def test_one_test_clip_of_tsm_has_the_middles_of_the_segments():
+    frames = twice_frames(np.array([16, 3]), ClipSettings(num_segments=4), 1)
+    assert frames.tolist() == [[[2, 6, 10, 14]], [[0, 1, 1, 2]]]
 
 
 def test_uniform_middle_frames_equal_the_rgb_rows_of_the_table(shared):

@@ -163,6 +163,39 @@ def test_data_that_is_not_an_image_raises():
         train([np.frombuffer(b"no image" * 9, np.uint8)], [(0, 0, 8, 8)], [0], 8)
 
 
+@pytest.mark.parametrize(
+    ("device", "graph_of"),
+    [
+        ("cpu", training_graph),
+        ("cpu", dali_training_graph),
+        pytest.param("cuda:0", training_graph, marks=pytest.mark.gpu),
+    ],
+)
+def test_gray_images_of_flow_have_one_color_and_their_own_normalization(device, graph_of):
+    levels = np.array([0, 100, 255, 128], np.uint8)
+    images = [
+        np.frombuffer(
+            simplejpeg.encode_jpeg(
+                np.full((24, 32, 1), level, np.uint8), colorspace="GRAY", colorsubsampling="Gray"
+            ),
+            np.uint8,
+        )
+        for level in levels
+    ]
+    want = torch.from_numpy((levels / 255 - 0.5) / 0.226)
+    graph = graph_of(4, 16, 1, torch.device(device), gray=True)
+    corner = np.zeros((4, 2), np.int32)
+    graph.start(images, corner=corner, size=corner + 20, flip=np.zeros(4, np.int32))
+    (found,) = graph.finish()
+    assert found.shape == (4, 1, 16, 16)
+    assert (found.cpu() - want[:, None, None, None]).abs().max() < 2 / 255 / 0.226
+    graph = evaluation_graph(4, 16, [False], 1, torch.device(device), gray=True)
+    graph.start(images, region0=np.tile(np.float32([0, 0, 20, 20]), (4, 1)))
+    (found,) = graph.finish()
+    assert found.shape == (4, 1, 16, 16)
+    assert (found.cpu() - want[:, None, None, None]).abs().max() < 2 / 255 / 0.226
+
+
 @pytest.mark.gpu
 def test_a_gpu_gives_nearly_the_same_pixels_as_the_cpu():
     images = [jpeg(noise(320, 240, seed)) for seed in range(4)]

@@ -169,3 +169,9 @@ def test_evaluation_with_the_reference_sampling_is_repeatable():
     assert one.frames.shape == (5, 12)
     assert (one.frames == two.frames).all()
     assert one.frames[0, :4].tolist() == [5, 15, 25, 35]
+
+
+def test_a_test_reads_the_two_clips_of_tsm_if_the_setting_says_so():
+    config = load(None, ["test.sampling=twice", "test.clips=2", "clip.num_segments=4"])
+    plan = plan_evaluation(fake_split(2, frames=16), config, np.array([1]))
+    assert plan.frames.tolist() == [[2, 6, 10, 14, 0, 4, 8, 12]]

@@ -13,21 +13,27 @@ import torch
 from torch import Tensor, nn
 
 from configs.load import ConfigError, dataset_path, differences, parse, with_settings
+from configs.progress import log_progress, show_progress
 from configs.schema import Config
 from pipeline.batches import BadDataError, check_bad_frames
 from pipeline.loader import ClipLoader
 from preprocess.shards import DatasetInfo
+from tin.evaluation.averages import Average
+from tin.evaluation.precise_bn import recompute_statistics
 from tin.evaluation.scores import Scores, load_result, save
+from tin.evaluation.summary_line import log_result
+from tin.models.network import TIN
 from tin.models.size import count
 from tin.ranks.dataset_check import DatasetCheck
 from tin.ranks.distributed import World, cpus
+from tin.ranks.watchdog import Watchdog
 from tin.runs import checkpoint
+from tin.runs.averaging import load_average
 from tin.runs.folder import Run, describe_environment
 from tin.runs.restore import find_checkpoint, precision_of, restore
 
 log = logging.getLogger(__name__)
 SECTIONS = ("test", "run", "data")  # sections of the settings that `tin test` may change
-LOG_INTERVAL_S = 30.0
 
 
 def evaluate(
@@ -37,6 +43,8 @@ def evaluate(
     precision: str,
     loss: str,
     beat: Callable[[], None] = lambda: None,
+    average: Average = "scores",
+    live: bool = False,
 ) -> Scores | None:
     """Return the scores of a split in the order of its videos on rank 0, and None on other ranks.
 
@@ -49,6 +57,8 @@ def evaluate(
         precision: float32 or bfloat16.
         loss: nll for softmax scores, bce for sigmoid scores.
         beat: called after each step, for a watchdog.
+        average: how the views of a video are averaged.
+        live: show a live bar on a terminal; inside of training there is one already.
 
     Raises:
         BadDataError: no video of the split has a readable frame.
@@ -59,18 +69,16 @@ def evaluate(
     rows: list[Tensor] = []
     labels: list[Tensor] = []
     scores: list[Tensor] = []
-    logged = time.monotonic()
+    show = show_progress if live and world.is_main else log_progress
+    steps = show(loader.epoch(0), loader.num_steps, f"{loader.split.name}, step")
     with torch.no_grad():
-        for step, batch in enumerate(loader.epoch(0), start=1):
+        for batch in steps:
             with torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 logits = model(batch.x.flatten(0, 1))
             rows.append(batch.clips)
             labels.append(batch.labels)
             scores.append(activation(logits.float()).unflatten(0, batch.x.shape[:2]))
             beat()
-            if time.monotonic() - logged > LOG_INTERVAL_S:
-                logged = time.monotonic()
-                log.info("%s: step %d of %d", loader.split.name, step, loader.num_steps)
     # Send the rows, labels and scores of the videos to rank 0, without the -1 of filled rows.
     seen = [torch.cat(part).cpu().numpy() for part in (rows, labels, scores)]
     is_video = seen[0] >= 0
@@ -80,7 +88,7 @@ def evaluate(
             f" nothing can be measured; run `tin data verify {loader.split.folder}`"
         )
     gathered = world.gather([part[is_video] for part in seen])
-    return None if gathered is None else _joined(gathered, loader)
+    return None if gathered is None else _joined(gathered, loader, average)
 
 
 def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
@@ -101,7 +109,7 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
     torch.set_num_threads(config.run.threads or cpus())
     folder = dataset_path(config.data.dataset)
     dataset_check = DatasetCheck(world, config.data.dataset, folder, [config.data.test_split])
-    path, state = _load_checkpoint(run, config, world)
+    paths, state = _load_checkpoint(run, config, world)
     loader = _open(config, world)
     try:
         _check_classes(state["classes"], loader.info)
@@ -110,8 +118,21 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
         # torch's stubs do not know memory_format
         model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         precision = precision_of(config, world.device)
+        if config.test.precise_bn:
+            _recompute_statistics(model, config, world, precision)
         began = time.monotonic()
-        scores = evaluate(model, loader, world, precision, config.train.loss)
+        average = config.test.average
+        with _watchdog(run, world, config) as watchdog:
+            scores = evaluate(
+                model,
+                loader,
+                world,
+                precision,
+                config.train.loss,
+                watchdog.beat,
+                average=average,
+                live=True,
+            )
         seconds = time.monotonic() - began
         num_bad_frames = _check_frames(loader, world)
     finally:
@@ -121,7 +142,7 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
         result = {
             **_describe_data(config, loader, scores),
             "bad_frames": num_bad_frames,
-            **_describe_model(config, path, state, model),
+            **_describe_model(config, paths, state, model),
             "precision": precision,
             "seconds": round(seconds, 3),
             "clips_per_s": round(scores.scores[..., 0].size / seconds, 3),
@@ -129,12 +150,19 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
             "environment": describe_environment(str(world.device), world.world_size),
         }
         save(out, scores, result)
-        _log_result(load_result(out))
+        log_result(load_result(out))
     world.barrier()
     return out
 
 
-def _joined(gathered: list[list[np.ndarray]], loader: ClipLoader) -> Scores:
+def _watchdog(run: Run, world: World, config: Config) -> Watchdog:
+    """Return a watchdog that ends this rank if the evaluation hangs."""
+    run.job.mkdir(parents=True, exist_ok=True)
+    newest = max(run.attempts(), default=0)
+    return Watchdog(run.job, newest, world.rank, config.run.hang_minutes)
+
+
+def _joined(gathered: list[list[np.ndarray]], loader: ClipLoader, average: Average) -> Scores:
     """Return the rows, labels and scores of all ranks in the order of the split."""
     rows = np.concatenate([part[0] for part in gathered])
     labels = np.concatenate([part[1] for part in gathered])
@@ -145,7 +173,8 @@ def _joined(gathered: list[list[np.ndarray]], loader: ClipLoader) -> Scores:
     if labels.ndim == 2:
         labels = labels.astype(np.uint8)
     keys = loader.split.keys()
-    return Scores([keys[row] for row in rows], labels[order], scores[order], loader.info.classes)
+    names = [keys[row] for row in rows]
+    return Scores(names, labels[order], scores[order], loader.info.classes, average)
 
 
 def _config(run: Run, settings: Sequence[str]) -> Config:
@@ -165,25 +194,39 @@ def _config(run: Run, settings: Sequence[str]) -> Config:
     return after
 
 
-def _load_checkpoint(run: Run, config: Config, world: World) -> tuple[Path, dict[str, Any]]:
-    """Return the checkpoint to test, the same on all ranks even while the run is training."""
-    found = find_checkpoint(run, config.test.checkpoint) if world.is_main else None
-    path = world.broadcast(found)
-    state = checkpoint.load(path)
+def _load_checkpoint(run: Run, config: Config, world: World) -> tuple[list[Path], dict[str, Any]]:
+    """Return the checkpoints to test, the same on all ranks even while the run is training."""
+    if config.test.last_checkpoints > 1:
+        paths, state = load_average(run, config.test.last_checkpoints)
+        path = paths[0]
+    else:
+        found = find_checkpoint(run, config.test.checkpoint) if world.is_main else None
+        path = world.broadcast(found)
+        paths, state = [path], checkpoint.load(path)
     if world.broadcast(state["global_step"]) != state["global_step"]:
         raise checkpoint.CheckpointError(
             f"{path} was replaced while the ranks read it, because the run is still training;"
             " run the test again"
         )
-    return path, state
+    return paths, state
 
 
-def _open(config: Config, world: World) -> ClipLoader:
+def _recompute_statistics(model: TIN, config: Config, world: World, precision: str) -> None:
+    """Compute the statistics of BatchNorm from clips of the training split."""
+    loader = _open(config, world, training=True)
+    try:
+        recompute_statistics(model, loader, config.test.precise_bn, world, precision)
+    finally:
+        loader.close()
+
+
+def _open(config: Config, world: World, training: bool = False) -> ClipLoader:
+    data = config.data
     return ClipLoader(
-        dataset_path(config.data.dataset),
-        config.data.test_split,
+        dataset_path(data.dataset),
+        data.train_split if training else data.test_split,
         config,
-        training=False,
+        training=training,
         rank=world.rank,
         world_size=world.world_size,
         device=str(world.device),
@@ -231,34 +274,17 @@ def _describe_data(config: Config, loader: ClipLoader, scores: Scores) -> dict[s
 
 
 def _describe_model(
-    config: Config, path: Path, state: dict[str, Any], model: nn.Module
+    config: Config, paths: Sequence[Path], state: dict[str, Any], model: nn.Module
 ) -> dict[str, Any]:
     """Return the part of result.json that says which model was measured."""
     params, gflops = count(model, config)
     return {
-        "checkpoint": path.name,
+        "checkpoint": paths[0].name,
+        "averaged_checkpoints": [path.name for path in paths] if len(paths) > 1 else [],
+        "precise_bn": config.test.precise_bn,
         "epoch": state["epoch"],
         "step": state["global_step"],
         "ema": state["ema"] is not None,
         "params": params,
         "gflops": gflops,
     }
-
-
-def _log_result(result: dict[str, Any]) -> None:
-    """Log the metrics that are known, the videos left out, and the speed."""
-    parts = [
-        f"{name} {value:.4f}" if name == "loss" else f"{name} {100 * value:.2f} %"
-        for name, value in result["metrics"].items()
-        if value is not None
-    ]
-    if result["missing"]:
-        parts.append(f"{len(result['missing'])} videos without a readable frame left out")
-    log.info(
-        "%s: %s (%d videos in %.0f s, %.1f clips/s)",
-        result["split"],
-        ", ".join(parts),
-        result["num_videos"],
-        result["seconds"],
-        result["clips_per_s"],
-    )

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from configs.files import write_text
+from tin.evaluation.averages import Average, average
 from tin.evaluation.scores import Scores, ScoresError, likelihoods, load, load_result, save
 
 MAX_ITERATIONS = 1000
@@ -20,6 +22,7 @@ def fuse_tests(
     out: Path,
     weights: Sequence[float] | None = None,
     fit: Sequence[Path] | None = None,
+    how: Average | None = None,
 ) -> dict[str, Any]:
     """Write the weighted mean of the scores of several tests to ``out``; return its result.
 
@@ -31,13 +34,22 @@ def fuse_tests(
         weights: one weight per folder; their sum does not matter.
         fit: tests of the same models, in the order of ``folders``, on another split that has
             labels. The weights with the highest likelihood on that split are used.
+        how: what is averaged, over the views of a test and over the tests: scores or logits. None
+            does as the tests did.
 
     Raises:
-        ScoresError: videos or classes differ, or the number of weights or of tests to fit on does.
+        ScoresError: videos or classes differ, or the number of weights or of tests to fit on does;
+            or the tests average their views in different ways and ``how`` is None.
     """
     parts = [load(folder) for folder in folders]
+    how = how or _average_of_all(folders, parts)
+    if fit is not None and how == "logits":
+        raise ScoresError(
+            "weights can be fitted only for averages of scores, and this is an average of logits;"
+            " fuse with --average scores, or give the weights"
+        )
     chosen = _choose_weights(folders, parts, weights, fit)
-    fused = fuse(parts, chosen)
+    fused = fuse(parts, chosen, how)
     result = {
         "fused": [str(folder) for folder in folders],
         "weights": [float(weight) for weight in chosen / chosen.sum()],
@@ -48,8 +60,12 @@ def fuse_tests(
     return load_result(out)
 
 
-def fuse(parts: Sequence[Scores], weights: Sequence[float] | np.ndarray) -> Scores:
+def fuse(
+    parts: Sequence[Scores], weights: Sequence[float] | np.ndarray, how: Average = "scores"
+) -> Scores:
     """Return the weighted mean of the scores, each averaged over its views first, as one view.
+
+    ``how`` says whether scores or logits are averaged, over the views and over the parts.
 
     Raises:
         ScoresError: videos or classes differ, or the weights cannot be used.
@@ -60,10 +76,10 @@ def fuse(parts: Sequence[Scores], weights: Sequence[float] | np.ndarray) -> Scor
             f"fusing {len(parts)} tests takes {len(parts)} finite weights, none of them negative"
             f" and at least one above 0; found {w.tolist()}"
         )
-    means = np.stack([part.mean for part in _aligned(parts)])
-    mean = np.tensordot(w / w.sum(), means, axes=1)
     first = parts[0]
-    return Scores(first.keys, first.labels, mean[:, None].astype(np.float32), first.classes)
+    means = [average(part.scores, how, first.multi_label) for part in _aligned(parts)]
+    mean = average(np.stack(means, axis=1), how, first.multi_label, w)
+    return Scores(first.keys, first.labels, mean[:, None].astype(np.float32), first.classes, how)
 
 
 def fit_weights(parts: Sequence[Scores]) -> np.ndarray:
@@ -152,6 +168,17 @@ def _choose_weights(
     return fit_weights(fitted)
 
 
+def _average_of_all(folders: Sequence[Path], parts: Sequence[Scores]) -> Average:
+    """Return how all tests average their views; raise ScoresError if they differ."""
+    for folder, part in zip(folders, parts, strict=True):
+        if part.average != parts[0].average:
+            raise ScoresError(
+                f"{folders[0]} averages {parts[0].average} over its views and {folder} averages"
+                f" {part.average}; choose one for all tests with --average scores or logits"
+            )
+    return parts[0].average
+
+
 def _aligned(parts: Sequence[Scores]) -> list[Scores]:
     """Return the parts with their videos in the order of the first part."""
     first = parts[0]
@@ -170,5 +197,5 @@ def _aligned(parts: Sequence[Scores]) -> list[Scores]:
         rows = [row_of[key] for key in first.keys]
         if not np.array_equal(part.labels[rows], first.labels):
             raise ScoresError(f"test {number} has other labels than test 1")
-        result.append(Scores(first.keys, first.labels, part.scores[rows], part.classes))
+        result.append(replace(part, keys=first.keys, labels=first.labels, scores=part.scores[rows]))
     return result

@@ -63,10 +63,10 @@ def _mean_average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
     present = targets.any(axis=1)
     if not present.any():
         return float("nan")
-    return float(np.mean(_average_precision(np.asarray(scores)[present], targets[present])))
+    return float(np.mean(average_precision(np.asarray(scores)[present], targets[present])))
 
 
-def _average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Return for each row the mean, over its positives, of the precision at their score.
 
     Equal scores form one threshold, so their order does not matter (as in scikit-learn).

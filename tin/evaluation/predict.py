@@ -13,12 +13,14 @@ from PIL import Image
 from torch import nn
 
 from configs.files import write_bytes
+from configs.load import ConfigError
 from configs.schema import Config
 from pipeline.batches import MEAN, STD
 from pipeline.plan import plan_evaluation
 from preprocess.frame_folders import encode_folder
 from preprocess.shards import FRAME_ROW, LABEL, VIDEO_ROW, Split
 from preprocess.videos import BadVideoError, EncodedVideo, encode_video
+from tin.evaluation.averages import average
 from tin.evaluation.scores import ScoresError
 from tin.runs import checkpoint
 from tin.runs.folder import Run
@@ -62,12 +64,18 @@ def predict(model: Path, videos: Sequence[Path]) -> Iterator[Prediction]:
 
     Raises:
         CheckpointError: no checkpoint can be used.
+        ConfigError: the model sees optical flow.
     """
     if model.is_dir():
         run = Run(model)
         model = find_checkpoint(run, run.config().test.checkpoint)
     state = checkpoint.load(model)
     config = trusted_config(model, state)
+    if config.clip.modality == "flow":
+        raise ConfigError(
+            f"{model} sees optical flow, which `tin predict` does not compute from videos. Make a"
+            " dataset with `tin shard ... shard.flow=dis` and run `tin test` on it."
+        )
     classes = state["classes"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = restore(state, config)
@@ -75,7 +83,7 @@ def predict(model: Path, videos: Sequence[Path]) -> Iterator[Prediction]:
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for video in videos:
         try:
-            views = _views(_encoded(video, config), config)
+            views = views_of(encoded(video, config), config)
         except BadVideoError as error:
             yield Prediction(video, [], np.zeros((0, 1, 1, 3), np.uint8), str(error))
             continue
@@ -111,18 +119,29 @@ def save_strip(predictions: Sequence[Prediction], path: Path) -> None:
     write_bytes(path, picture.getvalue())
 
 
-def _encoded(video: Path, config: Config) -> EncodedVideo:
+def encoded(video: Path, config: Config) -> EncodedVideo:
+    """Return a video file or a folder of frames as `tin shard` stores it.
+
+    Raises:
+        BadVideoError: the video cannot be used.
+    """
     encode = encode_folder if video.is_dir() else encode_video
     return encode(video, config.shard)
 
 
-def _views(video: EncodedVideo, config: Config) -> np.ndarray:
-    """Return the frames of each view as the loader's evaluation cuts them, ``(V, F, S, S, 3)``."""
-    # Plan the clips and crops as for a split that holds this video alone.
+def split_of(video: EncodedVideo) -> Split:
+    """Return a split that holds this video alone, to plan its clips and crops."""
     row = (0, len(video.jpegs), video.source_frames, video.width, video.height, 0)
     videos = np.array([row], VIDEO_ROW)
-    split = Split("", Path(), videos, np.zeros(0, FRAME_ROW), np.zeros(0, LABEL))
-    plan = plan_evaluation(split, config, np.array([0]))
+    return Split("", Path(), videos, np.zeros(0, FRAME_ROW), np.zeros(0, LABEL))
+
+
+def views_of(video: EncodedVideo, config: Config) -> np.ndarray:
+    """Return the frames of each view as the loader's evaluation cuts them.
+
+    The result is uint8 ``(V, F, S, S, 3)`` for F = T*L frames of a clip.
+    """
+    plan = plan_evaluation(split_of(video), config, np.array([0]))
     clips = plan.frames[0].reshape(config.test.clips, -1)
 
     # Decode each frame once, although clips may share it.
@@ -134,7 +153,7 @@ def _views(video: EncodedVideo, config: Config) -> np.ndarray:
     # Cut the crops of each clip.
     views = [
         [
-            _cut(images[frame], region, crop >= UPRIGHT_CROPS, config.test_crop)
+            cut(images[frame], region, crop >= UPRIGHT_CROPS, config.test_crop)
             for frame in clip.tolist()
         ]
         for clip in clips
@@ -143,27 +162,34 @@ def _views(video: EncodedVideo, config: Config) -> np.ndarray:
     return np.array(views)
 
 
-def _cut(image: Image.Image, region: Sequence[float], mirrored: bool, side: int) -> np.ndarray:
+def cut(image: Image.Image, region: Sequence[float], mirrored: bool, side: int) -> np.ndarray:
+    """Return a region (top, left, bottom, right) of a frame, scaled to ``(side, side, 3)``."""
     top, left, bottom, right = region
     box = (left, top, min(right, image.width), min(bottom, image.height))
     pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box))
     return pixels[:, ::-1] if mirrored else pixels
 
 
+def normalized(views: torch.Tensor, num_segments: int) -> torch.Tensor:
+    """Return uint8 frames ``(V, T*L, S, S, 3)`` as the network's input ``(V, T, L*3, S, S)``."""
+    V, _, S = views.shape[:3]
+    mean = torch.tensor(MEAN, device=views.device)
+    std = torch.tensor(STD, device=views.device)
+    x = (views / 255 - mean) / std
+    return x.permute(0, 1, 4, 2, 3).reshape(V, num_segments, -1, S, S)
+
+
 def _scores(
     network: nn.Module, views: np.ndarray, config: Config, device: torch.device
 ) -> np.ndarray:
     """Return the class probabilities of a video, averaged over its views, float64 ``(K,)``."""
-    V, _, S = views.shape[:3]
-    mean = torch.tensor(MEAN, device=device)
-    std = torch.tensor(STD, device=device)
-    x = (torch.from_numpy(views).to(device) / 255 - mean) / std
-    x = x.permute(0, 1, 4, 2, 3).reshape(V, config.clip.num_segments, -1, S, S)
+    x = normalized(torch.from_numpy(views).to(device), config.clip.num_segments)
     bfloat16 = precision_of(config, device) == "bfloat16"
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
         logits = network(x).float()
-    scores = logits.sigmoid() if config.train.loss == "bce" else logits.softmax(1)
-    mean = scores.mean(0, dtype=torch.float64).cpu().numpy()
+    multi_label = config.train.loss == "bce"
+    scores = logits.sigmoid() if multi_label else logits.softmax(1)
+    mean = average(scores.cpu().numpy(), config.test.average, multi_label)
     if not np.isfinite(mean).all():
         raise ScoresError("the model's scores are NaN or infinite, so no class is named")
     return mean

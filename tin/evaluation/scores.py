@@ -5,7 +5,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 from zipfile import ZipFile
 
 import numpy as np
@@ -15,6 +15,7 @@ from configs.errors import TinError
 from configs.files import atomic_file, remove_leftovers, write_text
 from configs.small_files import DamagedFileError, open_regular, read_json
 from tin.evaluation import metrics
+from tin.evaluation.averages import Average, average
 from tin.evaluation.opposites import opposites, pair_accuracy
 
 SCORES = "scores.npz"
@@ -41,6 +42,8 @@ class Scores:
     """float32 ``(N, V, K)`` after softmax or sigmoid."""
     classes: tuple[str, ...]
     """Names of the classes."""
+    average: Average = "scores"
+    """How the views of a video are averaged."""
 
     def __post_init__(self) -> None:
         """Check that all scores are finite: comparisons with NaN would rank its label first.
@@ -61,7 +64,7 @@ class Scores:
     @property
     def mean(self) -> np.ndarray:
         """Scores averaged over the views, float64 ``(N, K)``."""
-        return self.scores.mean(axis=1, dtype=np.float64)
+        return average(self.scores, self.average, self.multi_label)
 
     @property
     def multi_label(self) -> bool:
@@ -123,7 +126,8 @@ def save(folder: Path, scores: Scores, result: dict[str, Any]) -> None:
     """Write the three files of a test.
 
     result.json is removed first and written last, so its presence means that the other two are
-    complete. It holds ``result`` and the metrics of `summarize`, null where a metric is NaN.
+    complete. It holds ``result``, how views are averaged, and the metrics of `summarize`, null
+    where a metric is NaN.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT).unlink(missing_ok=True)
@@ -131,7 +135,8 @@ def save(folder: Path, scores: Scores, result: dict[str, Any]) -> None:
     _save_arrays(folder / SCORES, scores)
     write_text(folder / PREDICTIONS, predictions(scores).to_csv(index=False))
     measures = {name: _none_if_nan(value) for name, value in summarize(scores).items()}
-    text = json.dumps({**result, "metrics": measures}, indent=2, allow_nan=False) + "\n"
+    content = {**result, "average": scores.average, "metrics": measures}
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     write_text(folder / RESULT, text)
 
 
@@ -162,10 +167,11 @@ def predictions(scores: Scores) -> pd.DataFrame:
 
 
 def load(folder: Path) -> Scores:
-    """Read the scores of a folder.
+    """Read the scores of a folder, and from its result.json how its views are averaged.
 
     Raises:
-        ScoresError: scores.npz is missing, damaged, or has other arrays than `save` writes.
+        ScoresError: scores.npz is missing, damaged, or has other arrays than `save` writes; or
+            result.json is damaged.
     """
     path = folder / SCORES
     try:
@@ -194,8 +200,9 @@ def load(folder: Path) -> Scores:
             f"{path}: labels lie between {labels.min()} and {labels.max()}, expected {lowest} to"
             f" {highest}"
         )
+    average_of = _average_of(folder)
     try:
-        return Scores(keys.tolist(), labels, scores, tuple(classes.tolist()))
+        return Scores(keys.tolist(), labels, scores, tuple(classes.tolist()), average_of)
     except ScoresError as error:
         raise ScoresError(f"{path}: {error}") from None
 
@@ -242,6 +249,16 @@ def _read_arrays(path: Path) -> list[np.ndarray]:
     if len(np.unique(keys)) != len(keys):
         raise ValueError("a key occurs twice")
     return arrays
+
+
+def _average_of(folder: Path) -> Average:
+    """Return how the views of a test are averaged. Tests of version 0.1 averaged scores."""
+    found = load_result(folder).get("average", "scores") if (folder / RESULT).exists() else "scores"
+    if found not in get_args(Average):
+        raise ScoresError(
+            f"{folder / RESULT}: average is {found}, expected one of {', '.join(get_args(Average))}"
+        )
+    return cast(Average, found)
 
 
 def _none_if_nan(value: float) -> float | None:

@@ -11,6 +11,7 @@ from typing import BinaryIO
 from configs.errors import TinError
 from configs.files import WriteError, atomic_file, write_text
 from configs.load import ConfigError, cache_path
+from configs.schema import Config
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,8 @@ FILES = {
     "resnet34": "resnet34-b627a593.pth",
     "resnet50": "resnet50-0676ba61.pth",
     "resnet101": "resnet101-63fe2227.pth",
+    "resnet152": "resnet152-394f9c45.pth",
+    "mobilenetv2": "mobilenet_v2-b0353104.pth",
 }
 TERMS = (
     "These weights were trained by the torchvision project (BSD-3-Clause) on ImageNet-1k. The"
@@ -76,13 +79,31 @@ def check_digest(path: Path) -> None:
             write_text(record, f"{found}  {path.name}\n")
 
 
+def initial_weights(config: Config) -> Path | None:
+    """Return the file that `model.init` names; None for random weights.
+
+    Raises:
+        ConfigError: the file does not exist.
+    """
+    init = config.model.init
+    if init == "none":
+        return None
+    path = imagenet_path(config.model.arch) if init == "imagenet" else Path(init).expanduser()
+    if not path.exists():
+        raise ConfigError(
+            f"model.init {init}: this file does not exist. Name a checkpoint of this project or"
+            " of a model zoo, or set model.init=imagenet or model.init=none."
+        )
+    return path
+
+
 def fetch(arch: str, source: str = SOURCE) -> Path:
     """Download a network's ImageNet weights into the cache and return the file.
 
     A file that is already in the cache is not downloaded again.
 
     Args:
-        arch: resnet18, resnet34, resnet50 or resnet101.
+        arch: resnet18, resnet34, resnet50, resnet101, resnet152 or mobilenetv2.
         source: URL of the folder that holds the file: https, http or file.
 
     Raises:

@@ -6,16 +6,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from configs.schema import Config
-from tin.models.resnet import ResNet
+from configs.load import ConfigError
+from configs.schema import Config, Modality
+from configs.train_schema import NonLocalKind
+from tin.models.causal import causal_module
+from tin.models.mobilenet import MobileNetV2
+from tin.models.modality import input_channels, input_transform
+from tin.models.resnet import LAYERS, ResNet
 from tin.models.temporal import TemporalInterlace, temporal_module
+from tin.models.time_blocks import NonLocal
 
 
 class TIN(nn.Module):
-    """A residual network over frames with a temporal module in each block.
+    """A convolutional network over frames with a temporal module in each residual block.
 
     The network classifies each frame and averages the logits of a clip's frames (Wang et al.,
-    ECCV 2016, arXiv:1608.00859). Only the temporal modules pass information between frames.
+    ECCV 2016, arXiv:1608.00859). Only the temporal modules, non-local blocks and the pooling over
+    time pass information between frames.
     """
 
     def __init__(
@@ -27,35 +34,55 @@ class TIN(nn.Module):
         shift_div: int = 4,
         dropout: float = 0.8,
         frames_per_segment: int = 1,
+        modality: Modality = "rgb",
+        non_local: NonLocalKind = "none",
+        temporal_pool: bool = False,
+        causal: bool = False,
     ):
         """Build the network with random weights; the arguments are settings of `model` and `clip`.
 
         Raises:
-            ConfigError: `temporal` names a module that does not exist.
-            ValueError: `arch` is unknown, or the temporal module does not fit the channels.
+            ConfigError: `temporal` names a module that does not exist, or `causal` does not fit.
+            ValueError: `arch` is unknown, or the temporal module does not fit the channels, or
+                `temporal_pool` does not fit the number of frames.
         """
         super().__init__()
         self.num_segments = num_segments
-        module = functools.partial(
-            temporal_module, temporal, num_segments=num_segments, shift_div=shift_div
-        )
-        # TSM shifts only every second block of a ResNet-101, and its checkpoints expect that.
-        every = 2 if temporal == "shift" and arch == "resnet101" else 1
-        self.backbone = ResNet(arch, 3 * frames_per_segment, module, every)
+        if causal and (non_local != "none" or temporal_pool):
+            raise ConfigError(
+                "model.causal cannot be combined with model.non_local or model.temporal_pool, which"
+                " look at later frames"
+            )
+        self.modality = modality
+        self.input = input_transform(modality)
+        channels = input_channels(modality, frames_per_segment)
+        make = causal_module if causal else temporal_module
+        module = functools.partial(make, temporal, shift_div=shift_div)
+        self.backbone: ResNet | MobileNetV2
+        if arch == "mobilenetv2":
+            self.backbone = MobileNetV2(channels, module, num_segments)
+        else:
+            # TSM shifts every second block of a network whose layer 3 has 23 or more blocks, and
+            # its checkpoints expect that.
+            is_deep = arch in LAYERS and LAYERS[arch][2] >= 23
+            every = 2 if temporal == "shift" and is_deep else 1
+            self.backbone = ResNet(
+                arch, channels, module, every, num_segments, non_local, temporal_pool
+            )
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(self.backbone.num_features, num_classes)
         nn.init.normal_(self.fc.weight, std=0.001)
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits ``(B, K)``, float32 or wider, of clips ``(B, T, L*3, H, W)``."""
+        """Return logits ``(B, K)``, float32 or wider, of clips ``(B, T, L*channels, H, W)``."""
         B, T, C, H, W = x.shape
         if self.num_segments != T:
             raise ValueError(f"the model takes clips of {self.num_segments} frames, found {T}")
-        logits = self.fc(self.dropout(self.backbone(x.flatten(0, 1))))
+        logits = self.fc(self.dropout(self.backbone(self.input(x.flatten(0, 1)))))
         # Under bfloat16 autocast, the mean over frames is still computed in float32.
         wide = torch.promote_types(logits.dtype, torch.float32)
-        return logits.unflatten(0, (B, T)).mean(1, dtype=wide)
+        return logits.unflatten(0, (B, -1)).mean(1, dtype=wide)
 
 
 def build_model(config: Config, num_classes: int) -> TIN:
@@ -73,6 +100,10 @@ def build_model(config: Config, num_classes: int) -> TIN:
         config.model.shift_div,
         config.model.dropout,
         config.clip.frames_per_segment,
+        config.clip.modality,
+        config.model.non_local,
+        config.model.temporal_pool,
+        config.model.causal,
     )
     # Set which BatchNorms train before an optimizer is built: it leaves out what is frozen.
     train_mode(model, config.train.bn)
@@ -86,8 +117,9 @@ def train_mode(model: nn.Module, bn: str) -> None:
 
     Args:
         model: the network itself, not its DDP or compiled wrapper.
-        bn: `full` and `sync` train every BatchNorm, `partial` only the first one of the network,
-            and `frozen` none.
+        bn: `full` and `sync` train every BatchNorm, `partial` only the first one of the network and
+            those of non-local blocks, and `frozen` none. The scale of a new non-local block is 0,
+            so it would never act if it did not train.
 
     Raises:
         ValueError: `sync` on a CPU; torch has synchronized BatchNorm for GPUs only.
@@ -96,10 +128,16 @@ def train_mode(model: nn.Module, bn: str) -> None:
         raise ValueError("train.bn sync needs GPUs, but the model is on the CPU; set train.bn=full")
     model.train()
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    num_trained = {"full": len(norms), "sync": len(norms), "partial": 1, "frozen": 0}[bn]
-    for index, norm in enumerate(norms):
-        norm.train(index < num_trained)
-        norm.requires_grad_(index < num_trained)
+    new = {module.norm for module in model.modules() if isinstance(module, NonLocal)}
+    trained = {
+        "full": set(norms),
+        "sync": set(norms),
+        "partial": {*norms[:1], *new},
+        "frozen": set(),
+    }[bn]
+    for norm in norms:
+        norm.train(norm in trained)
+        norm.requires_grad_(norm in trained)
 
 
 def record_offsets(model: nn.Module, record: bool) -> None:

@@ -5,6 +5,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from configs.schema import Config
+from pipeline.batches import batch_channels
 
 
 def count(model: nn.Module, config: Config) -> tuple[int, float]:
@@ -17,7 +18,7 @@ def count(model: nn.Module, config: Config) -> tuple[int, float]:
     clip = config.clip
     side = config.test_crop
     parameter = next(model.parameters())
-    x = parameter.new_zeros(1, clip.num_segments, 3 * clip.frames_per_segment, side, side)
+    x = parameter.new_zeros(1, clip.num_segments, batch_channels(clip), side, side)
     model.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(x)

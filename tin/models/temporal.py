@@ -77,7 +77,7 @@ class TemporalInterlace(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Average the channels over space, (B*T, F), and let the nets see time last, (B, F, T).
-        x, pooled = _Pool.apply(x, self.channels, self.weight_net.conv.weight.dtype)
+        x, pooled = _pool(x, self.channels, self.weight_net.conv.weight.dtype)
         pooled = pooled.unflatten(0, (-1, self.num_segments)).transpose(1, 2)
         # Autocast is off because an offset in bfloat16 would be too coarse.
         with torch.autocast(x.device.type, enabled=False):
@@ -89,6 +89,16 @@ class TemporalInterlace(nn.Module):
         # The third and the fourth group mirror the offsets of the first two.
         offset = torch.cat([offset, -offset], dim=1)
         return interlace(x, offset, torch.cat([weight, weight], dim=2), self.channels)
+
+
+def _pool(x: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return x and the spatial mean of its leading channels, ``(B*T, channels)`` of `dtype`.
+
+    Only `interlace` may use the returned x in a computation that is differentiated.
+    """
+    if torch.compiler.is_exporting():
+        return x, x[:, :channels].mean((2, 3), dtype=dtype)  # exported files have no backward pass
+    return _Pool.apply(x, channels, dtype)
 
 
 class _Pool(torch.autograd.Function):

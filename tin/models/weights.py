@@ -9,15 +9,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from configs.load import ConfigError
-from configs.schema import Config
-from tin.models.imagenet import imagenet_path
+from configs.schema import ClipSettings, Config, Modality
+from tin.models.imagenet import initial_weights
+from tin.models.modality import from_rgb
 from tin.models.network import TIN
 from tin.models.tensor_files import (
     TensorFileError,
@@ -25,9 +26,11 @@ from tin.models.tensor_files import (
     read_tensors,
     write_tensors,
 )
-from tin.models.tensor_names import our_name, to_reference
+from tin.models.tensor_names import our_name, our_value, to_reference
 
 log = logging.getLogger(__name__)
+
+FIRST_CONVS = {"backbone.conv1.weight", "backbone.features.0.0.weight"}
 
 TensorStatus = Literal["loaded", "renamed", "new", "left out", "rejected"]
 """What an import did with a tensor: copied it under the same name or under another one, kept the
@@ -83,14 +86,9 @@ def initialize(model: TIN, config: Config) -> ImportReport | None:
         ConfigError: the file does not exist, or a tensor that should be loaded was not.
     """
     init = config.model.init
-    if init == "none":
+    path = initial_weights(config)
+    if path is None:
         return None
-    path = imagenet_path(config.model.arch) if init == "imagenet" else Path(init).expanduser()
-    if not path.exists():
-        raise ConfigError(
-            f"model.init {init}: this file does not exist. Name a checkpoint of this project or"
-            " of a model zoo, or set model.init=imagenet or model.init=none."
-        )
     report = import_file(path, model, interpolate=config.model.init_interpolate)
     if report.failed:
         first = report.failed[0]
@@ -123,7 +121,9 @@ def import_file(path: Path, model: TIN, interpolate: bool = False) -> ImportRepo
     own = model.state_dict()
     # One row for each tensor of the model, then one for each that only the file has.
     rows = [
-        _load(name, value, sources, state, interpolate) if name in sources else _new(name, sources)
+        _load(name, value, sources, state, interpolate, model.modality)
+        if name in sources
+        else _new(name, sources)
         for name, value in own.items()
     ]
     rows += [_left_out(name, sources[name], own) for name in sources if name not in own]
@@ -165,10 +165,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
             " diverged"
         )
     names = Counter(map(our_name, state))
-    if "backbone.conv1.weight" not in names:
+    if not names.keys() & FIRST_CONVS:
         raise ConfigError(
-            f"{path}: does not contain a residual network with the tensor names of torchvision,"
-            " TIN, X-Temporal, TSM, MMAction2 or this project"
+            f"{path}: does not contain a residual network or a MobileNetV2 with the tensor names of"
+            " torchvision, TIN, X-Temporal, TSM, MMAction2 or this project"
         )
     name, times = names.most_common(1)[0]
     if times > 1:
@@ -176,29 +176,57 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def export_reference(model: TIN, arch: str, path: Path) -> None:
+def read_clip(path: Path) -> dict[str, Any]:
+    """Return the settings of section `clip` in a checkpoint that this project wrote; else nothing.
+
+    The file must be one that `read_state` has read.
+    """
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, Mapping):
+        return {}
+    config = content.get("config")
+    clip = config.get("clip") if isinstance(config, Mapping) else content.get("clip")
+    known = clip if isinstance(clip, Mapping) else {}
+    return {key: value for key, value in known.items() if key in ClipSettings.model_fields}
+
+
+def export_reference(
+    model: TIN, arch: str, path: Path, clip: Mapping[str, Any] | None = None
+) -> None:
     """Write a checkpoint that the original's test and fine-tuning commands read.
+
+    `clip` has the settings of section `clip`, which the original ignores and `read_clip` returns.
 
     Raises:
         ValueError: the original does not have the model's temporal module.
         WriteError: the disk is full or not writable.
     """
     state = {f"module.{name}": value.cpu() for name, value in to_reference(model).items()}
-    write_tensors(path, {"epoch": 0, "arch": arch, "state_dict": state, "best_prec1": 0.0})
+    content = {"epoch": 0, "arch": arch, "state_dict": state, "best_prec1": 0.0}
+    write_tensors(path, {**content, "clip": dict(clip)} if clip else content)
 
 
 def _load(
-    name: str, value: Tensor, sources: Mapping[str, str], state: Mapping[str, Tensor], fit: bool
+    name: str,
+    value: Tensor,
+    sources: Mapping[str, str],
+    state: Mapping[str, Tensor],
+    fit: bool,
+    modality: Modality,
 ) -> TensorRow:
     """Copy the file's tensor for `name` into `value` if the shapes agree.
 
-    With `fit`, an offset net for another number of frames is interpolated first.
+    With `fit`, an offset net for another number of frames is interpolated first. A first
+    convolution for RGB becomes one for another modality.
     """
     source = sources[name]
-    found = state[source]
+    found = our_value(name, state[source])
     fitted = _interpolated(name, found, value.shape) if fit else found
+    if name in FIRST_CONVS and modality != "rgb" and found.shape[1] == 3:
+        fitted = from_rgb(found, value.shape[1])
     if name.startswith("fc."):
-        if "conv1.weight" in state:  # only torchvision's names have no prefix
+        if "conv1.weight" in state or "features.0.0.weight" in state:
+            # Only torchvision's names have no prefix.
             return TensorRow("left out", name, source, "the classifier of ImageNet")
         if found.shape != value.shape:
             classes = f"{found.shape[0]} classes in the file, {value.shape[0]} in the model"
@@ -219,6 +247,8 @@ def _new(name: str, sources: Mapping[str, str]) -> TensorRow:
         return TensorRow("new", name, "", "not in the file")
     if _temporal_part(name) and _temporal_part(name) not in map(_temporal_part, sources):
         return TensorRow("new", name, "", "the file does not have this temporal module")
+    if ".non_local." in name and not any(".non_local." in source for source in sources):
+        return TensorRow("new", name, "", "the file does not have non-local blocks")
     return TensorRow("new", name, "", "not in the file", failed=True)
 
 
@@ -226,6 +256,8 @@ def _left_out(name: str, source: str, own: Mapping[str, Tensor]) -> TensorRow:
     """Return the row of a file's tensor that the model does not have."""
     if _temporal_part(name) and _temporal_part(name) not in map(_temporal_part, own):
         return TensorRow("left out", "", source, "the model does not have this temporal module")
+    if ".non_local." in name and not any(".non_local." in ours for ours in own):
+        return TensorRow("left out", "", source, "the model does not have non-local blocks")
     return TensorRow("left out", "", source, "the model does not have this tensor", failed=True)
 
 

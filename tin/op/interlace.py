@@ -42,6 +42,8 @@ def interlace(x: Tensor, offset: Tensor, weight: Tensor, channels: int) -> Tenso
 
     Source: Shao et al., Temporal Interlacing Network, AAAI 2020, arXiv:2001.06499.
     """
+    if torch.compiler.is_exporting():
+        return interlace_by_matrix(x, offset, weight, channels)
     if torch.is_autocast_enabled(x.device.type):
         offset = offset.to(_small_dtype(x))
         weight = weight.to(_small_dtype(x))
@@ -78,6 +80,26 @@ def interlace_reference(x: Tensor, offset: Tensor, weight: Tensor, channels: int
     mixed = (1 - part) * shifted(whole) + part * shifted(whole + 1)
     mixed = (weight[..., None, None, None] * mixed).reshape(B * T, channels, H, W)
     return torch.cat([mixed.to(x.dtype), x[:, channels:]], dim=1)
+
+
+def interlace_by_matrix(x: Tensor, offset: Tensor, weight: Tensor, channels: int) -> Tensor:
+    """Compute the definition of `interlace` with a matrix over the frames of a clip.
+
+    The matrix of a clip and a group is ``weight[t] * max(0, 1 - |t - s - offset|)`` for output
+    frame t and input frame s, which is linear interpolation with zeros outside the clip. It needs
+    standard operators only, so exported files hold it instead of the operator.
+    """
+    _, T, G = weight.shape
+    H, W = x.shape[2:]
+    frame = torch.arange(T, device=x.device, dtype=weight.dtype)
+    lag = frame[:, None] - frame
+    hat = (1 - (lag - offset[..., None, None]).abs()).relu()
+    matrix = weight.transpose(1, 2)[..., None] * hat
+
+    # (B*T, F, H, W) -> (B, G, T, F/G*H*W), mix the frames, and back
+    clip = x[:, :channels].reshape(-1, T, G, channels // G * H * W).transpose(1, 2)
+    mixed = (matrix.to(x.dtype) @ clip).transpose(1, 2).reshape(-1, channels, H, W)
+    return torch.cat([mixed, x[:, channels:]], dim=1)
 
 
 @torch.compiler.assume_constant_result  # torch.compile evaluates it once instead of tracing it

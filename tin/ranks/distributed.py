@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from configs.errors import TinError
+from configs.node import node_name
 
 RENDEZVOUS_TIMEOUT = timedelta(minutes=3)
 FIRST_PORT = 20000
@@ -158,7 +159,7 @@ def _device(wanted: str, local_rank: int) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise DeviceError(
-            f"run.device is cuda, but torch finds no GPU on {socket.gethostname()};"
+            f"run.device is cuda, but torch finds no GPU on {node_name()};"
             " set run.device=cpu or use a node with a GPU"
         )
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
@@ -175,7 +176,7 @@ def _join(rank: int, world_size: int, device: torch.device) -> dist.ProcessGroup
         socket.getaddrinfo(address or None, os.environ.get("MASTER_PORT"))
     except OSError as error:
         raise RendezvousError(
-            f"rank {rank} on {socket.gethostname()} cannot resolve rank 0's address {where}"
+            f"rank {rank} on {node_name()} cannot resolve rank 0's address {where}"
             f" ({error}); set MASTER_ADDR to a name or address that every node can resolve"
         ) from None
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -186,7 +187,7 @@ def _join(rank: int, world_size: int, device: torch.device) -> dist.ProcessGroup
         return dist.new_group(backend="gloo")
     except (dist.DistError, RuntimeError) as error:
         raise RendezvousError(
-            f"rank {rank} of {world_size} on {socket.gethostname()} cannot reach rank 0 at {where}"
+            f"rank {rank} of {world_size} on {node_name()} cannot reach rank 0 at {where}"
             f" within {RENDEZVOUS_TIMEOUT.seconds} s: {error}; check the network between the nodes."
             " If nodes have several network interfaces, set GLOO_SOCKET_IFNAME and"
             " NCCL_SOCKET_IFNAME"

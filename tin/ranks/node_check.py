@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-import socket
 import statistics
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from configs.errors import TinError
+from configs.node import node_name
 from tin.ranks.distributed import World
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def check_node(world: World, run_dir: Path) -> None:
     _check_memory(world.device)
     compute_s = _time_matrix_product(world.device)
     bandwidth = _all_reduce_bandwidth(world)
-    times = world.gather((socket.gethostname(), compute_s))
+    times = world.gather((node_name(), compute_s))
     if not times:
         return
     # A slow rank delays every step of all ranks, so it is worth a warning.
@@ -63,15 +63,13 @@ def check_node(world: World, run_dir: Path) -> None:
 
 
 def _check_disk(run_dir: Path) -> None:
-    probe = run_dir / f".probe-{socket.gethostname()}-{os.getpid()}"
+    probe = run_dir / f".probe-{node_name()}-{os.getpid()}"
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(bytes(4096))
         probe.unlink()
     except OSError as error:
-        raise NodeError(
-            f"{socket.gethostname()} cannot write {run_dir}: {error.strerror}"
-        ) from None
+        raise NodeError(f"{node_name()} cannot write {run_dir}: {error.strerror}") from None
     free = shutil.disk_usage(run_dir).free
     if free < MIN_FREE_BYTES:
         log.warning("%s: only %.2f GB are free; a checkpoint may not fit", run_dir, free / 1e9)
@@ -81,14 +79,14 @@ def _check_memory(device: torch.device) -> None:
     available = psutil.virtual_memory().available
     if available < MIN_FREE_BYTES:
         raise NodeError(
-            f"{socket.gethostname()} has only {available / 1e9:.2f} GB of free memory;"
+            f"{node_name()} has only {available / 1e9:.2f} GB of free memory;"
             f" training needs at least {MIN_FREE_BYTES / 1e9:.2f} GB"
         )
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         if free < MIN_FREE_GPU * total:
             raise NodeError(
-                f"{socket.gethostname()}: only {free / 1e9:.0f} of {total / 1e9:.0f} GB of {device}"
+                f"{node_name()}: only {free / 1e9:.0f} of {total / 1e9:.0f} GB of {device}"
                 f" are free, at least {100 * MIN_FREE_GPU:.0f} % must be; another process uses it"
             )
 
@@ -103,10 +101,10 @@ def _time_matrix_product(device: torch.device) -> float:
     try:
         product = (matrix @ matrix.T).cpu()
     except RuntimeError as error:
-        raise NodeError(f"{socket.gethostname()}: {device} cannot compute: {error}") from None
+        raise NodeError(f"{node_name()}: {device} cannot compute: {error}") from None
     seconds = time.monotonic() - began
     if not torch.equal(product, torch.full((MATRIX_SIDE, MATRIX_SIDE), row.square().sum().item())):
-        raise NodeError(f"{socket.gethostname()}: {device} computes wrong numbers")
+        raise NodeError(f"{node_name()}: {device} computes wrong numbers")
     return seconds
 
 
@@ -121,5 +119,5 @@ def _all_reduce_bandwidth(world: World) -> float:
     dist.all_reduce(buffer)
     # Each of the two all-reduces multiplies the ones by the number of ranks.
     if buffer[0].item() != world.world_size**2:
-        raise NodeError(f"{socket.gethostname()}: all-reduce gives wrong numbers")
+        raise NodeError(f"{node_name()}: all-reduce gives wrong numbers")
     return ALL_REDUCE_BYTES / (time.monotonic() - began)

@@ -1,104 +1,50 @@
-"""Training curves as SVG for the page: loss, accuracy, learning rate and speed."""
+"""Curves of a run as numbers for the page: thinned to what a screen can show."""
 
-import io
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import matplotlib
+import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.rcsetup import cycler
 
-if TYPE_CHECKING:
-    from matplotlib.typing import RcKeyType
-
-MAX_POINTS = 400  # points of a line; more cannot be told apart
-MAX_COMPARED = 10  # runs in one picture
-ACCURACIES = {"top1": "-", "top5": "--", "map_class": "-", "map_sample": "--"}  # and line styles
-COLORS = ["#4272a8", "#d1793f", "#4b9a6a", "#b4566b", "#8067a8", "#8a7a5c", "#3f9aa8", "#a0a43c"]
-STYLE: "dict[RcKeyType, Any]" = {
-    "svg.fonttype": "none",  # keep text as text
-    "svg.hashsalt": "tin",  # write the same page for the same runs
-    "font.family": ["sans-serif"],
-    "font.size": 9,
-    "text.parse_math": False,  # a $ in the name of a run does not start a formula
-    "axes.prop_cycle": cycler(color=COLORS),
-    "axes.edgecolor": "#c4cad0",
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#edf0f2",
-    "xtick.color": "#6a737c",
-    "ytick.color": "#6a737c",
-    "lines.linewidth": 1.4,
-    "legend.frameon": False,
-}
+MAX_POINTS = 240  # of a curve; with many runs, fewer
+MAX_TOTAL = 40_000  # points of one panel over all runs
+STEP_COLUMNS = {"loss": "step loss", "lr": "lr", "clips_per_s": "speed", "data_wait": "data wait"}
+"""Columns of steps.csv that the page draws, and the names of their panels."""
+EPOCH_COLUMNS = ("loss", "top1", "top5", "map_class", "map_sample")
+OFFSET_COLUMNS = ("offset_1", "offset_2", "gain_1", "gain_2")
+DIGITS = 4
 
 
-def run_curves(metrics: pd.DataFrame, steps: pd.DataFrame) -> str:
-    """Return loss, accuracies, learning rate and clips/s of a run over its steps.
+def run_curves(
+    metrics: pd.DataFrame, steps: pd.DataFrame, environments: list[dict[str, Any]], num_runs: int
+) -> dict[str, Any]:
+    """Return the curves of a run: by step, by epoch of each split, and the steps of restarts.
 
     Args:
         metrics: rows of metrics.csv.
         steps: rows of steps.csv.
-
-    Returns:
-        An ``<svg>`` element, or an empty string if the run recorded nothing.
+        environments: content of environment-<attempt>.json of each attempt.
+        num_runs: runs on the page; with many, each has fewer points.
     """
-    if metrics.empty and steps.empty:
-        return ""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(12.2, 2.7))
-        loss, accuracy, lr, speed = figure.subplots(1, 4)
-        _plot(loss, steps, "loss", "steps", color=COLORS[0], alpha=0.35)
-        for color, (split, rows) in zip(COLORS, _by_split(metrics), strict=False):
-            _plot(loss, rows, "loss", split, color=color, marker=".")
-            for name, line in ACCURACIES.items():
-                _plot(accuracy, rows, name, f"{split} {name}", 100, color=color, line=line)
-        _plot(lr, steps, "lr")
-        _plot(speed, steps, "clips_per_s")
-        panels = {"loss": loss, "accuracy, %": accuracy, "learning rate": lr, "clips/s": speed}
-        _add_titles(panels)
-        return _svg(figure)
-
-
-def comparison(tables: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]]) -> str:
-    """Return the training loss and the measured accuracy of several runs in one picture.
-
-    Args:
-        tables: metrics.csv and steps.csv of each run by its name.
-
-    Returns:
-        An ``<svg>`` element, or an empty string if there are fewer than two runs with metrics or
-        too many to tell their lines apart.
-    """
-    recorded = {
-        name: metrics
-        for name, (metrics, _) in tables.items()
-        if "split" in metrics and len(metrics)
+    points = min(MAX_POINTS, max(30, MAX_TOTAL // max(num_runs, 1)))
+    thinned = _thin(steps, points)
+    return {
+        "steps": _columns(thinned, ("step", *STEP_COLUMNS)),
+        "epochs": {
+            str(split): _columns(_thin(rows, points), ("step", *EPOCH_COLUMNS))
+            for split, rows in _by_split(metrics)
+        },
+        "restarts": _restarts(steps, environments),
     }
-    if not 1 < len(recorded) <= MAX_COMPARED:
-        return ""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(12.2, 3.4))
-        loss, accuracy = figure.subplots(1, 2)
-        for color, (name, metrics) in zip(2 * COLORS, recorded.items(), strict=False):
-            # The first split of metrics.csv is the trained one, the second the measured one.
-            trained, *measured = (rows for _, rows in _by_split(metrics))
-            _plot(loss, trained, "loss", name, color=color, marker=".")
-            for rows in measured[:1]:
-                column = _accuracy_column(rows)
-                _plot(accuracy, rows, column, name, 100, color=color, marker=".")
-        _add_titles({"training loss": loss, "accuracy, %": accuracy})
-        return _svg(figure)
 
 
-def _accuracy_column(rows: pd.DataFrame) -> str:
-    """Return the column to compare: top-1, or mAP by class where there is no top-1."""
-    return "top1" if "top1" in rows and rows["top1"].notna().any() else "map_class"
+def offset_curves(offsets: pd.DataFrame) -> dict[str, dict[str, list]]:
+    """Return the mean offsets and gains of each block over the steps."""
+    if not {"block", *OFFSET_COLUMNS} <= set(offsets):
+        return {}
+    return {
+        str(block): _columns(_thin(rows, MAX_POINTS), ("step", *OFFSET_COLUMNS))
+        for block, rows in offsets.groupby("block", sort=False)
+    }
 
 
 def _by_split(metrics: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -108,47 +54,34 @@ def _by_split(metrics: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(str(split), rows) for split, rows in metrics.groupby("split", sort=False)]
 
 
-def _plot(
-    axes: Axes,
-    rows: pd.DataFrame,
-    column: str,
-    label: str = "",
-    scale: float = 1,
-    *,
-    color: str | None = None,
-    line: str = "-",
-    marker: str = "",
-    alpha: float = 1.0,
-) -> None:
-    """Plot a column over the steps, thinned evenly to at most `MAX_POINTS` points."""
-    if column not in rows or "step" not in rows:
-        return
-    known = rows[["step", column]].dropna()
-    every = max(1, -(-len(known) // MAX_POINTS))
-    known = known.iloc[::every]
-    if len(known):
-        axes.plot(
-            known["step"],
-            scale * known[column],
-            label=label or None,
-            color=color,
-            linestyle=line,
-            marker=marker,
-            alpha=alpha,
-        )
+def _thin(rows: pd.DataFrame, points: int) -> pd.DataFrame:
+    """Return at most `points` rows at even distances, the last one included."""
+    if len(rows) <= points:
+        return rows
+    return rows.iloc[np.linspace(0, len(rows) - 1, points).round().astype(int)]
 
 
-def _add_titles(panels: Mapping[str, Axes]) -> None:
-    for title, axes in panels.items():
-        axes.set_title(title)
-        axes.set_xlabel("step", color="#6a737c")
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend(fontsize=8)
+def _columns(rows: pd.DataFrame, names: tuple[str, ...]) -> dict[str, list]:
+    """Return the columns that have values as lists of short numbers, None where one is missing."""
+    found = {}
+    for name in names:
+        if name in rows and rows[name].notna().any():
+            found[name] = [_short(value) for value in rows[name].tolist()]
+    return found
 
 
-def _svg(figure: Figure) -> str:
-    figure.subplots_adjust(0.035, 0.5 / figure.get_figheight(), 0.985, 0.9, wspace=0.28)
-    file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
-    text = file.getvalue()
-    return text[text.index("<svg") :]
+def _restarts(steps: pd.DataFrame, environments: list[dict[str, Any]]) -> list[int]:
+    """Return for each attempt but the first the last step that was recorded before it."""
+    if not {"time", "step"} <= set(steps):
+        return []
+    starts = [one.get("started") for one in environments[1:]]
+    known = [start for start in starts if isinstance(start, (int, float))]
+    earlier = [steps.loc[steps["time"] < start, "step"] for start in known]
+    return [int(found.max()) for found in earlier if len(found)]
+
+
+def _short(value: float) -> float | int | None:
+    """Return a number with few digits; None if it is NaN or infinite."""
+    if not np.isfinite(value):
+        return None
+    return int(value) if float(value).is_integer() else float(f"{value:.{DIGITS}g}")

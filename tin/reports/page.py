@@ -1,12 +1,9 @@
-"""The report as one HTML page that loads nothing else: table, curves, tests and classes."""
+"""The report as one HTML page that loads nothing else: it renders templates and embeds scripts."""
 
-import base64
-import contextlib
 import functools
-import hashlib
-import re
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,10 +12,11 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tin.evaluation.scores import ScoresError, load_result
-from tin.reports.classes import Classes, by_class
-from tin.reports.curves import comparison, run_curves
-from tin.reports.tables import ReportState, is_number, kind_of
+from tin.reports import libraries
+from tin.reports.comparisons import TestSet
+from tin.reports.details import Details
+from tin.reports.statistics import PERMUTATIONS, RESAMPLES
+from tin.reports.tables import ReportState, is_number, kind_of, p_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 BADGES: dict[ReportState, str] = {  # CSS classes; any other state is a problem
@@ -27,7 +25,19 @@ BADGES: dict[ReportState, str] = {  # CSS classes; any other state is a problem
     "waiting": "",
     "imported": "",
 }
-STYLE_ELEMENT = re.compile(r"<style[^>]*>(.*?)</style>", re.DOTALL)
+PANELS = (
+    "training loss",
+    "accuracy, %",
+    "test loss",
+    "learning rate",
+    "clips/s",
+    "data wait, %",
+)
+"""Panels of the curves; script.js.j2 knows their columns."""
+SHOWN = (  # columns of the table of runs that are visible at first, beside settings that differ
+    "run temporal seed views crop top1_% top1_95_% top5_% map_class_% map_class_95_% map_sample_%"
+    " map_sample_95_% published_% delta_% clips_per_s data_wait_% gpu_hours goodput_% state"
+).split()
 
 
 @dataclass(frozen=True)
@@ -35,145 +45,179 @@ class Cell:
     """A cell of a table."""
 
     text: str
-    link: str = ""
-    """Anchor of the section that the text links to."""
     badge: str | None = None
     """CSS class of the badge around the text; None without a badge."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """The head of a column, and whether its cells are aligned as numbers."""
+    """The head of a column."""
 
     title: str
     is_number: bool
+    """Whether its cells are aligned as numbers."""
+    is_optional: bool = False
+    """Whether it is hidden until a reader asks for it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table, and the index of its run on the page."""
+
+    cells: list[Cell]
+    run: int = 0
 
 
 @dataclass(frozen=True)
 class Table:
     """A table for the template `table.html.j2`."""
 
-    columns: list[Column]
-    rows: list[list[Cell]]
+    columns: list[Column] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Section:
-    """The part of the page about one run."""
+class Part:
+    """The part of the page about a single run."""
 
+    index: int
     anchor: str
     name: str
-    curves: Markup
     tests: Table | None
-    classes: Classes | None
+    details: Details
 
 
-def page(
-    table: pd.DataFrame,
-    shared: str,
-    notes: Sequence[str],
-    run_dirs: Sequence[str],
-    curves: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]],
-    tests: Mapping[str, Sequence[Path]],
-) -> str:
-    """Return the page of a table of runs.
+@dataclass(frozen=True)
+class Contents:
+    """All that the page shows."""
 
-    Args:
-        table: a table of texts, with columns run and state.
-        shared: the settings that all rows share, as text.
-        notes: notes for readers from the recipes.
-        run_dirs: the run of each row; a run with several tests has several rows.
-        curves: metrics.csv and steps.csv of each run.
-        tests: folders of each run's tests, oldest first.
-    """
-    names = dict(zip(run_dirs, table.get("run", ()), strict=True))
-    anchors = {run_dir: f"run-{number}" for number, run_dir in enumerate(names)}
-    sections = [
-        _section(anchors[run_dir], name, curves[run_dir], tests[run_dir])
-        for run_dir, name in names.items()
+    table: pd.DataFrame
+    """Texts of the tested rows, with the columns run and state."""
+    table_runs: Sequence[int]
+    """Index of the run of each of these rows."""
+    untested: pd.DataFrame
+    """Texts of the other rows: run, state and why."""
+    untested_runs: Sequence[int]
+    shared: str
+    """The settings that all rows share."""
+    notes: Sequence[str]
+    """Notes for readers from the recipes."""
+    seeds: pd.DataFrame
+    """Texts of the means over seeds."""
+    test_sets: Sequence[TestSet]
+    runs: Sequence[Mapping[str, Any]]
+    """Name, curves, classes, settings and commands of each run, for the script."""
+    class_sets: Sequence[Mapping[str, Any]]
+    """Names and numbers of videos of the classes that runs were tested on."""
+    settings: Sequence[str]
+    """Settings that differ between runs."""
+    selected: Sequence[int]
+    """Runs that are selected at first."""
+    details: Mapping[int, Details]
+    """Details by the index of the run."""
+
+
+def page(contents: Contents) -> str:
+    """Return the page."""
+    style = _source("style.css.j2")
+    script = _source("script.js.j2")
+    details = [
+        _part(index, contents.runs[index]["name"], details)
+        for index, details in contents.details.items()
     ]
-    # matplotlib writes the SVG and escapes all text in it.
-    compared = Markup(comparison({name: curves[run_dir] for run_dir, name in names.items()}))
-    style = Markup(_templates().get_template("style.css.j2").render())
-    pictures = [compared, *(section.curves for section in sections)]
-    template = _templates().get_template("page.html.j2")
-    return template.render(
-        style=style,
-        style_digests=_style_digests(style, pictures),
-        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        overview=_overview(table, [anchors[run_dir] for run_dir in run_dirs]),
-        shared=shared,
-        notes=notes,
-        comparison=compared,
-        sections=sections,
+    table_scripts = (libraries.tables_script(), script)
+    scripts = [libraries.sha256(text) for text in (*table_scripts, libraries.plotly_script())]
+    styles = (libraries.tables_style(), style, libraries.EMPTY_STYLE)
+    return (
+        _templates()
+        .get_template("page.html.j2")
+        .render(
+            # The libraries and the files beside this one are trusted; all other text is escaped.
+            style=Markup(style),
+            tables_style=Markup(libraries.tables_style()),
+            script=Markup(script),
+            tables_script=Markup(libraries.tables_script()),
+            packed_plotly=libraries.packed_plotly(),
+            script_digests=scripts,
+            style_digests=[libraries.sha256(text) for text in styles],
+            data=Markup(_json(_data(contents))),
+            date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            runs=contents.runs,
+            overview=_overview(contents.table, contents.table_runs, contents.settings),
+            untested=_overview(contents.untested, contents.untested_runs, ()),
+            shared=contents.shared,
+            notes=contents.notes,
+            seeds=_table(contents.seeds),
+            test_sets=contents.test_sets,
+            panels=PANELS,
+            details=details,
+            resamples=RESAMPLES,
+            permutations=PERMUTATIONS,
+        )
     )
+
+
+def _data(contents: Contents) -> dict[str, Any]:
+    """Return what the page's script reads."""
+    return {
+        "runs": contents.runs,
+        "class_sets": contents.class_sets,
+        "settings": contents.settings,
+        "selected": contents.selected,
+        "details": {index: details.data for index, details in contents.details.items()},
+    }
+
+
+def _json(values: Any) -> str:
+    """Return JSON that cannot end the script element that holds it."""
+    text = json.dumps(values, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+    return text.replace("<", "\\u003c")
 
 
 @functools.cache
 def _templates() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["p_value"] = p_text
+    return environment
 
 
-def _style_digests(style: str, pictures: Sequence[str]) -> list[str]:
-    """Return the SHA-256 in base64 of each style element, which the page's policy allows."""
-    styles = {style, *(found for picture in pictures for found in STYLE_ELEMENT.findall(picture))}
-    return sorted(base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in styles)
+def _source(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
-def _overview(table: pd.DataFrame, anchors: Sequence[str]) -> Table:
-    """Return the table of all runs: names link to the sections, and states are badges."""
-    plain = _table(table)
-    state = list(table.columns).index("state")
-    for cells, anchor in zip(plain.rows, anchors, strict=True):
-        cells[0] = Cell(cells[0].text, link=anchor)
-        text = cells[state].text
-        cells[state] = Cell(text, badge=BADGES.get(kind_of(text), "bad"))
-    return plain
+def _overview(table: pd.DataFrame, run_indices: Sequence[int], settings: Sequence[str]) -> Table:
+    """Return a table of runs whose states are badges; columns that few need are optional."""
+    short_names = {name.rpartition(".")[2] for name in settings}
+    columns = [
+        Column(
+            title,
+            is_number(table[title]),
+            title.replace(" ", "_") not in SHOWN and title not in short_names and title != "why",
+        )
+        for title in map(str, table.columns)
+    ]
+    state = list(table.columns).index("state") if "state" in table else -1
+    rows = []
+    for texts, run in zip(table.to_numpy().tolist(), run_indices, strict=True):
+        cells = [Cell(text) for text in texts]
+        kind = kind_of(texts[state])
+        cells[state] = Cell(kind, badge=BADGES.get(kind, "bad"))
+        rows.append(Row(cells, run))
+    return Table(columns, rows)
 
 
 def _table(table: pd.DataFrame) -> Table:
     columns = [Column(str(title), is_number(table[title])) for title in table.columns]
-    return Table(columns, [[Cell(text) for text in texts] for texts in table.to_numpy().tolist()])
+    return Table(columns, [Row([Cell(text) for text in row]) for row in table.to_numpy().tolist()])
 
 
-def _section(
-    anchor: str, name: str, curves: tuple[pd.DataFrame, pd.DataFrame], folders: Sequence[Path]
-) -> Section:
-    """Return curves and finished tests of a run, the newest test class by class."""
-    metrics, steps = curves
-    results = {}
-    for folder in folders:
-        with contextlib.suppress(ScoresError):  # the test's row in the table reports the error
-            results[folder] = load_result(folder)
-    if results:
-        rows = pd.DataFrame([_test_row(folder, result) for folder, result in results.items()])
-        tests = _table(rows.astype(object).where(rows.notna(), "").astype(str))
-        classes = by_class(list(results)[-1])
-    else:
-        tests = None
-        classes = None
-    return Section(anchor, name, Markup(run_curves(metrics, steps)), tests, classes)
-
-
-def _test_row(folder: Path, result: dict[str, Any]) -> dict[str, str]:
-    """Return a row of the table of tests by column."""
-    measures = result.get("metrics")
-    if not isinstance(measures, dict):
-        measures = {}
-    row = {"test": folder.name}
-    for name, value in measures.items():
-        if name != "loss" and isinstance(value, float):
-            row[f"{name} %"] = f"{100 * value:.2f}"
-    if isinstance(measures.get("loss"), float):
-        row["loss"] = f"{measures['loss']:.4f}"
-    for name in ("checkpoint", "num_videos", "clips_per_s", "seconds", "date"):
-        row[name] = str(result.get(name, ""))
-    missing = result.get("missing")
-    row["left out"] = str(len(missing)) if isinstance(missing, list) else ""
-    return row
+def _part(index: int, name: str, details: Details) -> Part:
+    rows = pd.DataFrame(details.tests)
+    tests = _table(rows.astype(object).where(rows.notna(), "").astype(str))
+    return Part(index, f"run-{index}", name, tests if tests.rows else None, details)

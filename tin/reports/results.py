@@ -1,11 +1,9 @@
-"""One table of many runs, as a DataFrame, CSV, Markdown and a page of HTML."""
+"""One table of many runs and their tests, as a DataFrame."""
 
-import contextlib
 import functools
 import logging
 import math
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +11,30 @@ import pandas as pd
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from configs.files import write_text
-from configs.load import ConfigError, dataset_path, parse, read_yaml
+from configs.load import dataset_path, parse, read_yaml
+from configs.progress import show_progress
 from configs.schema import Config
 from preprocess.shards import read_info
 from tin.evaluation.scores import RESULT, ScoresError, load_result
 from tin.models.network import build_model
 from tin.models.size import count
 from tin.reports.attempts import gpu_hours, number, read_environments, state_of
+from tin.reports.contents import collect, notes, read_tests
+from tin.reports.measured import intervals_of
 from tin.reports.page import page
-from tin.reports.tables import PERCENT, ReportState, markdown, readable
+from tin.reports.recorded import config_of, find_runs, read_curves, tests_of
+from tin.reports.seeds import readable_seeds, seed_groups, seed_table
+from tin.reports.tables import PERCENT, TEST_METRICS, ReportState, latex, markdown, readable
 from tin.runs.folder import Run
 
 log = logging.getLogger(__name__)
 
-TEST_METRICS = ("top1", "top5", "mean_class", "map_class", "map_sample")
 COLUMNS = (
     "run recipe dataset temporal arch num_segments views crop pretrained seed epochs global_batch"
-    " params gflops top1 top5 mean_class map_class map_sample best_epoch published delta"
-    " clips_per_s data_wait gpu_hours restarts state commit"
+    " params gflops top1 top1_low top1_high top5 top5_low top5_high mean_class mean_class_low"
+    " mean_class_high map_class map_class_low map_class_high map_sample map_sample_low"
+    " map_sample_high best_epoch published delta clips_per_s data_wait gpu_hours restarts state"
+    " commit test"
 ).split()
 INTEGERS = "num_segments crop seed epochs global_batch params best_epoch restarts".split()
 
@@ -38,74 +42,57 @@ INTEGERS = "num_segments crop seed epochs global_batch params best_epoch restart
 def load_runs(paths: Iterable[str | Path]) -> pd.DataFrame:
     """Return a table of runs with one row for each test, or one for a run without a test.
 
-    Accuracies are fractions, not percent. ``clips_per_s`` and ``data_wait`` are those of training,
-    ``best_epoch`` counts from 1, and ``gflops`` are 10^9 multiply-adds of one view. ``gpu_hours``
-    sums all attempts; an attempt that was killed counts up to the last step that it recorded. A run
-    without a test shows the metrics measured after its best epoch.
+    Accuracies are fractions, not percent. ``top1_low`` and ``top1_high`` are the ends of the 95 %
+    interval of ``top1``, and so on; they are NaN without a test. ``test`` is the name of the test.
+    ``clips_per_s`` and ``data_wait`` are those of training, ``best_epoch`` counts from 1, and
+    ``gflops`` are 10^9 multiply-adds of one view. ``gpu_hours`` sums all attempts; an attempt that
+    was killed counts up to the last step that it recorded. A run without a test shows the metrics
+    measured after its best epoch. Runs come in natural order.
 
     Args:
         paths: run folders, or folders that hold runs at any depth. A path without a run gets a row,
             and so does a run that is queued, running, lost or unreadable; ``state`` tells which.
     """
-    run_dirs: dict[Path, Path] = {}
-    for path in map(Path, paths):
-        for run_dir in _find(path):
-            run_dirs.setdefault(run_dir.resolve(), run_dir)
-    rows = [row for run_dir in run_dirs.values() for row in _rows(run_dir)]
+    run_dirs = list(find_runs(paths))
+    shown = show_progress(run_dirs, len(run_dirs), "read runs")
+    rows = [row for run_dir in shown for row in _rows(run_dir)]
     frame = pd.DataFrame(rows, columns=COLUMNS)
     for column in INTEGERS:
         frame[column] = frame[column].astype("Int64")
-    numbers = ("gflops", *PERCENT, "clips_per_s", "gpu_hours")
+    ends = [f"{metric}_{end}" for metric in TEST_METRICS for end in ("low", "high")]
+    percent = [name for name in PERCENT if name in frame]
+    numbers = ("gflops", *percent, *ends, "clips_per_s", "gpu_hours")
     return frame.astype(dict.fromkeys(numbers, "float64"))
 
 
-def write_report(frame: pd.DataFrame, out: Path) -> Path:
-    """Write results.csv, results.md and results.html to a folder; return the path of the page.
+def write_report(frame: pd.DataFrame, out: Path, detail: Sequence[Path] = ()) -> Path:
+    """Write results.csv, .md, .tex and .html to a folder; return the path of the page.
 
-    The CSV file holds the table as it is. The other two files hold it for reading, and the page
-    adds curves, tests and classes of each run.
+    The CSV file holds the table as it is. The others hold it for reading, with the means over
+    seeds, and the page adds curves, tests and classes. results_seeds.csv holds the means where
+    there are runs that differ in nothing but the seed.
+
+    Args:
+        frame: the table of `load_runs`.
+        out: folder of the files.
+        detail: runs whose details are on the page; none for the eight best ones.
     """
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "results.csv", frame.to_csv(index=False))
+    tests, problems = read_tests(frame)
+    groups = seed_groups(frame, tests)
+    seeds = seed_table(frame, groups)
+    if len(seeds):
+        write_text(out / "results_seeds.csv", seeds.to_csv(index=False))
+        seeds = readable_seeds(seeds)
     table, shared = readable(frame)
-    run_dirs = frame["run"].tolist()
-    notes = _notes(run_dirs)
-    text = "\n".join([markdown(table, shared), *(f"{note}\n" for note in notes)])
+    remarks = notes(frame["run"].unique().tolist())
+    text = "\n".join([markdown(table, shared, seeds), *(f"{note}\n" for note in remarks)])
     write_text(out / "results.md", text)
-    curves = {run_dir: _read_curves(Path(run_dir)) for run_dir in run_dirs}
-    tests = {run_dir: _tests(Run(Path(run_dir))) for run_dir in run_dirs}
+    write_text(out / "results.tex", latex(table, shared, seeds))
     target = out / "results.html"
-    write_text(target, page(table, shared, notes, run_dirs, curves, tests))
+    write_text(target, page(collect(frame, groups, seeds, tests, problems, detail)))
     return target
-
-
-def _notes(run_dirs: Iterable[str]) -> list[str]:
-    """Return the notes for readers in the recipes of the runs, each note once."""
-    notes: dict[str, None] = {}
-    for run_dir in run_dirs:
-        with contextlib.suppress(ConfigError):  # the run's row reports the error
-            notes[Run(Path(run_dir)).config().note] = None
-    return [note for note in notes if note]
-
-
-def _find(path: Path) -> list[Path]:
-    """Return the run folders at or below a path, or the path itself if there are none."""
-    # A folder with config.yaml is a run that has started. One with a folder `job` alone was
-    # submitted, and is either a run that has not started or the folder of a sweep.
-    started = []
-    submitted = []
-    for folder, inner, files in os.walk(path):
-        if "config.yaml" in files:
-            started.append(Path(folder))
-            inner.clear()
-        elif "job" in inner:
-            submitted.append(Path(folder))
-        inner[:] = sorted(set(inner) - {"job"})
-
-    # The folder of a sweep is not a run: its runs lie below it.
-    found = started + submitted
-    queued = [folder for folder in submitted if not any(folder in other.parents for other in found)]
-    return sorted(started + queued) or [path]
 
 
 def _rows(run_dir: Path) -> list[dict[str, Any]]:
@@ -124,9 +111,9 @@ def _rows_of(run: Run, row: dict[str, Any]) -> list[dict[str, Any]]:
     if not run.exists():
         queued: ReportState = "waiting"
         return [{**row, **_submitted(run), "state": queued}]
-    config = run.config()
+    config = config_of(run)
     row |= _settings(config) | _progress(run, config)
-    tests = _tests(run)
+    tests = tests_of(run)
     if not tests:
         params, gflops = _size(config)
         return [_compared(config, {**row, "params": params, "gflops": gflops})]
@@ -164,7 +151,7 @@ def _settings(config: Config) -> dict[str, Any]:
 
 def _progress(run: Run, config: Config) -> dict[str, Any]:
     """Return what training recorded: the best epoch, speed, GPU-hours, state and commit."""
-    metrics, steps = _read_curves(run.path)
+    metrics, steps = read_curves(run.path)
     environments = read_environments(run)
     times = steps["time"].dropna().tolist() if "time" in steps else []
     split = metrics.get("split", pd.Series(dtype=str))
@@ -198,7 +185,11 @@ def _tested(folder: Path) -> dict[str, Any]:
     parts = folder.name.rsplit("-", 2)  # split, clips x crops, pixels
     views = parts[1] if len(parts) > 1 else ""
     crop = parts[2] if len(parts) > 2 else ""
-    named = {"views": views, "crop": int(crop) if crop.isdigit() else None}
+    named = {
+        "views": views,
+        "crop": int(crop) if crop.isdigit() else None,
+        "test": folder.name,
+    }
     try:
         result = load_result(folder)
     except ScoresError as error:
@@ -210,6 +201,12 @@ def _tested(folder: Path) -> dict[str, Any]:
         name: number(measures.get(name) if isinstance(measures, dict) else None)
         for name in TEST_METRICS
     }
+    try:
+        for name, (low, high) in intervals_of(folder, result).items():
+            if not math.isnan(found.get(name, math.nan)):
+                found |= {f"{name}_low": low, f"{name}_high": high}
+    except ScoresError as error:  # the page names it beside the test
+        log.info("%s has no intervals: %s", folder, error)
     sizes = {name: number(result.get(name)) for name in ("params", "gflops")}
     dataset = {"dataset": str(result["dataset"])} if result.get("dataset") else {}
     return {**named, **found, **sizes, **dataset}
@@ -244,25 +241,3 @@ def _size(config: Config) -> tuple[float, float]:
 def _count(config: Config, num_classes: int) -> tuple[float, float]:
     with FakeTensorMode():
         return count(build_model(config, num_classes), config)
-
-
-def _read_curves(run_dir: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return metrics.csv and steps.csv of a run."""
-    return _read_csv(run_dir / "metrics.csv"), _read_csv(run_dir / "steps.csv")
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    """Return the valid rows of a CSV file; none if the file is missing or damaged."""
-    try:
-        frame = pd.read_csv(path, on_bad_lines="skip", encoding_errors="replace")
-    except (OSError, ValueError):
-        return pd.DataFrame(columns=["epoch", "step"])
-    numbers = frame.drop(columns="split", errors="ignore").apply(pd.to_numeric, errors="coerce")
-    frame[numbers.columns] = numbers
-    return frame.dropna(subset=[name for name in ("epoch", "step") if name in frame])
-
-
-def _tests(run: Run) -> list[Path]:
-    """Return the folders of a run's tests, oldest first."""
-    folders = [folder for folder in run.tests.glob("*") if folder.is_dir()]
-    return sorted(folders, key=lambda folder: (folder.stat().st_mtime, folder.name))

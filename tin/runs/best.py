@@ -111,7 +111,7 @@ def _of_step(run: Run, step: int) -> list[Path]:
     """Return the intact checkpoints of a step, the newest attempt first."""
     return [
         path
-        for path in checkpoint.by_step(run)
+        for path in checkpoint.newest_first(run)
         if int(path.name.split("-")[1]) == step and not checkpoint.damage(path)
     ]
 

@@ -21,7 +21,7 @@ from tin.runs.folder import Run
 
 log = logging.getLogger(__name__)
 FORMAT = 1
-KEPT = 2  # the newest checkpoints by step; best.pt is kept in addition
+KEPT = 2  # the newest checkpoints by step, unless the run keeps more; best.pt is kept in addition
 NAME = re.compile(r"step-(\d{8})-a(\d{2,})\.pt")
 
 
@@ -35,11 +35,12 @@ class NewerFormatError(CheckpointError):
     """A checkpoint of a newer version of tin-video; no older checkpoint is used in its place."""
 
 
-def save(run: Run, state: dict[str, Any], name: str | None = None) -> Path:
+def save(run: Run, state: dict[str, Any], name: str | None = None, kept: int = KEPT) -> Path:
     """Write `state` as step-<step>-a<attempt>.pt, or as `name`, and remove older checkpoints.
 
     The run's CSV files are flushed first, so that after a power failure they have every row up to
-    the step of the checkpoint. Older checkpoints are removed only after the new one was read back.
+    the step of the checkpoint. The newest `kept` checkpoints by step remain; older ones are removed
+    only after the new one was read back.
 
     Raises:
         FencedError: a newer attempt has started on the run.
@@ -51,7 +52,7 @@ def save(run: Run, state: dict[str, Any], name: str | None = None) -> Path:
     path = run.checkpoints / (name or step_name(state["global_step"], run.attempt))
     content = {"format": FORMAT, **state}
     write_tensors(path, content, check=run.check_fence, advice=_advice(run))
-    for old in by_step(run)[KEPT:]:
+    for old in newest_first(run)[kept:]:
         old.unlink(missing_ok=True)
     _remove_leftovers(run)
     return path
@@ -62,12 +63,21 @@ def step_name(step: int, attempt: int) -> str:
     return f"step-{step:08d}-a{attempt:02d}.pt"
 
 
+def newest_first(run: Run) -> list[Path]:
+    """Return the checkpoints that are named by step: highest step first, then newest attempt."""
+    found = []
+    for path in run.checkpoints.glob("step-*.pt"):
+        if name := NAME.fullmatch(path.name):
+            found.append((int(name[1]), int(name[2]), path))
+    return [path for _, _, path in sorted(found, reverse=True)]
+
+
 def newest(run: Run) -> Path | None:
     """Return the checkpoint of the highest step and, at that step, of the newest attempt.
 
     Return None if the run has no checkpoint.
     """
-    return next(iter(by_step(run)), None)
+    return next(iter(newest_first(run)), None)
 
 
 def best(run: Run) -> Path | None:
@@ -84,7 +94,7 @@ def load_newest(run: Run) -> dict[str, Any] | None:
         CheckpointError: the run has checkpoints, but all of them are damaged.
     """
     damaged = []
-    for path in by_step(run):
+    for path in newest_first(run):
         try:
             return load(path)
         except NewerFormatError:
@@ -143,15 +153,6 @@ def damage(path: Path) -> str:
     except TensorFileError as error:
         return f"{path}: is damaged ({error})"
     return ""
-
-
-def by_step(run: Run) -> list[Path]:
-    """Return the checkpoints that are named by step: highest step first, then newest attempt."""
-    found = []
-    for path in run.checkpoints.glob("step-*.pt"):
-        if name := NAME.fullmatch(path.name):
-            found.append((int(name[1]), int(name[2]), path))
-    return [path for _, _, path in sorted(found, reverse=True)]
 
 
 def _is_count(value: Any) -> bool:

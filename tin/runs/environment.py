@@ -2,11 +2,11 @@
 
 import os
 import platform
-import socket
 import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from configs.node import node_name
 from tin.runs.commit import commit
 
 PACKAGES = "tin-video torch numpy nvidia-dali-cuda130 nvidia-dali-cuda120 av simplejpeg".split()
@@ -16,7 +16,7 @@ def describe_environment(device: str, world_size: int) -> dict[str, Any]:
     """Return versions, commit and hardware as environment-<attempt>.json records them."""
     return {
         "started": time.time(),
-        "host": socket.gethostname(),
+        "host": node_name(),
         "job_id": os.environ.get("SLURM_JOB_ID", ""),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "python": platform.python_version(),

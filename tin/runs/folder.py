@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from configs.errors import TinError
 from configs.files import remove_leftovers, sync_file, sync_folder, write_text
 from configs.load import ConfigError, changes, parse, read_yaml
+from configs.node import node_name
 from configs.schema import Config
 from configs.small_files import DamagedFileError, read_json
 from tin.runs.environment import describe_environment as describe_environment
@@ -28,7 +28,11 @@ STEPS = (
     "epoch step time loss lr clips_per_s data_wait memory_gb gpu_use gpu_power skipped"
 ).split()
 BAD_FRAMES = "epoch key frame reason".split()
-CSV_FILES = ("metrics.csv", "steps.csv", "bad_frames.csv")
+OFFSETS = "step block offset_1 offset_2 spread_1 spread_2 gain_1 gain_2".split()
+OFFSETS_FILE = "offsets.csv"
+"""Offsets in frames and gains of each interlacing block, averaged over the clips of a step, and the
+spread of the offsets over these clips. `run.offset_steps` sets how often rows are written."""
+CSV_FILES = ("metrics.csv", "steps.csv", "bad_frames.csv", OFFSETS_FILE)
 """The files of a run to which rows are appended."""
 STEP = re.compile(r"[0-9]{1,18}")
 """A number of steps in a CSV file."""
@@ -69,6 +73,11 @@ class Run:
     def job(self) -> Path:
         """Folder of attempts, logs and the file DONE."""
         return self.path / "job"
+
+    @property
+    def typed_log(self) -> Path:
+        """Log file of `tin train` where no job keeps one."""
+        return self.job / "train.log"
 
     @property
     def recipe(self) -> Path:
@@ -113,9 +122,10 @@ class Run:
         number = max(self.attempts(), default=0) + 1
         facts = {
             "started": time.time(),
-            "host": socket.gethostname(),
+            "host": node_name(),
             "pid": os.getpid(),
-            "job_id": os.environ.get("SLURM_JOB_ID", ""),
+            "job_id": _job_id(),
+            "user": os.environ.get("SLURM_JOB_USER", ""),
         }
         # Creating the file exclusively takes the number: of processes that start at the same time,
         # only one succeeds, and the others try the next number.
@@ -256,6 +266,14 @@ class Run:
 
     def _attempt_file(self, number: int) -> Path:
         return self.job / f"attempt-{number:02d}"
+
+
+def _job_id() -> str:
+    """Return Slurm's number of this job, `123_4` for a task of an array; empty outside of Slurm."""
+    array_id = os.environ.get("SLURM_ARRAY_JOB_ID")
+    if array_id:
+        return f"{array_id}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID", "")
 
 
 def _short(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Turns checkpoints of other projects into runs that can be tested and reported, and back."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +11,24 @@ from configs.load import ConfigError, dataset_path, dump, load
 from configs.schema import Config
 from preprocess.shards import read_info
 from tin.models.network import TIN, build_model
-from tin.models.resnet import LAYERS
+from tin.models.resnet import BASIC, LAYERS
 from tin.models.tensor_names import from_reference
-from tin.models.weights import ImportReport, export_reference, import_file, read_state
+from tin.models.weights import (
+    FIRST_CONVS,
+    ImportReport,
+    export_reference,
+    import_file,
+    read_clip,
+    read_state,
+)
 from tin.runs import checkpoint
 from tin.runs.folder import Run
 from tin.runs.restore import find_checkpoint, restore, trusted_config
 
-SHIFT_NAME = re.compile(r"\.conv1\.(conv\.)?net\.weight$")
+SHIFT_NAME = re.compile(r"\.(conv1\.(conv\.)?|conv\.0\.)net\.weight$")
 """Matches a tensor name that only TSM and MMAction2's TSM have."""
+POOLED_NAME = re.compile(r"(module\.)?base_model\.layer2\.net\.")
+"""Matches a tensor name behind the temporal pool of TIN and TSM."""
 TSM_SHIFT_DIV = 8
 """The value of TSM's published checkpoints; no tensor depends on it."""
 
@@ -41,7 +51,9 @@ def import_run(
     if run_dir is not None and Run(run_dir).exists():
         raise ConfigError(f"{run_dir} already contains a run; name another folder")
     tensors = read_state(path)
-    config = load(None, [*settings_of(tensors), f"model.init={path.absolute()}", *settings])
+    clip = [f"clip.{key}={json.dumps(value)}" for key, value in read_clip(path).items()]
+    init = f"model.init={path.absolute()}"
+    config = load(None, [*settings_of(tensors), *clip, init, *settings])
     classes = _classes(path, config, tensors)
     model = build_model(config, len(classes))
     report = import_file(path, model, config.model.init_interpolate)
@@ -70,7 +82,8 @@ def export_run(source: Path, out: Path) -> None:
     path = find_checkpoint(Run(source), "best") if source.is_dir() else source
     state = checkpoint.load(path)
     config = trusted_config(path, state)
-    export_reference(restore(state, config), config.model.arch, out)
+    model = restore(state, config)
+    export_reference(model, config.model.arch, out, config.clip.model_dump(mode="json"))
 
 
 def settings_of(tensors: dict[str, Tensor]) -> list[str]:
@@ -82,15 +95,16 @@ def settings_of(tensors: dict[str, Tensor]) -> list[str]:
         ConfigError: no known network has such layers.
     """
     ours = from_reference(tensors)
-    settings = [
-        f"model.arch={_arch(ours)}",
-        f"clip.frames_per_segment={ours['backbone.conv1.weight'].shape[1] // 3}",
-    ]
-    block = "backbone.layer1.0"
-    offset_conv = ours.get(f"{block}.temporal.offset_net.conv.weight")
-    if offset_conv is not None:
+    settings = [f"model.arch={_arch(ours)}", *_modality(ours), *_time_blocks(tensors, ours)]
+    # Find the first block with an offset net, if there is one.
+    offset_convs = [name for name in ours if name.endswith(".temporal.offset_net.conv.weight")]
+    if offset_convs:
+        block = offset_convs[0].partition(".temporal.")[0]
         # The block's convolution sees all channels, the offset net only the interlaced ones.
-        shift_div = ours[f"{block}.conv1.weight"].shape[1] // offset_conv.shape[1]
+        first = f"{block}.conv1.weight"
+        if first not in ours:
+            first = f"{block}.conv.0.0.weight"  # of MobileNetV2
+        shift_div = ours[first].shape[1] // ours[offset_convs[0]].shape[1]
         num_segments = len(ours[f"{block}.temporal.offset_net.fc1.bias"])
         settings += [
             "model.temporal=interlace",
@@ -122,15 +136,44 @@ def _write_run(run: Run, config: Config, classes: list[str], model: TIN) -> None
     run.write("config.yaml", dump(config))
 
 
+def _modality(ours: dict[str, Tensor]) -> list[str]:
+    """Return the settings that the input channels of the first convolution imply.
+
+    The originals have 15 channels for RGB difference and 10 for flow; otherwise they are RGB.
+    """
+    name = next(name for name in FIRST_CONVS if name in ours)
+    channels = ours[name].shape[1]
+    modality, frames = {15: ("diff", 6), 10: ("flow", 5)}.get(channels, ("rgb", channels // 3))
+    named = [] if modality == "rgb" else [f"clip.modality={modality}"]
+    return [*named, f"clip.frames_per_segment={frames}"]
+
+
+def _time_blocks(tensors: dict[str, Tensor], ours: dict[str, Tensor]) -> list[str]:
+    """Return the settings of non-local blocks and of the temporal pool.
+
+    The tensors of a dot product are those of the embedded Gaussian, which TIN and TSM use.
+    """
+    settings = []
+    if any(".non_local.theta." in name for name in ours):
+        settings += ["model.non_local=embedded_gaussian"]
+    elif any(".non_local." in name for name in ours):
+        settings += ["model.non_local=gaussian"]
+    if any(POOLED_NAME.match(name) for name in tensors):
+        settings += ["model.temporal_pool=true"]
+    return settings
+
+
 def _arch(ours: dict[str, Tensor]) -> str:
     """Return the network that has as many blocks in each layer, and such blocks."""
+    if any(name.startswith("backbone.features.") for name in ours):
+        return "mobilenetv2"
     counts = tuple(
         len({name.split(".")[2] for name in ours if name.startswith(f"backbone.layer{layer}.")})
         for layer in range(1, 5)
     )
     has_bottlenecks = "backbone.layer1.0.conv3.weight" in ours
     for arch, expected in LAYERS.items():
-        if counts == expected and has_bottlenecks == (arch in ("resnet50", "resnet101")):
+        if counts == expected and has_bottlenecks == (arch not in BASIC):
             return arch
     raise ConfigError(
         f"the file has a network with {counts} blocks in its four layers, which is not one of"

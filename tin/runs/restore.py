@@ -31,7 +31,7 @@ def find_checkpoint(run: Run, which: Literal["best", "last"]) -> Path:
     if which == "best":
         return find_best(run)
     damaged = []
-    for path in checkpoint.by_step(run):
+    for path in checkpoint.newest_first(run):
         problem = checkpoint.damage(path)
         if not problem:
             return path

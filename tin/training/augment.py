@@ -15,7 +15,7 @@ from configs.schema import Config
 from pipeline import random_numbers
 from pipeline.batches import MEAN, STD
 from tin.training.device_random import JITTER, MIX, RANDAUGMENT, beta, uniforms
-from tin.training.randaugment import gray, randaugment
+from tin.training.randaugment import POLICIES, gray, randaugment
 
 
 def augment(
@@ -80,10 +80,12 @@ def _recolored(x: Tensor, clips: Tensor, config: Config, epoch: int) -> Tensor:
         numbers = uniforms(seed, JITTER, epoch, clips, 3).to(x.dtype)
         factors = (1 + settings.color_jitter * (2 * numbers - 1)).clamp_min(0)
         pixels = _jittered(pixels, factors)
-    # Each operation of RandAugment takes two numbers: one for the operation, one for its sign.
-    numbers = uniforms(seed, RANDAUGMENT, epoch, clips, 2 * settings.randaugment_ops)
-    for pair in numbers.unflatten(1, (-1, 2)).unbind(1):
-        pixels = randaugment(pixels, pair, settings.randaugment_magnitude / 10)
+    if settings.randaugment_ops:
+        policy = POLICIES[settings.randaugment_policy]
+        count = settings.randaugment_ops * policy.numbers
+        numbers = uniforms(seed, RANDAUGMENT, epoch, clips, count)
+        draws = numbers.unflatten(1, (-1, policy.numbers))
+        pixels = randaugment(pixels, draws, settings.randaugment_magnitude / 10, policy)
     return ((pixels - mean) / std).reshape(x.shape)
 
 

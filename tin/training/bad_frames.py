@@ -37,7 +37,7 @@ def check_limit(num_bad_frames: int, limit: int, run: Run, epoch: int) -> None:
     """
     if num_bad_frames > limit:
         raise BadDataError(
-            f"epoch {epoch} met {num_bad_frames} damaged frames, but the limit is {limit}"
+            f"epoch {epoch + 1} met {num_bad_frames} damaged frames, but the limit is {limit}"
             f" (see data.bad_frames); {run.path / FILE} lists them,"
             " and `tin data verify` checks the whole dataset"
         )

@@ -1,15 +1,19 @@
 """The data loaders of a training run, and checks that its settings fit its dataset."""
 
 import logging
+import math
 
 import torch
 
-from configs.load import ConfigError, dataset_path
+from configs.load import dataset_path
 from configs.schema import Config
 from pipeline.loader import ClipLoader
 from tin.ranks.distributed import World
+from tin.runs.fit import check_labels
 
 log = logging.getLogger(__name__)
+SMALL_SPLIT = 400
+"""A test split with fewer videos than this cannot show a difference of 5 points."""
 
 
 def open_train_split(config: Config, world: World) -> ClipLoader:
@@ -31,16 +35,16 @@ def check_settings(config: Config, loader: ClipLoader) -> None:
     """Check that the loss fits the labels, and warn if the learning rate does not fit the batch.
 
     Raises:
-        ConfigError: `train.loss` is for one label a video and the dataset has several, or the
-            other way round.
+        ConfigError: `train.loss` does not fit the labels, or there is only one class.
     """
-    several = loader.info.multi_label
-    fitting = "bce" if several else "nll"
-    if config.train.loss != fitting:
-        raise ConfigError(
-            f"train.loss={config.train.loss} does not fit {loader.split.folder}, which has"
-            f" {'several labels' if several else 'one label'} per video;"
-            f" set train.loss={fitting}"
+    check_labels(config, loader.info, loader.split.folder)
+    if config.warmup_epochs < config.optim.warmup_epochs:
+        log.warning(
+            "optim.warmup_epochs=%g would take all of train.epochs=%d; the warm-up is shortened to"
+            " %g epochs",
+            config.optim.warmup_epochs,
+            config.train.epochs,
+            config.warmup_epochs,
         )
     if config.train.batch != config.optim.lr_batch and not config.optim.scale_lr:
         log.warning(
@@ -49,6 +53,24 @@ def check_settings(config: Config, loader: ClipLoader) -> None:
             config.optim.lr,
             config.optim.lr_batch,
             config.train.batch,
+        )
+
+
+def warn_of_small_split(loader: ClipLoader) -> None:
+    """Say how small a difference between epochs a small test split can show.
+
+    The standard error of a share p of N videos is sqrt(p (1 - p) / N), at most sqrt(1 / 4N). Two
+    epochs differ visibly if their shares differ by more than about two of these.
+    """
+    num_videos = loader.num_videos
+    if 0 < num_videos < SMALL_SPLIT and not loader.info.multi_label:
+        log.warning(
+            "split %s has %d videos: one video is %.1f points of top-1, and a difference of less"
+            " than about %.0f points between two epochs or runs may be chance",
+            loader.split.name,
+            num_videos,
+            100 / num_videos,
+            math.ceil(100 * 2 * math.sqrt(0.25 / num_videos)),
         )
 
 

@@ -1,5 +1,6 @@
 """Progress of a run: rows of CSV files, TensorBoard, and a live bar or log lines."""
 
+import csv
 import logging
 import sys
 import time
@@ -11,26 +12,29 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from tin.runs.folder import METRICS_COLUMNS, STEPS, Run
+from configs.schema import Config
+from tin.runs.folder import METRICS_COLUMNS, OFFSETS, OFFSETS_FILE, STEPS, Run
+from tin.training.board import Board
 
 log = logging.getLogger(__name__)
+STEP_SCALARS = ("loss", "lr", "clips_per_s", "data_wait")
 SPOKEN = {"top1": "top-1", "top5": "top-5"}
 
 
 class Recorder:
     """Writes metrics.csv, steps.csv and TensorBoard files, and shows progress (rank 0 only)."""
 
-    def __init__(self, run: Run, *, epochs: int, num_steps: int, tensorboard: bool, since: int):
+    def __init__(self, run: Run, config: Config, *, num_steps: int, since: int):
         """Start after `since` optimizer steps; rows of later steps are removed from the files."""
         self._run = run
-        self._epochs = epochs
+        self._epochs = epochs = config.train.epochs
         run.cut("metrics.csv", METRICS_COLUMNS, since)
         run.cut("steps.csv", STEPS, since + 1)
-        self._writer = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=since)
+        run.cut(OFFSETS_FILE, OFFSETS, since + 1)
+        self._board = Board(run.path, config, since) if config.run.tensorboard else None
+        if self._board:
+            self._restore_interval(since)
+        self._show_clips = self._board is not None
         self._bar = _bar() if sys.stderr.isatty() else None
         if self._bar:
             self._task = self._bar.add_task("", total=epochs * num_steps, completed=since)
@@ -47,8 +51,8 @@ class Recorder:
         if self._bar:
             self._bar.stop()
             _log_to_stderr()
-        if self._writer:
-            self._writer.close()
+        if self._board:
+            self._board.close(complete=kind is None)
 
     def advance(self, step: int) -> None:
         """Move the live bar to `step`."""
@@ -59,9 +63,10 @@ class Recorder:
         """Record an interval of steps: one row of steps.csv."""
         row = {"time": f"{time.time():.1f}", **row, **gpu_facts()}
         self._run.append("steps.csv", STEPS, row)
-        self._scalars(row, "train", ("loss", "lr", "clips_per_s", "data_wait"))
+        if self._board:
+            self._board.scalars("step", {name: row[name] for name in STEP_SCALARS}, row["step"])
         text = (
-            f"epoch {row['epoch']} step {row['step']}: loss {row['loss']:.4f},"
+            f"epoch {row['epoch'] + 1} step {row['step']}: loss {row['loss']:.4f},"
             f" {row['clips_per_s']:.1f} clips/s, data wait {100 * row['data_wait']:.1f} %"
         )
         if self._bar:
@@ -73,7 +78,9 @@ class Recorder:
         """Record an epoch of one split: one row of metrics.csv."""
         self._run.append("metrics.csv", METRICS_COLUMNS, row)
         names = [name for name in ("top1", "top5", "map_class", "map_sample") if name in row]
-        self._scalars(row, row["split"], ("loss", *names))
+        if self._board:
+            values = {name: row[name] for name in ("loss", *names)}
+            self._board.scalars(row["split"], values, row["step"])
         metrics = "".join(f", {SPOKEN.get(name, name)} {100 * row[name]:.1f} %" for name in names)
         log.info(
             "epoch %d of %d, %s: loss %.4f%s (%.0f s)",
@@ -86,16 +93,34 @@ class Recorder:
         )
 
     def offsets(self, recorded: dict[str, tuple[Tensor, Tensor]], step: int) -> None:
-        """Record the offsets and weights of each block for the last clips (TensorBoard only)."""
-        if self._writer:
-            for block, (offset, weight) in recorded.items():
-                self._writer.add_histogram(f"offset/{block}", offset.float().cpu(), step)
-                self._writer.add_histogram(f"weight/{block}", weight.float().cpu(), step)
+        """Record the offsets and weights of each block for the last clips: rows of offsets.csv."""
+        for block, (offset, weight) in recorded.items():
+            means = [*offset.float().mean(0).tolist(), *offset.float().std(0, False).tolist()]
+            gains = weight.float().mean((0, 1)).tolist()
+            row = dict(zip(OFFSETS, [step, block, *means, *gains], strict=True))
+            self._run.append(OFFSETS_FILE, OFFSETS, row)
+        if self._board:
+            self._board.offsets(recorded, step)
 
-    def _scalars(self, row: dict[str, Any], group: str, names: tuple[str, ...]) -> None:
-        if self._writer:
-            for name in names:
-                self._writer.add_scalar(f"{group}/{name}", row[name], row["step"])
+    def _restore_interval(self, since: int) -> None:
+        """Write the scalars of the interval that ends at `since` again: TensorBoard hides them.
+
+        It hides all scalars of that step, because the rows of its epoch are written again.
+        """
+        path = self._run.path / "steps.csv"
+        if not (self._board and path.exists()):
+            return
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        if rows and rows[-1]["step"] == str(since):
+            values = {name: float(rows[-1][name]) for name in STEP_SCALARS}
+            self._board.scalars("step", values, since)
+
+    def clips(self, x: Tensor, step: int) -> None:
+        """Show the first clips of an attempt, ``(B, T, C, H, W)``, in TensorBoard."""
+        if self._board and self._show_clips:
+            self._board.clips(x, step)
+            self._show_clips = False
 
 
 def gpu_facts() -> dict[str, float]:

@@ -23,7 +23,9 @@ class RunningSums:
         if labels.ndim == 1:
             right = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
             hits = torch.stack([right[:, 0].sum(), right.any(1).sum()]).double()
-        self._sums += torch.cat([loss.double()[None] * clips, hits, hits.new_tensor([clips])])
+        # new_full fills the number on the device; new_tensor would copy it and make the host wait.
+        count = hits.new_full((1,), clips)
+        self._sums += torch.cat([loss.double()[None] * clips, hits, count])
 
     def total(self, world: World) -> list[float]:
         """Return the sums over all ranks; all ranks must call."""

@@ -1,6 +1,7 @@
 """The state of a training run that a checkpoint holds: model, optimizer, average and position."""
 
 import contextlib
+import copy
 import logging
 import math
 import os
@@ -9,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from configs.load import ConfigError, differences
 from configs.schema import Config
@@ -22,7 +22,8 @@ from tin.runs import checkpoint
 from tin.runs.best import rebuild_best
 from tin.runs.folder import Run
 from tin.runs.restore import config_of, load_weights, precision_of, require
-from tin.training.optim import build_optimizer
+from tin.training.average import update_average
+from tin.training.optim import build_optimizer, restore_optimizer
 from tin.training.running_sums import RunningSums
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,8 @@ class TrainingState:
         """Optimizer steps that are complete in this epoch."""
         self.best = -math.inf
         """The highest metric of all evaluations."""
-        self.skipped = 0
-        """Steps without an update, because the gradient was not finite."""
+        self.skips = torch.zeros((), dtype=torch.int64, device=world.device)
+        """Steps without an update, because the gradient was not finite; counted on the device."""
         self.bad_frames = 0
         """Damaged frames that all ranks found in this epoch."""
         self.sums = RunningSums(world.device)
@@ -65,6 +66,11 @@ class TrainingState:
     def global_step(self) -> int:
         """Optimizer steps since the start of the run."""
         return self.epoch * self.num_steps + self.step
+
+    @property
+    def skipped(self) -> int:
+        """Steps without an update; reading it waits for the device."""
+        return int(self.skips)
 
     @property
     def precision(self) -> str:
@@ -87,7 +93,7 @@ class TrainingState:
     @property
     def evaluated_model(self) -> nn.Module:
         """The model to evaluate: the moving average if there is one."""
-        return self.ema.module if self.ema else self.model
+        return self.ema or self.model
 
     def train_mode(self) -> None:
         """Set the model to training mode, with BatchNorm as `train.bn` says."""
@@ -103,12 +109,14 @@ class TrainingState:
         """Update the weights and their moving average."""
         self.optimizer.step()
         if self.ema:
-            self.ema.update_parameters(self.model)
+            decay = self.config.train.ema
+            update_average(self.ema, self.model, decay, first=self.global_step == 0)
 
     def save(self, sums: list[float], name: str | None = None) -> None:
         """Write a checkpoint (rank 0 only); `sums` are the epoch's sums over all ranks."""
         if self.world.is_main:
-            checkpoint.save(self.run, self._contents(sums), name)
+            kept = self.config.run.keep_checkpoints
+            checkpoint.save(self.run, self._contents(sums), name, kept)
 
     def check_best(self) -> None:
         """Write best.pt again if it is lost or damaged (rank 0 only)."""
@@ -137,10 +145,7 @@ class TrainingState:
         self.model = model
         self.train_mode()
         self.optimizer = build_optimizer(self.model, self.config)
-        self.ema = None
-        if settings.ema:
-            average = get_ema_multi_avg_fn(settings.ema)
-            self.ema = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        self.ema = copy.deepcopy(self.model) if settings.ema else None
 
     def _restore(self, saved: dict[str, Any]) -> None:
         """Resume from a checkpoint, after checking that it has this dataset and these settings."""
@@ -149,18 +154,17 @@ class TrainingState:
         load_weights(self.model, saved["model"], self.config)
         self._load_optimizer(saved["optimizer"])
         if self.ema:
-            load_weights(self.ema.module, saved["ema"] or {}, self.config)
-            self.ema.n_averaged.fill_(1)  # at 0, the next update would overwrite the average
+            load_weights(self.ema, saved["ema"] or {}, self.config)
         self.epoch = saved["epoch"]
         self.step = saved["step"]
         self.best = saved["best"]
-        # Checkpoints of earlier versions have no loss: an equal metric then keeps the old best.
+        # Checkpoints of earlier versions lack the loss; -inf keeps their best at equal metrics.
         self.best_loss = saved.get("best_loss", -math.inf)
-        self.skipped = saved["skipped"]
+        self.skips.fill_(saved["skipped"])
         self.bad_frames = saved["bad_frames"]
         if self.world.is_main:
             self.sums.restore(saved["sums"])
-        log.info("resumed at epoch %d, step %d of %d", self.epoch, self.step, self.num_steps)
+        log.info("resumed in epoch %d, step %d of %d", self.epoch + 1, self.step, self.num_steps)
         if saved["world_size"] != self.world.world_size:
             log.warning(
                 "the checkpoint comes from %d ranks, now there are %d: each step has the same"
@@ -176,7 +180,7 @@ class TrainingState:
             CheckpointError: it does not fit the parameters.
         """
         try:
-            self.optimizer.load_state_dict(saved)
+            restore_optimizer(self.optimizer, saved)
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise checkpoint.CheckpointError(
                 f"the checkpoint's optimizer does not fit the model: {error}"
@@ -208,14 +212,21 @@ class TrainingState:
 
     def _wrap(self) -> nn.Module:
         """Return the model as it is trained: compiled if asked for, in DDP with several ranks."""
-        if self.config.train.compile:
+        if self.config.train.compile == "default":
             self.model.compile()
         if self.world.world_size == 1:
             return self.model
         # find_unused_parameters keeps DDP from rebuilding its buckets after the first step, which
         # would change the order of its sums after a restart.
         device_ids = [self.world.device.index] if self.world.device.type == "cuda" else None
-        return DistributedDataParallel(self.model, device_ids, find_unused_parameters=True)
+        # BatchNorm statistics are not sent in each step: no rank computes with those of another.
+        return DistributedDataParallel(
+            self.model,
+            device_ids,
+            broadcast_buffers=False,
+            find_unused_parameters=True,
+            gradient_as_bucket_view=True,
+        )
 
     def _contents(self, sums: list[float]) -> dict[str, Any]:
         """Return what a checkpoint of this moment holds."""
@@ -231,7 +242,7 @@ class TrainingState:
             "global_step": self.global_step,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.module.state_dict() if self.ema else None,
+            "ema": self.ema.state_dict() if self.ema else None,
             "sums": sums,
             "best": self.best,
             "best_loss": self.best_loss,

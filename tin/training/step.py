@@ -1,6 +1,8 @@
-"""One optimizer step: forward and backward passes, gradient clipping and the update."""
+"""One optimizer step: forward and backward passes, gradient clipping and the update.
 
-import math
+The host never waits for the device here: it only starts work, and no decision depends on a value
+that the device computes. tests/tin/training/test_no_wait.py checks this without a GPU.
+"""
 
 import torch
 from torch import Tensor
@@ -8,15 +10,17 @@ from torch import Tensor
 from pipeline.batches import Batch
 from tin.training.augment import augment
 from tin.training.optim import learning_rate, loss, set_learning_rate
+from tin.training.skipping import SkippedStep
 from tin.training.state import TrainingState
 
 
-def train_step(state: TrainingState, batches: list[Batch]) -> Tensor | None:
+def train_step(state: TrainingState, batches: list[Batch]) -> Tensor:
     """Train on the batches of one optimizer step, a pass for each, and update the weights.
 
     Returns:
-        The norm of the gradient before clipping, on the device; None if the gradient was not
-        finite and the step was skipped, because `train.nan` is `skip`.
+        The norm of the gradient before clipping, on the device. It is 0 if the gradient was not
+        finite and the step was skipped, because `train.nan` is `skip`: such a step changes neither
+        weights, momentum and moving average, nor the statistics of BatchNorm.
     """
     config = state.config
     step = state.global_step
@@ -24,21 +28,21 @@ def train_step(state: TrainingState, batches: list[Batch]) -> Tensor | None:
     # draws the same masks.
     torch.manual_seed(hash((config.train.seed, step, state.world.rank)))
     set_learning_rate(state.optimizer, learning_rate(config, step, state.num_steps))
+    skips = SkippedStep(state.model) if config.train.nan == "skip" else None
     # Accumulate the gradients of all passes; the ranks sum theirs during the last one.
     for index, batch in enumerate(batches):
         with state.gradient_sync(index == len(batches) - 1):
             _pass(state, batch, step * len(batches) + index, len(batches))
-    # Without a limit this only measures the norm.
-    norm = torch.nn.utils.clip_grad_norm_(
-        state.model.parameters(), config.optim.clip_norm or math.inf
-    )
-    skip = config.train.nan == "skip" and not torch.isfinite(norm)
-    if skip:
-        state.skipped += 1
+    parameters = [p for p in state.model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if config.optim.clip_norm:
+        torch.nn.utils.clip_grads_with_norm_(parameters, config.optim.clip_norm, norm)
+    if skips:
+        norm = skips.update(state, norm)
     else:
         state.update()
     state.optimizer.zero_grad(set_to_none=True)
-    return None if skip else norm
+    return norm
 
 
 def _pass(state: TrainingState, batch: Batch, number: int, num_passes: int) -> None:

@@ -17,13 +17,19 @@ from tin.evaluation.evaluate import evaluate
 from tin.models.network import record_offsets, recorded_offsets
 from tin.ranks.dataset_check import DatasetCheck
 from tin.ranks.distributed import World, cpus, start
+from tin.ranks.gpu_health import GpuHealth
 from tin.ranks.node_check import check_node
 from tin.ranks.signals import FlagAllReduce, RankFlags, StopSignals
 from tin.ranks.watchdog import Watchdog
 from tin.runs.folder import Run
 from tin.training import bad_frames
 from tin.training.attempt import end_attempt, start_attempt
-from tin.training.loaders import check_settings, open_test_split, open_train_split
+from tin.training.loaders import (
+    check_settings,
+    open_test_split,
+    open_train_split,
+    warn_of_small_split,
+)
 from tin.training.recorder import Recorder
 from tin.training.rows import Interval, interval_row, test_row, train_row
 from tin.training.state import TrainingState
@@ -87,6 +93,7 @@ class Trainer:
         self.train_loader = open_train_split(config, world)
         self.test_loader = open_test_split(config, world)
         check_settings(config, self.train_loader)
+        warn_of_small_split(self.test_loader)
         num_steps = self.train_loader.num_steps // config.train.accumulate
         self.state = TrainingState(config, run, world, self.train_loader.info, num_steps)
         check.finish()
@@ -95,12 +102,14 @@ class Trainer:
         self.flags = FlagAllReduce(world)
         self.watchdog = Watchdog(run.job, run.attempt, world.rank, config.run.hang_minutes)
         self.recorder: Recorder | None = None
+        self.gpu_health = GpuHealth(world.device)
         self.saved_at = time.monotonic()
         self.gradient_norm: float | Tensor = 0.0
-        """Norm of the last gradient that updated the weights."""
+        """Norm of the gradient of the last step, or 0 if that step was skipped."""
 
     def train(self) -> None:
         """Train the remaining epochs, evaluate them, and mark the run as complete."""
+        self._check_gpu()
         settings = self.config.train
         state = self.state
         with contextlib.ExitStack() as stack:
@@ -119,15 +128,19 @@ class Trainer:
                 state.step = 0
                 state.bad_frames = 0
                 state.sums.clear()
+                self._check_gpu()
             if self.world.is_main:
                 self.run.finish("train")
+
+    def _check_gpu(self) -> None:
+        if self.config.run.check_node:
+            self.gpu_health.check()
 
     def _open_recorder(self) -> Recorder:
         return Recorder(
             self.run,
-            epochs=self.config.train.epochs,
+            self.config,
             num_steps=self.state.num_steps,
-            tensorboard=self.config.run.tensorboard,
             since=self.state.global_step,
         )
 
@@ -170,11 +183,10 @@ class Trainer:
         every = self.config.run.offset_steps
         if every:
             record_offsets(state.model, step % every == 0)
-        norm = train_step(state, batches)
-        if norm is not None:
-            self.gradient_norm = norm
+        self.gradient_norm = train_step(state, batches)
         if self.recorder:
             self.recorder.advance(step + 1)
+            self.recorder.clips(batches[0].x, step + 1)
             self.recorder.offsets(recorded_offsets(state.model), step + 1)
 
     def _exchange_flags(self) -> RankFlags:
@@ -207,9 +219,9 @@ class Trainer:
         if flags.stop:
             self.world.barrier()  # srun and torchrun kill all ranks as soon as one has exited
             raise Stopped(
-                f"stopped by {self.signals.received or 'a signal to another rank'} at epoch"
-                f" {state.epoch}, step {state.step} of {state.num_steps}; a checkpoint is saved:"
-                f" resume with `tin train --run {self.run.path}`"
+                f"stopped by {self.signals.received or 'a signal to another rank'} in epoch"
+                f" {state.epoch + 1}, step {state.step} of {state.num_steps}; a checkpoint is"
+                f" saved: resume with `tin train --run {self.run.path}`"
             )
 
     def _finite_sums(self) -> list[float]:
@@ -220,7 +232,7 @@ class Trainer:
         sums = self.state.sums.total(self.world)
         if not math.isfinite(sums[0] + self.gradient_norm):
             raise NonFiniteError(
-                f"the loss or the gradient is NaN or infinite at epoch {self.state.epoch}, step"
+                f"the loss or the gradient is NaN or infinite in epoch {self.state.epoch + 1}, step"
                 f" {self.state.step}; earlier checkpoints in {self.run.checkpoints} are intact."
                 " Start a new run with a lower optim.lr, or with train.nan=skip to skip such steps"
             )
@@ -241,7 +253,7 @@ class Trainer:
         self.world.broadcast_buffers(model)
         # The checkpoint of this epoch is saved: a signal may stop the evaluation anywhere.
         stopped = Stopped(
-            f"stopped while evaluating epoch {state.epoch}, whose checkpoint is saved:"
+            f"stopped while evaluating epoch {state.epoch + 1}, whose checkpoint is saved:"
             f" resume with `tin train --run {self.run.path}`"
         )
         precision = state.precision

@@ -7,6 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from configs.load import dump, load
 from launch.commands.results import add_to
 from tin.evaluation.scores import Scores, save
 
@@ -56,16 +57,39 @@ def test_weights_that_are_not_numbers_are_rejected(tests, tmp_path):
 
 
 def test_report_prints_the_table_and_the_path_of_the_page(tmp_path):
-    text = _tin("report", tmp_path / "nowhere", "--out", tmp_path / "out")
-    assert text.splitlines() == [
-        "run      state",
-        "nowhere  missing",
-        "nowhere: missing: no run here",
-        str(tmp_path / "out" / "results.html"),
-    ]
+    (tmp_path / "started" / "job").mkdir(parents=True)
+    (tmp_path / "started" / "job" / "recipe.yaml").write_text(dump(load("demo")))
+    lines = _tin("report", tmp_path / "started", "--out", tmp_path / "out").splitlines()
+    assert lines[0].split()[0] == "run"
+    assert lines[1].startswith("started")
+    assert lines[-1] == str(tmp_path / "out" / "results.html")
     assert (tmp_path / "out" / "results.html").exists()
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_report_without_a_run_is_an_error_and_writes_nothing(tmp_path, exists):
+    if exists:
+        (tmp_path / "nowhere").mkdir()
+    command = ["report", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]
+    found = CliRunner().invoke(app, command)
+    what = "contains no run" if exists else "does not exist"
+    assert str(found.exception).startswith(f"{tmp_path / 'nowhere'} {what}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_views_of_the_wrong_form_are_rejected(tmp_path):
     found = CliRunner().invoke(app, ["test", str(tmp_path), "--views", "2"])
     assert "expected CLIPSxCROPS, for example 2x3" in str(found.exception)
+
+
+def test_report_compares_two_models_on_the_same_videos(tests):
+    # The first test is right on the first video only, the second on the second video only.
+    text = _tin("report", "--compare", *tests)
+    assert "first minus second: +0.00 points" in text
+    assert "2 videos, seeds: 1 and 1" in text
+    assert "This holds for these trained models." in text
+
+
+def test_report_without_runs_is_rejected():
+    found = CliRunner().invoke(app, ["report"])
+    assert "name a run or a folder of runs" in str(found.exception)

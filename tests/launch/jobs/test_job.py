@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,18 +74,20 @@ def test_stages_follow_one_another_on_this_machine(recipe: Path, tmp_path: Path)
     assert (run / "report" / "results.csv").exists()
     assert re.search(r"run +report +done", tin("status", run))
     told = tin("logs", run)
-    assert "epoch 0 step 2" in told
+    assert "epoch 1 step 2" in told
     assert "find_unused_parameters" not in told  # DDP's warning, at two ranks
     assert "no queued or running job" in tin("cancel", run)
 
 
 def test_the_stage_after_a_failed_one_is_skipped(recipe: Path, tmp_path: Path):
     run = tmp_path / "run"
-    submit("train,test", recipe, run, "data.train_split=nowhere")
+    # The dataset exists when the submission is checked, and no longer when the first job starts.
+    submit("train,test", recipe, run, "cluster.setup=['sleep 5']")
+    shutil.rmtree(tmp_path / "data")
     wait_for_jobs(run)
     said = {path.name.split("-")[0]: path.read_text() for path in run.glob("job/notes/*")}
     train, test = (job.id for job in record.jobs(run))
-    assert "nowhere" in said[train]
+    assert "contains no dataset.yaml" in said[train]
     # The trace shows that the job ran the snapshot.
     assert (
         "job/code-01/launch/jobs/job.py"

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,7 +14,8 @@ import torch
 from configs.cluster import Staging
 from configs.files import temporary_path
 from configs.load import STAGED, ConfigError, dataset_path
-from launch.jobs.staging import copy_shards, wait_for_nodes
+from launch.jobs import staging
+from launch.jobs.staging import StagingError, copy_shards, wait_for_nodes
 
 
 @pytest.fixture
@@ -178,6 +180,52 @@ def test_the_nodes_of_a_slurm_job_wait_for_each_other(
     monkeypatch.setattr("launch.jobs.staging.time.sleep", other_node_arrives)
     wait_for_nodes(tmp_path)
     assert len(waits) == 1
+
+
+def test_the_meeting_of_the_nodes_is_bounded_and_names_those_that_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in {
+        "SUBMITIT_EXECUTOR": "slurm",
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURMD_NODENAME": "node1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("launch.jobs.staging.MEETING_S", 0.0)
+    with pytest.raises(StagingError, match="only node1 of 2 nodes have their shards"):
+        wait_for_nodes(tmp_path)
+
+
+def _copy_as(number: int, user: str, dataset: Path, disk: Path, found: Path) -> None:
+    """Copy as a user who is not root, and write down where the copies are."""
+    os.setgroups([])
+    os.setgid(number)
+    os.setuid(number)
+    staging.getpass.getuser = lambda: user
+    folder = copy_shards(dataset, ["train"], Staging(dir=str(disk), keep_free="0%"))
+    found.write_text(str(folder))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become two other users")
+def test_a_staging_folder_works_for_a_second_user(dataset: Path):
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o1777)
+        shutil.copytree(dataset, folder / "data")
+        copies = {}
+        for user, number in (("first", 12345), ("second", 12346)):
+            found = folder / user
+            process = multiprocessing.get_context("fork").Process(
+                target=_copy_as, args=(number, user, folder / "data", folder / "disk", found)
+            )
+            process.start()
+            process.join(300)
+            assert process.exitcode == 0
+            copies[user] = Path(found.read_text())
+        assert copies["first"].parent.parent == folder / "disk"
+        assert copies["second"].parent.parent == folder / "disk-second"
+        assert all(all(copied(copy, dataset).values()) for copy in copies.values())
 
 
 def _hang(seconds: float) -> None:

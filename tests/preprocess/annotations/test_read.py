@@ -61,7 +61,7 @@ def test_a_whole_split_may_have_no_labels(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,labels\n", "column split is missing; the first line must be path,labels,split"),
+        ("path,split\n", r"column labels is missing .* must be path,labels\[,split\]"),
         ("path,labels,split,gruop\n", r"unknown column 'gruop'; did you mean group\? The"),
         ("", "column path is missing"),
         ("path,labels,split\n", "the annotations contain no videos"),
@@ -93,12 +93,9 @@ def test_an_error_names_the_line_or_the_video(tmp_path, text, message):
         read(tmp_path, text)
 
 
-def test_errors_name_a_file_that_is_not_utf8_and_a_missing_one(tmp_path):
-    (tmp_path / "labels.csv").write_bytes(b"path,labels,split\n\xff.mp4,a,train\n")
-    with pytest.raises(AnnotationError, match=r"labels\.csv: .*utf-8"):
-        read_labels(tmp_path / "labels.csv")
+def test_errors_name_a_missing_labels_file_and_a_missing_source(tmp_path):
     with pytest.raises(AnnotationError, match=r"none\.csv: .*No such file"):
-        read_labels(tmp_path / "none.csv")
+        read_labels(tmp_path / "none.csv", tmp_path)
     with pytest.raises(AnnotationError, match="none' is not a folder"):
         read_annotations(ShardSettings(source=str(tmp_path / "none")))
 
@@ -120,7 +117,9 @@ def test_a_folder_per_class(tmp_path):
         "run/a.AVI",
         "run/b.mp4",
     ]
-    assert found.classes == ("hit", "run") and {video.split for video in found.videos} == {"train"}
+    assert found.classes == ("hit", "run")
+    # Of two videos of a class, one is held out.
+    assert [video.split for video in found.videos].count("val") == 2
 
 
 def test_a_folder_per_split_and_class(tmp_path):
@@ -164,10 +163,32 @@ def test_a_video_without_a_group_is_its_own_group():
     assert sum(video.split == "val" for video in found) == 3
 
 
-def test_nothing_is_held_out_by_default_and_given_splits_stay():
-    assert {video.split for video in hold_out(videos("abcd"), ShardSettings())} == {"train"}
+def test_a_fifth_is_held_out_by_default_and_nothing_with_0(caplog):
+    caplog.set_level("INFO")
+    found = hold_out(videos("aabbccddee"), ShardSettings())
+    assert sum(video.split == "val" for video in found) == 2  # one of five groups
+    assert caplog.messages == [
+        "no split is given: 2 of 10 videos are held out as split val, a fifth of the groups of each"
+        " class. To choose, set shard.held_out=0.3, or add a column split to the labels."
+    ]
+    nothing = hold_out(videos("abcd"), ShardSettings(held_out=0))
+    assert {video.split for video in nothing} == {"train"}
+
+
+def test_nothing_is_held_out_by_default_if_a_video_has_a_split_and_given_splits_stay():
     given = [Video("a.mp4", ("a",), "test", "a"), *videos("abcd", "b")]
+    assert {video.split for video in hold_out(given, ShardSettings())} == {"test", "train"}
     assert hold_out(given, ShardSettings(held_out=0.5))[0].split == "test"
+
+
+def test_a_group_that_several_classes_have_is_in_one_split():
+    people = "abcdefghij"
+    found = hold_out(videos(people) + videos(people, "b") + videos("ab", "c"), ShardSettings())
+    splits = {group: {v.split for v in found if v.group == group} for group in people}
+    assert all(len(names) == 1 for names in splits.values())
+    for label in ("a", "b", "c"):
+        of_class = [video.split for video in found if video.labels == (label,)]
+        assert {"train", "val"} == set(of_class)
 
 
 def test_groups_stay_together_across_labels_if_videos_have_several():

@@ -184,6 +184,20 @@ def test_the_result_records_what_was_measured(dataset, tmp_path):
     assert result["environment"]["versions"]["torch"]
 
 
+def test_a_result_says_whether_scores_or_logits_were_averaged(dataset, tmp_path):
+    run_dir = _run(tmp_path / "run", f"data.dataset={dataset}", "test.clips=2")
+    out = _test(run_dir)
+    assert load_result(out)["average"] == "scores"
+    by_scores = load_scores(out)
+    out = _test(run_dir, "test.average=logits")
+    assert load_result(out)["average"] == "logits"
+    by_logits = load_scores(out)
+    np.testing.assert_array_equal(by_logits.scores, by_scores.scores)  # the file's format is one
+    log_mean = np.log(by_scores.scores.astype(float)).mean(axis=1)
+    expected = np.exp(log_mean) / np.exp(log_mean).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(by_logits.mean, expected, rtol=1e-9)
+
+
 def test_the_averaged_weights_are_tested_if_the_checkpoint_has_them(dataset, tmp_path):
     plain = _run(tmp_path / "plain", f"data.dataset={dataset}")
     averaged = _run(tmp_path / "averaged", f"data.dataset={dataset}", ema=True)

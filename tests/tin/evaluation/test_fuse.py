@@ -1,6 +1,7 @@
 """Fused scores, fitted weights, and submission files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,6 +64,37 @@ def test_fused_tests_are_written_as_a_test(tmp_path):
     assert result["metrics"]["top1"] == 1.0  # .5 .4 .1 and .3 .5 .2
     np.testing.assert_allclose(load(tmp_path / "both").mean[0], [0.5, 0.4, 0.1], atol=1e-4)
     assert fuse_tests(folders, tmp_path / "even")["weights"] == [0.5, 0.5]
+
+
+def test_logits_are_averaged_over_views_and_models(tmp_path):
+    # Views of odds 1:4 and 1:1 have the odds 1:2, and with a model of odds 1:8 they have 1:4.
+    two = Scores(["a"], np.array([0]), np.float32([[[0.2, 0.8], [0.5, 0.5]]]), ("p", "q"))
+    one = Scores(["a"], np.array([0]), np.float32([[[1 / 9, 8 / 9]]]), ("p", "q"))
+    np.testing.assert_allclose(fuse([two, one], [1, 1], "logits").mean, [[0.2, 0.8]], atol=1e-6)
+    save(tmp_path / "two", replace(two, average="logits"), {})
+    save(tmp_path / "one", replace(one, average="logits"), {})
+    folders = [tmp_path / "two", tmp_path / "one"]
+    result = fuse_tests(folders, tmp_path / "both")
+    assert result["average"] == "logits"
+    assert load(tmp_path / "both").average == "logits"
+    assert fuse_tests(folders, tmp_path / "scores", how="scores")["average"] == "scores"
+    np.testing.assert_allclose(load(tmp_path / "scores").mean, [[0.230556, 0.769444]], atol=1e-6)
+
+
+def test_tests_that_average_differently_need_a_choice(tmp_path):
+    save(tmp_path / "one", FIRST, {})
+    save(tmp_path / "two", replace(SECOND, average="logits"), {})
+    folders = [tmp_path / "one", tmp_path / "two"]
+    with pytest.raises(ScoresError, match="one averages scores .* two averages logits; choose"):
+        fuse_tests(folders, tmp_path / "both")
+    assert fuse_tests(folders, tmp_path / "both", how="logits")["average"] == "logits"
+
+
+def test_weights_are_not_fitted_for_averages_of_logits(tmp_path):
+    save(tmp_path / "one", FIRST, {})
+    with pytest.raises(ScoresError, match="fitted only for averages of scores"):
+        folders = [tmp_path / "one"]
+        fuse_tests(folders, tmp_path / "out", fit=folders, how="logits")
 
 
 @pytest.mark.parametrize(

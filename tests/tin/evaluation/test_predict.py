@@ -5,23 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import typer
 from PIL import Image
 from typer.testing import CliRunner
+from untrained_run import write_run
 
-from configs.load import dump, load
-from launch.commands.results import add_to
+from configs.load import load
+from launch.commands.deploy import add_to
 from preprocess.convert import shard
 from preprocess.motions import make_motions
-from preprocess.shards import read_info
 from tin.evaluation.evaluate import test as measure
 from tin.evaluation.predict import Prediction, predict, save_strip
 from tin.evaluation.scores import load as load_scores
-from tin.models.network import build_model
 from tin.ranks.distributed import start
-from tin.runs import checkpoint
-from tin.runs.folder import Run
 
 T = 4
 CROP = 48
@@ -40,27 +36,8 @@ def run_dir(videos) -> Path:
     dataset = videos.parent / "dataset"
     source = [f"shard.source={videos}", f"shard.labels={videos / 'labels.csv'}"]
     shard(load(None, [*source, "run.threads=1"]), dataset)
-    config = load(None, [
-        f"data.dataset={dataset}", "model.arch=resnet18", f"clip.num_segments={T}",
-        f"clip.crop={CROP}", "clip.resize=64", "run.threads=1", "run.device=cpu", "test.clips=2",
-        "test.crops=10",
-    ])  # fmt: skip
-    classes = read_info(dataset).classes
-    torch.manual_seed(0)
-    model = build_model(config, len(classes))
-    torch.nn.init.normal_(model.fc.weight, std=0.2)
-    folder = videos.parent / "run"
-    state = {
-        "config": config.model_dump(mode="json"),
-        "classes": list(classes),
-        "epoch": 0,
-        "global_step": 0,
-        "model": model.state_dict(),
-        "ema": None,
-    }
-    checkpoint.save(Run(folder), state, "best.pt")
-    (folder / "config.yaml").write_text(dump(config))
-    return folder
+    settings = (f"clip.crop={CROP}", "clip.resize=64", "test.clips=2", "test.crops=10")
+    return write_run(videos.parent / "run", dataset, f"clip.num_segments={T}", *settings)
 
 
 def test_predictions_agree_with_a_test_of_the_same_videos(run_dir, videos):

@@ -51,6 +51,22 @@ def test_saved_scores_are_read_back_unchanged(tmp_path):
     ]
 
 
+def test_a_result_of_an_earlier_version_averages_scores(tmp_path):
+    save(tmp_path, _three_videos(), {})
+    result = load_result(tmp_path)
+    del result["average"]
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert load(tmp_path).average == "scores"
+
+
+def test_an_unknown_average_is_rejected(tmp_path):
+    save(tmp_path, _three_videos(), {})
+    result = {**load_result(tmp_path), "average": "odds"}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    with pytest.raises(ScoresError, match="average is odds, expected one of scores, logits"):
+        load(tmp_path)
+
+
 def test_metrics_of_three_videos_by_hand():
     measures = summarize(_three_videos())
     assert set(measures) == {"top1", "top5", "mean_class", "pair", "loss"}

@@ -51,6 +51,7 @@ def results(op, x, offset, weight, channels, grad):
 
 
 def check_against_definition(x, offset, weight, channels):
+    """Compare results and gradients with those of the definition in float64."""
     grad = torch.randn_like(x)
     found = results(interlace, x, offset, weight, channels, grad)
     exact = [tensor.double().contiguous() for tensor in (x, offset, weight)]
@@ -88,7 +89,9 @@ def test_the_definition_equals_the_formula():
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_interlace_equals_its_definition_for_any_shape(device, data):
-    number = lambda most: data.draw(st.integers(1, most))  # noqa: E731
+    def number(most):
+        return data.draw(st.integers(1, most))
+
     B = number(3)
     T = number(17)
     G = number(4)
@@ -487,3 +490,14 @@ def test_tensors_may_have_more_than_2_to_the_31_elements(layout):
     assert torch.equal(last[3, 32:48], frame[0, 32:48])
     assert not last[:, 48:64].any()
     assert torch.equal(last[5, 64:], frame[0, 64:])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_single_frame_may_have_any_stride_between_frames(device):
+    layout = torch.randn(1, 4, 3, 5, device=device).contiguous(memory_format=torch.channels_last)
+    x = torch.as_strided(layout, layout.shape, (7, *layout.stride()[1:]))
+    offset = torch.full((1, 2), 0.25, device=device)
+    weight = torch.full((1, 1, 2), 2.0, device=device)
+    expected = x.clone()
+    expected[:, :2] *= 2 * (1 - 0.25)  # the frame before it is zero
+    torch.testing.assert_close(interlace(x, offset, weight, channels=2), expected)

@@ -1,11 +1,9 @@
-"""The CUDA kernels, run on the CPU, equal the definition; and what nvcc compiles them to."""
+"""The CUDA kernels, run on the CPU, equal the definition."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +17,6 @@ from hypothesis import strategies as st
 from tin.op.interlace import interlace_reference
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="no g++")
-needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="no nvcc")
 
 CANARY = 512  # elements before and after each result
 # Largest error of one rounding to the type; for float32 and float64, of a few roundings.
@@ -119,6 +116,7 @@ def addresses(tensors):
 
 
 def check_against_definition(kernels, v):
+    """Compare results and gradients with those of the definition in float64; return them."""
     exact = [tensor.double().contiguous().requires_grad_() for tensor in (v.x, v.offset, v.weight)]
     want_y = interlace_reference(*exact, v.shape.channels)
     wanted = torch.autograd.grad(want_y, exact, v.grad.double())
@@ -156,7 +154,9 @@ def test_kernels_equal_the_definition_if_a_block_takes_a_whole_group(kernels):
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_kernels_equal_the_definition_for_any_shape(kernels, data):
-    number = lambda most: data.draw(st.integers(1, most))  # noqa: E731
+    def number(most):
+        return data.draw(st.integers(1, most))
+
     B = number(3)
     T = number(17)
     G = number(4)
@@ -236,47 +236,3 @@ def test_kernels_pass_the_address_and_undefined_behavior_sanitizers(tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """Compile the kernels by nvcc; return its report on registers, and the code in PTX."""
-    folder = tmp_path_factory.mktemp("nvcc")
-    architectures = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in (80, 90)]
-    command = ["nvcc", "-std=c++17", "-O3", "-t2", "-Xptxas=-v", "-Werror=all-warnings", "-c"]
-    source = emulated_kernels.CUDA / "interlace.cu"
-    files = [source, "-o", folder / "cuda.o", "-keep", "-keep-dir", folder]
-    done = subprocess.run([*command, *architectures, *files], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stderr, (folder / "interlace.compute_90.ptx").read_text()
-
-
-@needs_nvcc
-def test_kernels_do_not_spill_and_two_blocks_fit_into_a_multiprocessor(compiled):
-    pattern = (
-        r"'\w+?(forward|backward|finish)_kernelI(\w+)' for 'sm_(\d+)'"
-        r".*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers"
-    )
-    kernels = re.findall(pattern, compiled[0], re.DOTALL)
-    # Each architecture has 11 pairs of type and vector, and sums in float32 and float64.
-    assert Counter(kernel for kernel, *_ in kernels) == {"forward": 22, "backward": 22, "finish": 4}
-    assert max(int(registers) for *_, registers in kernels) * 256 * 2 <= 65536
-    spilled = [kernel for kernel in kernels if kernel[3:5] != ("0", "0")]
-    assert all("VectorIdLi2E" in of for _, of, *_ in spilled), spilled  # only tests use float64
-
-
-@needs_nvcc
-def test_kernels_read_and_write_16_bytes_per_instruction(compiled):
-    entries = re.findall(
-        r"\.entry \w+?(forward|backward)_kernelI(\w+)\((.*?)\n}", *compiled[1:], re.S
-    )
-    wide = [
-        entry for entry in entries if re.search("IfLi4E|IdLi2E|HalfELi8E|BFloat16ELi8E", entry[1])
-    ]
-    assert len(wide) == 8
-    for kernel, of, code in wide:
-        stores = re.findall(r"st\.global\.(?:wb\.)?(v4\.[uf]32|\w+)", code)
-        loads = re.findall(r"ld\.global\.nc\.(v4\.[uf]32|v2\.f64|\w+)", code)
-        partial, weights = (1, 6) if kernel == "backward" else (0, 9)
-        assert stores.count("v4.u32") == len(stores) - partial, (kernel, of, stores)
-        assert sum(load.startswith("v") for load in loads) == len(loads) - weights, (kernel, of)

@@ -1,9 +1,13 @@
 """The watchdog: a rank that hangs saves the stacks of its threads and exits."""
 
+import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import pytest
 
 from tin.ranks import watchdog
 
@@ -30,3 +34,19 @@ def test_a_rank_that_hangs_saves_its_stacks_and_exits(tmp_path: Path):
     text = (tmp_path / "stacks-03-rank1.txt").read_text()
     assert re.search(r"no step for ([2-9]|\d\d+) s", text)  # 2 s, or more on a busy machine
     assert "hang_forever" in text
+
+
+@pytest.mark.parametrize("minutes", [0.01, 0.0])
+def test_steps_of_rank_0_renew_the_heartbeat(tmp_path: Path, monkeypatch, minutes):
+    monkeypatch.setattr(watchdog, "HEARTBEAT_S", 0.0)
+    monkeypatch.setattr(watchdog, "CHECK_S", 0.02)
+    file = tmp_path / "attempt-03"
+    for rank, beats, is_renewed in ((0, True, True), (0, False, False), (1, True, False)):
+        file.touch()
+        os.utime(file, (1e9, 1e9))
+        with watchdog.Watchdog(tmp_path, attempt=3, rank=rank, minutes=minutes) as dog:
+            for _ in range(10):
+                time.sleep(0.02)
+                if beats:
+                    dog.beat()
+        assert (file.stat().st_mtime > 1e9) == is_renewed, (rank, beats)

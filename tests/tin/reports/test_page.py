@@ -1,7 +1,9 @@
 """The page of the report needs no other file, shows any text as text, and is readable."""
 
 import base64
+import gzip
 import hashlib
+import json
 import math
 import os
 import re
@@ -28,26 +30,34 @@ class _Page(HTMLParser):
         self.text = ""
         self.policy = ""
         self.styles: list[str] = []
+        self.scripts: list[str] = []
+        self.ids: list[str] = []
+        self._in_script = False
         self._in_style = False
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self._in_style = tag == "style"
-        if tag in ("script", "link", "img", "iframe", "object"):
+        if tag in ("link", "iframe", "object"):
             self.outside.append(tag)
+        self._in_script = tag == "script" and dict(attrs).get("type") == "module"
         for name, value in attrs:
             if name in ("src", "href", "xlink:href", "style") and "//" in (value or ""):
                 self.outside.append(value)
+        self.ids += [value for name, value in attrs if name == "id"]
         if dict(attrs).get("http-equiv") == "Content-Security-Policy":
             self.policy = dict(attrs)["content"]
 
     def handle_endtag(self, tag):
         self._in_style = False
+        self._in_script = False
 
     def handle_data(self, data):
         if self._in_style:
             self.styles.append(data)
+        elif self._in_script:
+            self.scripts.append(data)
         else:
             self.text += data
 
@@ -65,26 +75,36 @@ def test_the_page_loads_nothing_from_outside(tmp_path):
     assert page.outside == []
     assert "url(http" not in text
     assert "@import" not in text
-    assert "b" not in page.tags  # class names are text, not tags
-    assert "<b>&up" in page.text
-    assert page.tags.count("svg") == 3  # both runs compared, and each run alone
-    for part in ("75.00", "Runs compared", "Confusion", "Accuracy by class", "two $x^2$"):
+    assert "\\u003cb>&up" in page.text  # in the data of the script, which sets it as text
+    assert "Confused pairs" not in page.text
+    assert len(page.ids) == len(set(page.ids))
+    for part in ("75.00", "Which is better", "Most confused pairs", "by class", "two $x^2$"):
         assert part in page.text
 
 
-def test_the_policy_allows_the_styles_of_the_page_and_no_script(tmp_path):
+def test_the_policy_allows_the_scripts_and_styles_of_the_page_alone(tmp_path):
     for name in ("one", "two"):
         write_run(tmp_path / "runs" / name)
     page = _page(tmp_path / "runs", tmp_path / "out")
     directives = dict(part.strip().split(" ", 1) for part in page.policy.split(";"))
     assert directives["default-src"] == "'none'"
-    assert "script-src" not in directives  # so that default-src applies
-    digests = {
-        f"'sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}'"
-        for style in page.styles
-    }
-    assert page.tags.count("style") == len(page.styles) == 1 + 3  # the page and three pictures
-    assert set(directives["style-src-elem"].split()) == digests
+    assert directives["img-src"] == "data:"
+
+    def digests(texts: list[str]) -> set[str]:
+        found = [hashlib.sha256(text.encode()).digest() for text in texts]
+        return {f"'sha256-{base64.b64encode(digest).decode()}'" for digest in found}
+
+    # plotly adds a style element without text, and its script is unpacked by the page's own.
+    plotly = gzip.decompress(base64.b64decode(_packed(page))).decode()
+    assert len(page.styles) == len(page.scripts) == 2
+    assert set(directives["style-src-elem"].split()) == digests([*page.styles, ""])
+    assert set(directives["script-src"].split()) == digests([*page.scripts, plotly])
+    assert "plotly.js v" in plotly[:200]
+
+
+def _packed(page: _Page) -> str:
+    """Return the longest word of the page's text: the packed script of plotly."""
+    return max(page.text.split(), key=len)
 
 
 def test_names_notes_and_tests_are_text(tmp_path):
@@ -95,10 +115,10 @@ def test_names_notes_and_tests_are_text(tmp_path):
     (write_test(run_dir, "val-1x3-224", right=3) / "scores.npz").write_bytes(b"")
     page = _page(tmp_path / "runs", tmp_path / "out")
     assert page.outside == []
-    # The name is in the table twice, in the picture of both runs, and above its section; the note
-    # is above the sections, the name of the test in its table, and the path of the run in the
-    # message about the file without scores.
-    assert page.text.count(attack) >= 7
+    assert page.tags.count("script") == 4  # data, plotly, DataTables and the page's own
+    # The name is in the table, above the details, and in the message about the file without
+    # scores; the note is above the table, and the name of the test in its table.
+    assert page.text.count(attack) >= 5
 
 
 def test_a_file_without_scores_is_named_on_the_page(tmp_path):
@@ -108,19 +128,24 @@ def test_a_file_without_scores_is_named_on_the_page(tmp_path):
     assert re.search(r"val-1x1-224/scores\.npz is not a valid scores file", text)
 
 
-def test_many_classes_show_the_lowest_and_the_highest_alone(tmp_path):
+def test_any_number_of_classes_has_confused_pairs_and_a_heat_map(tmp_path):
     run_dir = write_run(tmp_path / "runs" / "a")
-    # 70 classes with 1 video each: the first 40 are predicted correctly, the others as class 0.
-    views = np.full((70, 1, 70), 0.001, np.float32)
-    views[np.arange(70), 0, [k if k < 40 else 0 for k in range(70)]] = 0.9
+    # 70 classes with 2 videos each: the first 40 are predicted correctly, the others as class 0.
+    labels = np.repeat(np.arange(70), 2)
+    views = np.full((140, 1, 70), 0.001, np.float32)
+    views[np.arange(140), 0, np.where(labels < 40, labels, 0)] = 0.9
     classes = tuple(f"class-{k}." for k in range(70))
-    scores = Scores([f"v{k}" for k in range(70)], np.arange(70), views, classes)
+    scores = Scores([f"v{k}" for k in range(140)], labels, views, classes)
     save(run_dir / "tests" / "val-1x1-224", scores, {})
     text = _page(tmp_path / "runs", tmp_path / "out").text
-    assert "The 30 lowest and the 30 highest of 70." in text
-    # The lowest are classes 40 to 69; of the others, which are equal, the last 30 are shown.
-    assert [k for k in range(70) if f"class-{k}." not in text] == list(range(10))
-    assert "Confusion" not in text
+    data = json.loads(text[text.index('{"runs"') :].splitlines()[0])
+    assert data["runs"][0]["classes"]["values"] == 40 * [1000] + 30 * [0]
+    confusion = data["details"]["0"]["confusion"]
+    assert confusion["label"] == list(range(70))
+    assert confusion["predicted"] == [*range(40), *(30 * [0])]
+    assert confusion["videos"] == 70 * [2]
+    pairs = text[text.index("Most confused pairs") : text.index("Wrong with the highest")]
+    assert pairs.count("100.0") == 20  # each of the listed classes is always taken for class 0
 
 
 def test_several_labels_show_average_precision_and_no_confusion(tmp_path):
@@ -132,8 +157,8 @@ def test_several_labels_show_average_precision_and_no_confusion(tmp_path):
     assert (frame["map_class"].item(), frame["map_sample"].item()) == (1.0, 1.0)
     assert math.isnan(frame["top1"].item())
     text = write_report(frame, tmp_path / "out").read_text()
-    assert "Average precision by class" in text
-    assert "Confusion" not in text
+    assert '"values":[1000,1000,1000,null]' in text  # average precision by class
+    assert "Most confused pairs" not in text
 
 
 def test_a_snapshot_of_the_code_renders_the_page(tmp_path):
@@ -154,4 +179,4 @@ def test_a_snapshot_of_the_code_renders_the_page(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "code" / "tin")
-    assert "Accuracy by class" in (tmp_path / "out" / "results.html").read_text()
+    assert "Most confused pairs" in (tmp_path / "out" / "results.html").read_text()

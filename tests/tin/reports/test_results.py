@@ -24,8 +24,10 @@ def _only_row(path: Path) -> pd.Series:
 def test_the_table_has_the_documented_columns(tmp_path):
     wanted = (
         "run recipe dataset temporal arch num_segments views crop pretrained seed epochs"
-        " global_batch params gflops top1 top5 mean_class map_class map_sample best_epoch published"
-        " delta clips_per_s data_wait gpu_hours restarts state commit"
+        " global_batch params gflops top1 top1_low top1_high top5 top5_low top5_high mean_class"
+        " mean_class_low mean_class_high map_class map_class_low map_class_high map_sample"
+        " map_sample_low map_sample_high best_epoch published delta clips_per_s data_wait gpu_hours"
+        " restarts state commit test"
     ).split()
     assert wanted == COLUMNS
     assert list(load_runs([write_run(tmp_path / "a")]).columns) == wanted

@@ -142,3 +142,17 @@ def test_an_import_that_was_killed_half_way_can_be_repeated(
     monkeypatch.setattr(Run, "write", write)
     assert not import_run(file[1], tmp_path / "run").failed
     assert Run(tmp_path / "run").exists()
+
+
+def test_export_and_import_keep_crop_segments_and_size(file: tuple[TIN, Path], tmp_path: Path):
+    _, path = file
+    given = ["clip.crop=96", "clip.resize=112", "clip.sampling=dense", "clip.stride=3"]
+    import_run(path, tmp_path / "run", given)
+    export_run(tmp_path / "run", tmp_path / "back.pth.tar")
+    for source in (tmp_path / "back.pth.tar", tmp_path / "run" / "checkpoints" / "best.pt"):
+        again = tmp_path / f"again-{source.name}"
+        import_run(source, again)
+        assert Run(again).config().clip == Run(tmp_path / "run").config().clip
+    # Settings on the command line are applied last.
+    import_run(tmp_path / "back.pth.tar", tmp_path / "other", ["clip.crop=64"])
+    assert Run(tmp_path / "other").config().clip.crop == 64

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from configs.load import load
+from configs.load import ConfigError, load
 from pipeline import random_numbers
 from tin.training import device_random
 from tin.training.augment import augment
-from tin.training.randaugment import OPERATIONS, randaugment
+from tin.training.randaugment import MMACTION2, PAPER, drawn_operations, randaugment
 
+OPERATIONS = PAPER.operations
 CLIPS = torch.tensor([7, 123_456_789, 0, 40])
 LABELS = torch.tensor([0, 1, 2, 4])
 COLORS = ["augment.color_jitter=0.4", "augment.randaugment_ops=2"]
@@ -191,7 +193,14 @@ def drawn(name: str, sign: int = 1) -> tuple[float, float]:
 
 def after(name: str, x: Tensor, magnitude: float = 1.0, sign: int = 1) -> Tensor:
     """Return one clip after the operation `name`."""
-    return randaugment(x, torch.tensor([drawn(name, sign)]), magnitude)
+    return randaugment(x, torch.tensor([[drawn(name, sign)]]), magnitude)
+
+
+def after_mmaction2(name: str, x: Tensor, sign: int = 1, place: float = 0.5) -> Tensor:
+    """Return one clip after the operation `name` of MMAction2, at its magnitude 9 of 10."""
+    names = MMACTION2.operations
+    numbers = ((names.index(name) + 0.5) / len(names), 0.75 if sign > 0 else 0.25, place, place)
+    return randaugment(x, torch.tensor([[numbers]]), 0.9, MMACTION2)
 
 
 def picture(values: list[list[float]]) -> Tensor:
@@ -223,7 +232,7 @@ def test_an_operation_of_magnitude_zero_changes_nothing(name):
 def test_each_clip_has_its_own_operation():
     x = torch.rand(3, 2, 3, 8, 8)
     names = ["solarize", "identity", "brightness"]
-    together = randaugment(x, torch.tensor([drawn(name) for name in names]), 0.5)
+    together = randaugment(x, torch.tensor([[drawn(name)] for name in names]), 0.5)
     for i, name in enumerate(names):
         torch.testing.assert_close(together[i : i + 1], after(name, x[i : i + 1], 0.5))
 
@@ -291,18 +300,94 @@ def test_sharpness_moves_away_from_the_mean_of_the_neighbors():
     torch.testing.assert_close(after("sharpness", x, 1.0), expected)
 
 
+@pytest.mark.parametrize("kind", ["random", "dark", "two levels", "one level", "few pixels"])
+def test_equalize_equals_that_of_pillow(kind):
+    draw = np.random.default_rng(1)
+    frames = {
+        "random": draw.integers(0, 256, (2, 40, 30, 3)),
+        "dark": draw.integers(0, 16, (2, 40, 30, 3)) ** 2,
+        "two levels": 200 * draw.integers(0, 2, (2, 40, 30, 3)),
+        "one level": np.full((2, 40, 30, 3), 77),
+        "few pixels": draw.integers(0, 256, (2, 3, 4, 3)),
+    }[kind].astype(np.uint8)
+    x = torch.from_numpy(frames).permute(0, 3, 1, 2)[None] / 255
+    found = (255 * after("equalize", x)[0]).permute(0, 2, 3, 1)
+    expected = [np.asarray(ImageOps.equalize(Image.fromarray(frame))) for frame in frames]
+    np.testing.assert_allclose(found, np.stack(expected), atol=1e-4)
+
+
 def test_equalize_makes_all_levels_equally_frequent():
     ramp = torch.linspace(0, 1, 64) ** 3
     x = ramp[None, None, None, None].expand(1, 1, 3, 64, 64).transpose(3, 4).clone()
     x = (x * 255).round() / 255
     y = after("equalize", x)[0, 0, 0, :, 0]
     assert torch.all(y.diff() >= 0)
-    counted = y[::4]
-    assert counted[0] == 0
-    assert counted[-1] == 1
+    assert y[0] == 0
+    assert y[-1] == 1
     assert y.mean().item() == pytest.approx(0.5, abs=0.1)  # the mean of x**3 is a quarter
     flat = torch.full((1, 1, 3, 8, 8), 0.2)
     assert after("equalize", flat).isfinite().all()
+
+
+# The operations of MMAction2, at the strengths of its recipes.
+
+
+def test_mmaction2_moves_by_other_shares_and_fills_with_black():
+    x = torch.full((1, 1, 3, 100, 100), 0.5)
+    x[..., 40:50, 60:70] = 1.0
+    y = after_mmaction2("translate_x", x)[0, 0, 0]  # 18 pixels
+    assert y[40:50, 42:52].min() == pytest.approx(1.0, abs=1e-3)
+    assert y[:, 82:].max() == pytest.approx(0, abs=1e-6)
+    y = after_mmaction2("translate_y", x, sign=-1)[0, 0, 0]
+    assert y[58:68, 60:70].min() == pytest.approx(1.0, abs=1e-3)
+    assert y[:18].max() == pytest.approx(0, abs=1e-6)
+
+
+def test_mmaction2_solarizes_from_230_and_posterizes_to_three_bits():
+    x = picture([[0.0, 230.0], [231.0, 255.0]]) / 255
+    torch.testing.assert_close(
+        after_mmaction2("solarize", x), picture([[0.0, 230.0], [24.0, 0.0]]) / 255
+    )
+    x = picture([[31.0, 32.0], [100.0, 255.0]]) / 255
+    torch.testing.assert_close(
+        after_mmaction2("posterize", x), picture([[0.0, 32.0], [96.0, 224.0]]) / 255
+    )
+
+
+def test_mmaction2_enhances_by_one_factor():
+    x = 0.1 + 0.4 * torch.rand(1, 2, 3, 8, 8)
+    for sign in (1, -1):
+        torch.testing.assert_close(after_mmaction2("brightness", x, sign), 1.72 * x)
+
+
+def test_mmaction2_inverts_and_covers_a_square():
+    x = torch.rand(1, 2, 3, 100, 100)
+    torch.testing.assert_close(after_mmaction2("invert", x), 1 - x)
+    covered = after_mmaction2("cutout", x)
+    torch.testing.assert_close(covered[..., 41:59, 41:59].unique(), torch.tensor([128 / 255]))
+    assert (covered != x).any(2).sum() == 2 * 18 * 18
+    corner = after_mmaction2("cutout", x, place=0.0)
+    assert (corner != x).any(2).sum() == 2 * 9 * 9
+
+
+def test_mmaction2_draws_each_pair_of_different_operations_equally_often():
+    grid = (torch.arange(210) + 0.5) / 210
+    draws = torch.stack(torch.meshgrid(grid, grid, indexing="ij"), 2).flatten(0, 1)
+    pairs, counts = drawn_operations(draws, MMACTION2).unique(dim=0, return_counts=True)
+    assert len(pairs) == 15 * 14 / 2
+    assert (pairs[:, 0] < pairs[:, 1]).all()
+    assert counts.unique().tolist() == [210 * 210 / 105]
+
+
+def test_the_paper_draws_operations_with_repetition():
+    draws = torch.tensor([[0.0, 0.0], [0.99, 0.5]])
+    assert drawn_operations(draws, PAPER).tolist() == [[0, 0], [13, 7]]
+
+
+def test_more_operations_than_mmaction2_has_are_rejected():
+    settings = ["augment.randaugment_policy=mmaction2", "augment.randaugment_ops=16"]
+    with pytest.raises(ConfigError, match="more than the 15 operations"):
+        load(None, settings)
 
 
 @pytest.mark.gpu

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from configs.load import load
+from configs.load import RECIPES, ConfigError, load
 from configs.schema import Config
 from tin.models.network import TIN, build_model
 from tin.models.tensor_names import reference_name
@@ -34,6 +34,15 @@ LR_TRACES = {
     "step_nowarmup_lr0.01_12ep_3steps": [
         "optim.lr=0.01", "train.epochs=12", "optim.warmup_epochs=0", "optim.schedule=step",
         "optim.milestones=[4, 8]",
+    ],
+}  # fmt: skip
+
+XTEMPORAL_TRACES = {
+    "tin_default_4steps": ["train.epochs=35", "optim.warmup_start=0.015625"],
+    "tin_default_10steps": ["train.epochs=35", "optim.warmup_start=0.015625"],
+    "tsm_default_exp_warmup_4steps": [
+        "optim.lr=0.01", "train.epochs=30", "optim.warmup_start=0.015625",
+        "optim.warmup=exponential", "optim.warmup_epochs=5",
     ],
 }  # fmt: skip
 
@@ -119,11 +128,72 @@ def test_learning_rates_equal_the_original(shared, name):
         assert found == pytest.approx(expected, abs=1e-12, rel=1e-12), (epoch, step)
 
 
+@pytest.mark.parametrize("name", XTEMPORAL_TRACES)
+def test_learning_rates_equal_those_of_xtemporal(shared, name):
+    trace = json.loads((shared / "reference/more/xtemporal_lr.json").read_text())[name]
+    config = load(None, ["optim.schedule=xtemporal", *XTEMPORAL_TRACES[name]])
+    num_steps = trace["steps_per_epoch"]
+    expected = trace["lr_of_each_step"]
+    assert len(expected) == num_steps * config.train.epochs
+    found = [learning_rate(config, step, num_steps) for step in range(len(expected))]
+    assert found == pytest.approx(expected, abs=1e-12, rel=1e-12)
+    if name.startswith("tin"):  # T_max is 30 of 35 epochs
+        assert found[30 * num_steps] == pytest.approx(0, abs=1e-12)
+        last = math.pi * (5 - 1 / num_steps) / 30
+        assert found[-1] == pytest.approx(0.02 * (1 - math.cos(last)) / 2)
+
+
+def test_the_recipes_of_xtemporal_have_its_schedule(shared):
+    trace = json.loads((shared / "reference/more/xtemporal_lr.json").read_text())
+    expected = trace["tin_default_4steps"]["lr_of_each_step"]
+    names = [path.stem for path in RECIPES.glob("tin_*.yaml") if "X-Temporal" in path.read_text()]
+    assert len(names) >= 5
+    for name in names:
+        found = [learning_rate(load(name), step, 4) for step in range(len(expected))]
+        assert found == pytest.approx(expected, abs=1e-12, rel=1e-12), name
+
+
+def test_the_recipes_of_xtemporals_tsn_have_its_schedule(shared):
+    trace = json.loads((shared / "reference/more/xtemporal_lr.json").read_text())
+    expected = trace["tsm_default_exp_warmup_4steps"]["lr_of_each_step"]  # TSN has the same
+    for name in ("tsn_r101_5f_mmit", "tsn_r50_8f_kinetics600"):
+        found = [learning_rate(load(name), step, 4) for step in range(len(expected))]
+        assert found == pytest.approx(expected, abs=1e-12, rel=1e-12), name
+
+
+@pytest.mark.parametrize(
+    ("warmup", "expected"),
+    [
+        ("linear", [0.25, 0.4375, 0.625, 0.8125, 1]),
+        ("exponential", [0.25, 0.25**0.75, 0.5, 0.25**0.25, 1]),
+    ],
+)
+def test_the_warmup_rises_by_equal_amounts_or_by_equal_factors(warmup, expected):
+    settings = ["optim.lr=1", "optim.warmup_start=0.25", f"optim.warmup={warmup}"]
+    config = load(None, settings)
+    assert [learning_rate(config, step, 4) for step in range(5)] == pytest.approx(expected)
+
+
+def test_a_warmup_longer_than_the_cosine_of_xtemporal_is_rejected():
+    settings = ["optim.schedule=xtemporal", "optim.cosine_epochs=3", "optim.warmup_epochs=3"]
+    with pytest.raises(ConfigError, match="warmup_epochs 3 is not less than optim.cosine_epochs 3"):
+        load(None, settings)
+
+
 def test_the_learning_rate_scales_with_the_batch_only_if_asked():
     config = load(None, ["train.batch=96", "optim.warmup_epochs=0"])
     assert learning_rate(config, 0, 10) == 0.02
     config = load(None, ["train.batch=96", "optim.warmup_epochs=0", "optim.scale_lr=true"])
     assert learning_rate(config, 0, 10) == 0.04
+
+
+def test_a_warm_up_as_long_as_the_run_is_shortened_to_half_of_it():
+    config = load(None, ["train.epochs=1", "optim.warmup_epochs=1", "optim.lr=1"])
+    found = [learning_rate(config, step, 8) for step in range(8)]
+    # A warm-up of 4 steps from 0.1 to 1, then half a cosine of 4 steps.
+    rising = [0.1, 0.325, 0.55, 0.775]
+    falling = [1.0, 0.5 + math.sqrt(0.125), 0.5, 0.5 - math.sqrt(0.125)]
+    assert found == pytest.approx(rising + falling)
 
 
 def test_cross_entropy_equals_a_value_computed_by_hand():

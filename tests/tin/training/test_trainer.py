@@ -110,7 +110,7 @@ def test_a_signal_stops_an_evaluation_immediately(dataset, tmp_path, monkeypatch
         time.sleep(60)  # the signal interrupts this
 
     monkeypatch.setattr(trainer, "evaluate", signaled)
-    told = f"while evaluating epoch 0, .* resume with `tin train --run {tmp_path}`"
+    told = f"while evaluating epoch 1, .* resume with `tin train --run {tmp_path}`"
     with pytest.raises(Stopped, match=told):
         train_run(tmp_path, f"data.dataset={dataset}", *ONE_EPOCH)
     assert checkpoint.load(checkpoint.newest(Run(tmp_path)))["global_step"] == 6
@@ -159,3 +159,19 @@ def test_a_run_that_resumes_at_the_end_of_an_epoch_reports_no_speed(dataset, tmp
     after = pd.read_csv(tmp_path / "metrics.csv")
     assert after.loss.tolist() == before.loss.tolist()
     assert after.clips_per_s.isna().tolist() == [True, False]
+
+
+def test_of_equal_metrics_the_lower_loss_is_the_best(dataset, tmp_path, monkeypatch):
+    found = iter([(0.5, 2.0), (0.5, 1.0), (0.5, 1.5), (0.4, 0.1)])
+
+    def row(state, scores, seconds):
+        top1, loss = next(found)
+        numbers = {"step": state.global_step, "lr": 0, "seconds": 1, "clips_per_s": 1}
+        return {"epoch": state.epoch, "split": "val", "top1": top1, "loss": loss, **numbers}
+
+    monkeypatch.setattr(trainer, "test_row", row)
+    settings = ["train.epochs=4", "train.evaluate_every=1", f"data.dataset={dataset}"]
+    train_run(tmp_path, *settings)
+    best = checkpoint.load(tmp_path / "checkpoints" / "best.pt")
+    assert best["epoch"] == 1
+    assert (best["best"], best["best_loss"]) == (0.5, 1.0)

@@ -1,0 +1,32 @@
+"""An example of each command, which its help shows."""
+
+EXAMPLES = {
+    "shard": "tin shard ~/videos ~/shards/mine --labels labels.csv",
+    "train": "tin train clips --run runs/first data.dataset=~/shards/mine train.epochs=30",
+    "test": "tin test runs/first --views 2x3",
+    "predict": "tin predict runs/first video.mp4 --json",
+    "report": "tin report runs --out report",
+    "fuse": "tin fuse runs/rgb/tests/val-1x1-224 runs/flow/tests/val-1x1-224 --out fused",
+    "submit": "tin submit train,test clips --run runs/grid --cluster local optim.lr=0.01,0.02"
+    " data.dataset=~/shards/mine",
+    "status": "tin status runs",
+    "logs": "tin logs runs/first -f",
+    "cancel": "tin cancel runs/first",
+    "config": "tin config clips train.epochs=30",
+    "check": "tin check",
+    "list": "tin list runs",
+    "data graded": "tin data graded study/videos",
+    "export": "tin export runs/first model.onnx",
+    "data verify": "tin data verify ~/shards/mine",
+    "data merge": "tin data merge ~/shards/mine",
+    "data demo": "tin data demo demo/videos --train 400 --val 100",
+    "weights fetch": "tin weights fetch resnet50",
+    "weights import": "tin weights import tin_r50.pth.tar --run runs/imported",
+    "weights export": "tin weights export runs/first tin.pth.tar",
+    "op build": "tin op build",
+    "op check": "tin op check",
+    "bench op": "tin bench op --seconds 1",
+    "bench data": "tin bench data ~/shards/mine clip.crop=112",
+    "bench model": "tin bench model --json model.json",
+    "bench train": "tin bench train ~/shards/mine train.batch=8",
+}
