@@ -174,11 +174,9 @@ def _resized(frames: DataNode, crop: int, region: DataNode | None = None) -> Dat
     return resized
 
 
-def _normalization(gray: bool) -> tuple[list[float], list[float]]:
-    """Return the mean and deviation of each color, for values from 0 to 255."""
-    mean = (FLOW_MEAN,) if gray else MEAN
-    std = (FLOW_STD,) if gray else STD
-    return [255 * value for value in mean], [255 * value for value in std]
+def _normalization(gray: bool) -> tuple[Sequence[float], Sequence[float]]:
+    """Return the mean and deviation of each color, for values from 0 to 1."""
+    return ((FLOW_MEAN,), (FLOW_STD,)) if gray else (MEAN, STD)
 
 
 def _normalized(images: DataNode, mirror: DataNode | bool, gray: bool) -> DataNode:
@@ -186,8 +184,8 @@ def _normalized(images: DataNode, mirror: DataNode | bool, gray: bool) -> DataNo
     return fn.crop_mirror_normalize(
         images,
         mirror=mirror,
-        mean=mean,
-        std=std,
+        mean=[255 * value for value in mean],
+        std=[255 * value for value in std],
         dtype=DALIDataType.FLOAT,
         output_layout="CHW",
     )
@@ -238,7 +236,8 @@ class _Memory:
 def _scaled(regions: TensorListCPU, flips: TensorListCPU, views: torch.Tensor) -> torch.Tensor:
     """Fill ``views`` with what DALI's resize and `_normalized` would give, computed by torch."""
     colors = _normalization(gray=views.shape[1] == 1)
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in colors)
+    # Multiplied in float32, as in earlier versions, so that their runs resume with the same bits.
+    mean, std = (255 * torch.tensor(values).view(-1, 1, 1) for values in colors)
     frames = (torch.from_dlpack(regions[index]) for index in range(len(regions)))
     for view, frame, flip in zip(views, frames, flips.as_array(), strict=True):
         frame = frame.permute(2, 0, 1)[None]

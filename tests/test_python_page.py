@@ -29,6 +29,7 @@ def test_submitting_waiting_and_reading_results(
     exec(code.replace('"demo"', '"small.yaml"'), names)
     table = names["table"]
     assert isinstance(table, pd.DataFrame)
-    assert sorted(table["run"]) == ["optim.lr-0.01", "optim.lr-0.02"]
+    runs = [Path(run_dir).name for run_dir in table["run"]]
+    assert sorted(runs) == ["optim.lr-0.01", "optim.lr-0.02"]
     assert table["top1"].between(0, 1).all()
     assert capsys.readouterr().out.count("done") == 2

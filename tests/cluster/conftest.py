@@ -51,10 +51,11 @@ def slurm(request: pytest.FixtureRequest) -> Iterator[Path]:
         box.rmdir()
         pytest.fail(reason)
     old = dict(os.environ)
-    small = box / "small"
-    small.mkdir()
-    # The nodes start later, so they see this mount.
-    run_command("mount", "-t", "tmpfs", "-o", "size=150m", "tmpfs", small)
+    small_disks = [box / "small", box / "small_too"]  # one for each scene that fills its disk
+    for disk in small_disks:
+        disk.mkdir()
+        # The nodes start later, so they see this mount.
+        run_command("mount", "-t", "tmpfs", "-o", "size=150m", "tmpfs", disk)
     try:
         network = "soak" in request.config.getoption("-m")
         slurm_box.up(box, NUM_NODES, network=network)
@@ -62,7 +63,8 @@ def slurm(request: pytest.FixtureRequest) -> Iterator[Path]:
     finally:
         slurm_box.down(box)
         left = slurm_box.processes_of(box)
-        run_command("umount", "-l", small)
+        for disk in small_disks:
+            run_command("umount", "-l", disk)
         os.environ.clear()
         os.environ.update(old)
         shutil.rmtree(box, ignore_errors=True)

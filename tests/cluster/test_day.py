@@ -75,10 +75,10 @@ def too_much_memory(work: Path, box: Path) -> ClusterRun:
 def full_tmpfs(work: Path, box: Path) -> ClusterRun:
     """Stop a run while no byte can be written to its folder."""
     run = ClusterRun(work, "full_tmpfs")
-    run.path = box / "small" / "full_tmpfs"
+    run.path = box / "small_too" / "full_tmpfs"
     run.submit("train", *ALONE, "model.arch=resnet18", "train.epochs=2")
     run.wait_step(2)
-    filler = box / "small" / "filler"
+    filler = box / "small_too" / "filler"
     with filler.open("wb") as file:
         try:
             while True:

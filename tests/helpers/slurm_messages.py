@@ -1,11 +1,12 @@
-"""What Slurm writes into the logs of jobs, recorded word for word."""
+"""What Slurm writes into the logs of jobs."""
 
-# From Debian's Slurm 22.05.8 and 24.11.5 on the cluster of slurm_box.py.
+# Put together from the wording that both versions use; the numbers and the time are not recorded.
 NODE_LOST = {
     "22.05": "srun: error: Node failure on node4\n",
     "24.11": "slurmstepd: error: *** JOB 9544171 ON node3 CANCELLED AT 2026-11-25T14:01:07"
     " DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS ***\n",
 }
+# Recorded word for word from Slurm 22.05.8 and 24.11.5 of Debian, on the cluster of slurm_box.py.
 REQUEUED = {
     "22.05": "slurmstepd-node1: error: *** JOB 9564261 ON node1 CANCELLED AT 2026-11-25T21:36:13"
     " DUE TO JOB REQUEUE ***\n",

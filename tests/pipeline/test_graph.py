@@ -210,3 +210,17 @@ def test_a_gpu_gives_nearly_the_same_pixels_as_the_cpu():
     difference = (found[1].cpu() - found[0]).abs()
     assert difference.mean() < GRAY_LEVEL
     assert difference.max() < 12 * GRAY_LEVEL
+
+
+def test_pixels_on_a_cpu_have_the_bits_of_earlier_versions():
+    """A run that is resumed after an update must end with the same weights."""
+    level = np.arange(0, 256, 5, dtype=np.uint8)
+    images = [jpeg(np.full((16, 16, 3), value, np.uint8)) for value in level]
+    graph = training_graph(len(images), 16, 1, CPU)
+    corner = np.zeros((len(images), 2), np.int32)
+    graph.start(images, corner=corner, size=corner + 16, flip=np.zeros(len(images), np.int32))
+    (found,) = graph.finish()
+    decoded = np.stack([simplejpeg.decode_jpeg(image.tobytes()) for image in images])
+    mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    pixels = torch.from_numpy(decoded).permute(0, 3, 1, 2)
+    assert torch.equal(found, torch.sub(pixels, mean).div_(std))

@@ -87,10 +87,10 @@ def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
     epoch = step / steps_per_epoch
     if epoch < warmup:
         start = settings.warmup_start
-        progress = epoch / warmup
         if settings.warmup == "exponential":
-            return config.lr * start ** (1 - progress)
-        return config.lr * (start + (1 - start) * progress)
+            return config.lr * start ** (1 - epoch / warmup)
+        # In this order of operations, runs of earlier versions resume with the same bits.
+        return config.lr * (start + (1 - start) * epoch / warmup)
     if settings.schedule == "step":
         passed = sum(step >= milestone * steps_per_epoch for milestone in settings.milestones)
         return config.lr * settings.gamma**passed

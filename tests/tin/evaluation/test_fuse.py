@@ -85,7 +85,7 @@ def test_tests_that_average_differently_need_a_choice(tmp_path):
     save(tmp_path / "one", FIRST, {})
     save(tmp_path / "two", replace(SECOND, average="logits"), {})
     folders = [tmp_path / "one", tmp_path / "two"]
-    with pytest.raises(ScoresError, match="one averages scores .* two averages logits; choose"):
+    with pytest.raises(ScoresError, match="one averages scores .*two averages logits; choose"):
         fuse_tests(folders, tmp_path / "both")
     assert fuse_tests(folders, tmp_path / "both", how="logits")["average"] == "logits"
 

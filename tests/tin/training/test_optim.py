@@ -270,3 +270,12 @@ def test_a_users_own_module_is_grouped_by_the_types_of_its_layers():
     assert found["backbone.layer1.0.temporal.norm.bias"] == (1, 0)
     assert found["backbone.layer1.0.temporal.mix.weight"] == (1, 1)
     assert found["backbone.layer1.0.temporal.mix.bias"] == (2, 0)
+
+
+def test_the_linear_warmup_has_the_same_bits_as_in_earlier_versions():
+    """A run that is resumed after an update must end with the same weights."""
+    for warmup in (0.5, 1.0, 0.3):
+        config = load(None, [f"optim.warmup_epochs={warmup}"])
+        for step in range(int(100 * warmup)):
+            expected = config.lr * (0.1 + 0.9 * (step / 100) / warmup)
+            assert learning_rate(config, step, 100) == expected
