@@ -54,7 +54,9 @@ def read_bytes(path: Path, max_bytes: int = MAX_BYTES, *, follow: bool = True) -
     """
     try:
         with open_regular(path, follow=follow) as file:
-            data = file.read(max_bytes + 1)
+            # A read allocates what it asks for, so ask for no more than the file has.
+            size = min(os.fstat(file.fileno()).st_size, max_bytes)
+            data = file.read(size + 1)
     except FileNotFoundError:
         raise
     except OSError as error:
