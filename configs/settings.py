@@ -10,9 +10,5 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True,
-        strict=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
+        frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True
     )
