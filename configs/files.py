@@ -27,7 +27,11 @@ class WriteError(TinError, OSError):
 
 @contextlib.contextmanager
 def atomic_file(
-    path: Path, *, check: Callable[[], None] | None = None, advice: str = ""
+    path: Path,
+    *,
+    check: Callable[[], None] | None = None,
+    verify: Callable[[Path], None] | None = None,
+    advice: str = "",
 ) -> Iterator[BinaryIO]:
     """Open a binary file that takes the place of `path` when the block ends without an error.
 
@@ -39,6 +43,8 @@ def atomic_file(
         path: the file to write; its folder must exist.
         check: called just before the rename, for example to detect a newer attempt of a run. If
             it raises an error, the old file stays.
+        verify: called with the flushed temporary file, for example to read it back. If it raises
+            an error, the old file stays.
         advice: a sentence for the error message that says what is still intact or what to run.
 
     Raises:
@@ -53,6 +59,8 @@ def atomic_file(
             with _explained(path, advice):
                 file.flush()
                 os.fsync(file.fileno())
+        if verify:
+            verify(temporary)
         if check:
             check()
         with _explained(path, advice):

@@ -2,18 +2,19 @@
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from configs.errors import USAGE, TinError
 from configs.explain import explain, nearest, setting_names
 from configs.schema import Config
 from configs.settings import Settings
+from configs.yaml_files import ConfigError as ConfigError
+from configs.yaml_files import read_yaml as read_yaml
+from configs.yaml_files import to_yaml as to_yaml
+from configs.yaml_files import yaml_value
 
 RECIPES = Path(__file__).parent / "recipes"
 STAGED = "TIN_STAGED"
@@ -21,13 +22,6 @@ STAGED = "TIN_STAGED"
 FORMER_DEFAULTS = {"shard.held_out": (0.0, None)}
 """Former and present default of each setting whose default has changed; training ignores them."""
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class ConfigError(TinError, ValueError):
-    """A settings file or a `section.key=value` that cannot be used; says where and why."""
-
-    exit_code = USAGE
-    is_final = True
 
 
 class Site(Settings):
@@ -41,32 +35,8 @@ class Site(Settings):
     """Folder of downloaded weights and compiled operators; empty is ~/.cache/tin."""
     local: str = ""
     """Folder on the node's own disk for staged shards."""
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML's safe loader, which also reads 1e-3 as a number and rejects duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"duplicate key {key}", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """YAML's safe dumper, which quotes the text 1e-3 because `_Loader` reads it as a number."""
-
-
-# PyYAML reads 1e-3 as text, because it expects a dot and a signed exponent: 1.0e-3.
-for _kind in (_Loader, _Dumper):
-    _kind.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)$"),
-        list("-+.0123456789"),
-    )
+    trusted_owners: tuple[str, ...] = ()
+    """Users, besides you and root, whose compiled operators may be loaded: names or numbers."""
 
 
 def load(recipe: str | Path | None, settings: Sequence[str] = ()) -> Config:
@@ -126,7 +96,7 @@ def parse(
         return model.model_validate_json(json.dumps(values))
     except ValidationError as error:
         raise ConfigError("\n".join(explain(model, error, where, typed))) from None
-    except TypeError as error:  # for example a YAML date, which JSON does not have
+    except (TypeError, ValueError) as error:  # for example a YAML date, which JSON does not have
         raise ConfigError(f"{where}: {error}; put it in quotes") from None
 
 
@@ -152,40 +122,13 @@ def with_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[st
             inner = inner.setdefault(section, {})
             if not isinstance(inner, dict):
                 raise ConfigError(f"setting {setting!r}: {section} is a value, not a section")
-        try:
-            inner[key] = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"setting {setting!r}: {_one_line(error)}") from None
+        inner[key] = yaml_value(text, f"setting {setting!r}")
     return result
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file; an empty file is an empty mapping.
-
-    Raises:
-        ConfigError: the file cannot be read, or contains something else.
-    """
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path.name}: {_one_line(error)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path.name}: expected a mapping, found {type(values).__name__}")
-    return values
 
 
 def dump(settings: BaseModel) -> str:
     """Return all settings as YAML, which `load` reads back as the same settings."""
     return to_yaml(settings.model_dump(mode="json"))
-
-
-def to_yaml(values: Mapping[str, Any]) -> str:
-    """Return values as YAML, which `read_yaml` reads back unchanged and in the same order."""
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -243,6 +186,22 @@ def dataset_path(name: str) -> Path:
     Raises:
         ConfigError: the folder does not exist or contains no dataset.
     """
+    path = original_dataset_path(name)
+    # A job may have staged another dataset than this one: compare before using its copy.
+    copy = Path(os.environ.get(STAGED) or path)
+    same = (copy / "dataset.yaml").read_bytes() == (path / "dataset.yaml").read_bytes()
+    return copy if same else path
+
+
+def original_dataset_path(name: str) -> Path:
+    """Return the folder of a dataset, also on a node that has a staged copy.
+
+    Args:
+        name: name of the dataset in site.yaml, or path of its folder.
+
+    Raises:
+        ConfigError: the folder does not exist or contains no dataset.
+    """
     if not name:
         raise ConfigError(
             "data.dataset is empty; set it to the folder of a dataset or to a name in site.yaml"
@@ -253,10 +212,7 @@ def dataset_path(name: str) -> Path:
             f"data.dataset {name}: {path.absolute()} contains no dataset.yaml; create the dataset"
             " with `tin shard`, or map its name to a folder in site.yaml"
         )
-    # A job may have staged another dataset than this one: compare before using its copy.
-    copy = Path(os.environ.get(STAGED) or path)
-    same = (copy / "dataset.yaml").read_bytes() == (path / "dataset.yaml").read_bytes()
-    return copy if same else path
+    return path
 
 
 def run_path(run: str | Path) -> Path:
@@ -277,7 +233,3 @@ def _as_setting(name: str, words: Sequence[str]) -> str:
     after = words[list(words).index(name) + 1 :] if name in words else []
     value = after[0] if after and "=" not in after[0] else "VALUE"
     return f"; type {name}={value}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

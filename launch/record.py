@@ -14,9 +14,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from pydantic import TypeAdapter
+
 from configs.errors import TinError
 from configs.files import WriteError, sync_folder, write_text
 from configs.node import node_name
+from configs.small_files import DamagedFileError, read_bytes, read_json, read_record
 from tin.runs.folder import Run
 
 Outcome = Literal["done", "stopped", "failed", "lost", "gave up", "cancelled"]
@@ -110,6 +113,11 @@ class End:
     """Whether the time limit of the job stopped it."""
 
 
+JOB = TypeAdapter(SubmittedJob)
+NOTE = TypeAdapter(Note)
+END = TypeAdapter(End)
+
+
 def add_job(run_dir: Path, job: SubmittedJob) -> None:
     """Record a submitted job."""
     _append_line(_jobs_file(run_dir), json.dumps(asdict(job)))
@@ -143,13 +151,14 @@ def _own_jobs(run_dir: Path) -> list[SubmittedJob]:
     found = {}
     for file in sorted(Run(run_dir).job.glob("attempt-*")):
         try:
-            facts = json.loads(file.read_text())
-        except (OSError, ValueError):
+            facts = read_json(file)
+        except (OSError, DamagedFileError):
             continue  # the attempt is starting right now
-        job_id = facts.get("job_id", "")
+        job_id = str(facts.get("job_id", ""))
         if job_id and job_id not in known:
             started = facts.get("started", 0.0)
-            user = facts.get("user", "")
+            started = float(started) if isinstance(started, (int, float)) else 0.0
+            user = str(facts.get("user", ""))
             found[job_id] = SubmittedJob(job_id, "train", "slurm", "", submitted=started, user=user)
     return list(found.values())
 
@@ -159,10 +168,11 @@ def _recorded(run_dir: Path) -> list[SubmittedJob]:
     if not path.exists():
         return []
     found = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    text = read_bytes(path, follow=False).decode("utf-8", "replace")
+    for number, line in enumerate(text.splitlines(), 1):
         try:
-            found.append(SubmittedJob(**json.loads(line)))
-        except (ValueError, TypeError) as error:
+            found.append(JOB.validate_json(line, strict=True))
+        except ValueError as error:
             raise RecordError(
                 f"{path}, line {number}: expected a submitted job as JSON ({error}). Remove the"
                 " line, and cancel its job with scancel if it is still queued or running."
@@ -178,7 +188,7 @@ def add_end(run_dir: Path, end: End) -> None:
 def ends(run_dir: Path) -> list[End]:
     """Return how the executions of a run's jobs ended, oldest first."""
     files = (Run(run_dir).job / "ends").glob("*.json")
-    return sorted((End(**_read(file)) for file in files), key=lambda end: end.time)
+    return sorted((read_record(file, END) for file in files), key=lambda end: end.time)
 
 
 def write_note(run_dir: Path, job_id: str, restart: int, note: Note) -> None:
@@ -189,7 +199,7 @@ def write_note(run_dir: Path, job_id: str, restart: int, note: Note) -> None:
 def read_notes(run_dir: Path, job_id: str, restart: int) -> list[Note]:
     """Return why ranks exited early from one execution of a job, in the order of the ranks."""
     files = (Run(run_dir).job / "notes").glob(f"{job_id}-{restart}-*.json")
-    return sorted((Note(**_read(file)) for file in files), key=lambda note: note.rank)
+    return sorted((read_record(file, NOTE) for file in files), key=lambda note: note.rank)
 
 
 def place() -> Place:
@@ -264,7 +274,3 @@ def _append_line(path: Path, line: str) -> None:
 def _write(path: Path, values: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(values))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())

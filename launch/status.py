@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from configs.errors import TinError
 from launch.local import is_alive
 from launch.reasons import NO_LOG, NO_REASON, why_ended, why_queued
 from launch.record import SubmittedJob, all_jobs, ends, last_row, last_rows, read_notes
 from launch.slurm_query import Ended, NoAccountsError, Queued, SlurmError, executions, queued
+from launch.table_values import age, number_in
 from tin.runs.folder import Run
 
 RunState = Literal[
@@ -102,13 +104,27 @@ class _Slurm:
 
 def statuses(run_dirs: Sequence[Path]) -> tuple[list[RunStatus], str]:
     """Return the status of each run, and why Slurm did not answer (empty if it did)."""
-    jobs_of_run = {run_dir: all_jobs(run_dir) for run_dir in run_dirs}
+    damaged: dict[Path, str] = {}
+    jobs_of_run: dict[Path, list[SubmittedJob]] = {}
+    for run_dir in run_dirs:
+        try:
+            jobs_of_run[run_dir] = all_jobs(run_dir)
+        except (TinError, OSError) as error:
+            damaged[run_dir] = str(error)
+            jobs_of_run[run_dir] = []
     slurm = _ask_slurm([job for known in jobs_of_run.values() for job in known])
     found = []
     for run_dir in run_dirs:
-        status = _from_folder(run_dir)
-        if jobs_of_run[run_dir]:
-            status = _with_jobs(status, jobs_of_run[run_dir], slurm)
+        # A damaged run must not hide the others.
+        try:
+            status = _from_folder(run_dir)
+            if jobs_of_run[run_dir]:
+                status = _with_jobs(status, jobs_of_run[run_dir], slurm)
+        except (TinError, OSError, ValueError) as error:
+            damaged.setdefault(run_dir, str(error))
+            status = RunStatus(run_dir, state="unknown")
+        if run_dir in damaged:
+            status = replace(status, why=damaged[run_dir])
         found.append(status)
     return found, slurm.problem
 
@@ -150,7 +166,7 @@ def _from_folder(run_dir: Path) -> RunStatus:
     # A run that has written a row or a checkpoint recently is running.
     attempts = run.attempts()
     saved = max((file.stat().st_mtime for file in run.checkpoints.glob("*.pt")), default=0.0)
-    written = max(saved, float(row.get("time") or 0))
+    written = max(saved, number_in(row, "time"))
     state: RunState = "waiting"
     if attempts:
         state = "running" if now - written < STALE_S else "stopped"
@@ -169,10 +185,10 @@ def _from_folder(run_dir: Path) -> RunStatus:
         stage=stage,
         state=state,
         step=row.get("step", ""),
-        epoch=str(int(row["epoch"]) + 1) if row.get("epoch") else "",
-        clips_per_s=f"{float(row['clips_per_s']):.1f}" if row.get("clips_per_s") else "",
-        data_wait=f"{100 * float(row['data_wait']):.1f} %" if row.get("data_wait") else "",
-        saved=_age(now - saved) if saved else "",
+        epoch=f"{number_in(row, 'epoch') + 1:.0f}" if row.get("epoch") else "",
+        clips_per_s=f"{number_in(row, 'clips_per_s'):.1f}" if row.get("clips_per_s") else "",
+        data_wait=f"{100 * number_in(row, 'data_wait'):.1f} %" if row.get("data_wait") else "",
+        saved=age(now - saved) if saved else "",
         restarts=max(len(attempts) - 1, 0),
         metric=metric,
         best=best,
@@ -281,10 +297,3 @@ def _run_state(slurm_state: str) -> RunState:
     """Return a state of Slurm, such as `CANCELLED by 1000`, as a state of a run."""
     name = slurm_state.split()[0].lower()
     return next((state for state in STATES if state == name), "unknown")
-
-
-def _age(seconds: float) -> str:
-    for size, name in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {name}"
-    return f"{seconds:.0f} s"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from configs.files import atomic_file
+from preprocess.tars import ShardError
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]], advice: str = "") -> None:
@@ -25,3 +26,23 @@ def write_csv(path: Path, rows: Iterable[Sequence[object]], advice: str = "") ->
         text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
         csv.writer(text, lineterminator="\n").writerows(rows)
         text.detach()  # flushes the text and leaves the file open
+
+
+def read_keys(path: Path, num_videos: int) -> list[str]:
+    """Return the column `key` of a CSV file that has a row for each of `num_videos`.
+
+    Raises:
+        ShardError: the file is missing, damaged, or has another number of rows.
+    """
+    import pandas as pd
+
+    try:
+        rows = pd.read_csv(path, usecols=["key"], dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise ShardError(f"{path}: {error}. Run `tin data merge` again.") from None
+    if len(rows) != num_videos:
+        raise ShardError(
+            f"{path} has {len(rows)} rows, but the split has {num_videos} videos. Run"
+            " `tin data merge` again."
+        )
+    return rows["key"].tolist()

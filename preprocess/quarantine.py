@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from preprocess.csv_files import write_csv
-from preprocess.tars import ADVICE
+from preprocess.tars import ADVICE, ShardError
 
 MISSING = "file missing (common for Kinetics)"
 FORMER_MISSING = "it is not there"
@@ -45,13 +45,23 @@ def write_shard_list(folder: Path, shard: str, videos: Sequence[QuarantinedVideo
 
 
 def read_shard_list(folder: Path, shard: str) -> list[QuarantinedVideo]:
-    """Return the list of a finished shard, named by its file."""
+    """Return the list of a finished shard, named by its file.
+
+    Raises:
+        ShardError: the list is damaged.
+    """
     path = _list_path(folder, shard)
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))
-    return [QuarantinedVideo._make(row) for row in rows[1:]]
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
+        return [QuarantinedVideo._make(row) for row in rows[1:]]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise ShardError(
+            f"{path}: expected rows of {', '.join(QuarantinedVideo._fields)} ({error}). Delete the"
+            f" file and {shard}, then run `tin shard` again."
+        ) from None
 
 
 def write_dataset_list(folder: Path, videos: Sequence[QuarantinedVideo]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from configs.files import atomic_file, write_text
 from configs.load import ConfigError, parse, read_yaml, to_yaml
 from configs.settings import Settings
-from preprocess.csv_files import write_csv
+from preprocess.csv_files import read_keys, write_csv
 from preprocess.tars import ADVICE, ShardError
 
 FORMATS = {"rgb": 1, "flow": 2}
@@ -119,11 +119,12 @@ class Split:
         return self.folder / shard_name(self.name, shard)
 
     def keys(self) -> list[str]:
-        """Return the keys of the videos in order, read from the CSV file."""
-        import pandas as pd
+        """Return the keys of the videos in order, read from the CSV file.
 
-        path = self.folder / f"{self.name}.csv"
-        return pd.read_csv(path, usecols=["key"], dtype=str, keep_default_na=False)["key"].tolist()
+        Raises:
+            ShardError: the file is damaged.
+        """
+        return read_keys(self.folder / f"{self.name}.csv", self.num_videos)
 
 
 class CsvRow(NamedTuple):
@@ -274,8 +275,8 @@ def _open_table(folder: Path, split: str, name: str) -> np.ndarray:
     """Return a table, memory-mapped and checked for its type."""
     path = folder / f"{split}.{name}.npy"
     try:
-        table = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        table = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # numpy raises many types for a damaged header
         raise ShardError(f"{path}: {error}. Run `tin data merge` again.") from None
     if table.dtype != TABLES[name] or table.ndim != 1:
         raise ShardError(

@@ -4,6 +4,7 @@ A video is two members: `<key>.mjpeg`, its frames back to back, and `<key>.json`
 """
 
 import json
+import os
 import re
 import tarfile
 import zlib
@@ -11,12 +12,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from configs.errors import TinError
+from configs.small_files import open_regular
 
+Pixels = Annotated[int, Field(ge=1, le=65535)]
+"""A side of a JPEG."""
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Crc = Annotated[int, Field(ge=0, lt=2**32)]
+Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MAX_RECORD_BYTES = 256 << 20
+"""The size limit of a `.json`: about ten million frames."""
 KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 """Keys of videos. webdataset ends a key at a dot, and names in USTAR have at most 100 bytes."""
 MAX_BYTES = 8**11 - 1
@@ -38,18 +47,18 @@ class VideoRecord:
 
     key: str
     labels: tuple[str, ...]
-    width: int
-    height: int
+    width: Pixels
+    height: Pixels
     source: str
-    source_width: int
-    source_height: int
-    source_frames: int
-    fps: float
-    seconds: float
+    source_width: Count
+    source_height: Count
+    source_frames: Count
+    fps: Finite
+    seconds: Finite
     warning: str
     offsets: tuple[int, ...] = ()
     """Where each frame starts in `<key>.mjpeg`, in bytes."""
-    crcs: tuple[int, ...] = ()
+    crcs: tuple[Crc, ...] = ()
     """zlib.crc32 of each frame."""
     size: int = 0
     """Size of `<key>.mjpeg`, in bytes."""
@@ -95,22 +104,10 @@ def read_shard(path: Path) -> Iterator[tuple[VideoRecord, int]]:
         ShardError: the file is truncated, damaged, or not a shard.
     """
     try:
-        with tarfile.open(path, "r:") as tar:
-            members = iter(tar)
-            for frames in members:
-                record = _read_record(tar, frames, next(members, None))
-                yield record, frames.offset_data
-            end = tar.offset
+        with open_regular(path) as file:
+            yield from _read_videos(file)
     except (OSError, tarfile.TarError, ValueError) as error:
         raise ShardError(f"{path}: {error}. Delete the file and run `tin shard` again.") from None
-    # tarfile stops without an error at a header that is truncated or damaged, so compare the size.
-    expected = end + len(END)
-    found = path.stat().st_size
-    if found != expected:
-        raise ShardError(
-            f"{path}: found {found} bytes, but its videos end at byte {expected}; the file is"
-            " truncated or damaged. Delete it and run `tin shard` again."
-        )
 
 
 def _append(file: BinaryIO, name: str, size: int, parts: Sequence[bytes]) -> None:
@@ -122,8 +119,63 @@ def _append(file: BinaryIO, name: str, size: int, parts: Sequence[bytes]) -> Non
     file.write(bytes(-size % tarfile.BLOCKSIZE))
 
 
+def _read_videos(file: BinaryIO) -> Iterator[tuple[VideoRecord, int]]:
+    """Yield the records of an open shard and where their frames start.
+
+    Only plain members as `append_video` writes them are read. tarfile would follow sparse members,
+    links and headers of any size, and would end without an error at a damaged header.
+
+    Raises:
+        ValueError: the file has other members, or ends too early or too late.
+    """
+    file_size = os.fstat(file.fileno()).st_size
+    keys: set[str] = set()
+    position = 0
+    while (member := _read_header(file, position, file_size)) is not None:
+        start = position + tarfile.BLOCKSIZE
+        description_at = start + member.size + -member.size % tarfile.BLOCKSIZE
+        description = _read_header(file, description_at, file_size)
+        if description is None or description.size > MAX_RECORD_BYTES:
+            raise ValueError(f"found {member.name} without a valid .json after it")
+        file.seek(description_at + tarfile.BLOCKSIZE)
+        record = _read_record(member, description, file.read(description.size))
+        if record.key in keys:
+            raise ValueError(f"key {record.key} occurs twice")
+        keys.add(record.key)
+        yield record, start
+        position = description_at + tarfile.BLOCKSIZE
+        position += description.size + -description.size % tarfile.BLOCKSIZE
+    expected = position + len(END)
+    if file_size != expected:
+        raise ValueError(
+            f"found {file_size} bytes, but its videos end at byte {expected}; the file is"
+            " truncated or damaged"
+        )
+
+
+def _read_header(file: BinaryIO, position: int, file_size: int) -> tarfile.TarInfo | None:
+    """Return the member whose header is at `position`; None at the empty blocks of the end.
+
+    Raises:
+        ValueError: this is not the header of a regular file that lies inside the shard.
+    """
+    file.seek(position)
+    block = file.read(tarfile.BLOCKSIZE)
+    if block == bytes(tarfile.BLOCKSIZE):
+        return None
+    try:
+        member = tarfile.TarInfo.frombuf(block, "ascii", "strict")
+    except (tarfile.HeaderError, UnicodeDecodeError) as error:
+        raise ValueError(f"no member at byte {position} ({error}); truncated or damaged") from None
+    if member.type != tarfile.REGTYPE:
+        raise ValueError(f"{member.name!r} is not a regular file")
+    if member.size < 0 or position + tarfile.BLOCKSIZE + member.size > file_size:
+        raise ValueError(f"{member.name!r} is truncated: it announces {member.size} bytes")
+    return member
+
+
 def _read_record(
-    tar: tarfile.TarFile, frames: tarfile.TarInfo, description: tarfile.TarInfo | None
+    frames: tarfile.TarInfo, description: tarfile.TarInfo, content: bytes
 ) -> VideoRecord:
     """Return the record of a video, checked against the two members that it is read from.
 
@@ -132,24 +184,22 @@ def _read_record(
     """
     # Check that the members are <key>.mjpeg and <key>.json.
     stem = frames.name.removesuffix(".mjpeg")
-    if description is None or frames.name == stem or description.name != f"{stem}.json":
-        found = description.name if description else "the end of the file"
-        raise ValueError(f"found {frames.name} and then {found}, expected a .mjpeg and its .json")
-    content = tar.extractfile(description) if description.isfile() else None
-    if content is None or not frames.isfile():
-        raise ValueError(f"{frames.name} and {description.name} are not both regular files")
+    if frames.name == stem or description.name != f"{stem}.json":
+        raise ValueError(
+            f"found {frames.name} and then {description.name}, expected a .mjpeg and its .json"
+        )
     # Parse the record strictly.
     try:
-        record = RECORD.validate_json(content.read(), strict=True)
+        record = RECORD.validate_json(content, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         raise ValueError(f"{description.name} {key}: {first['msg']}") from None
     # Compare the record with the size of the frames.
-    if record.key != stem or record.size != frames.size:
+    if record.key != stem or not KEY.fullmatch(stem) or record.size != frames.size:
         raise ValueError(
-            f"{description.name} describes {record.key} with {record.size} bytes, but {frames.name}"
-            f" has {frames.size}"
+            f"{description.name} describes {record.key!r} with {record.size} bytes, but"
+            f" {frames.name} has {frames.size}"
         )
     ends = [*record.offsets, record.size]
     is_increasing = ends == sorted(set(ends))

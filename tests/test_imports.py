@@ -11,14 +11,16 @@ FLOORS = {
     "": ["configs", "preprocess", "pipeline", "tin", "launch"],
     "configs": [
         "errors explain progress settings node",
-        "files train_schema predict_schema",
-        "schema",
+        "files small_files train_schema predict_schema",
+        "schema yaml_files",
         "load",
         "cluster",
     ],
     "preprocess": [
-        "csv_files tars",
+        "tars",
+        "csv_files",
         "decode quarantine shards workers",
+        "integrity",
         "motions shard_rows videos",
         "graded_motions",
         "annotations frame_folders",
@@ -36,7 +38,7 @@ FLOORS = {
     ],
     "pipeline": ["random_numbers crops frames store", "plan", "batches", "graph", "loader"],
     "tin": ["op", "models", "runs ranks", "evaluation", "training", "deploy bench reports"],
-    "tin.op": ["cuda_toolkit", "build", "interlace", "selftest"],
+    "tin.op": ["cuda_toolkit trust", "build", "interlace", "selftest"],
     "tin.models": [
         "imagenet modality temporal tensor_files time_blocks",
         "causal mobilenet resnet size",
@@ -46,13 +48,23 @@ FLOORS = {
     ],
     "tin.runs": [
         "commit fit",
+        "environment",
         "folder",
         "checkpoint living settings",
+        "best",
         "averaging restore",
         "foreign",
     ],
-    "tin.ranks": ["distributed", "signals node_check watchdog", "gpu_health"],
-    "tin.evaluation": ["averages metrics opposites precise_bn", "scores", "evaluate predict fuse"],
+    "tin.ranks": [
+        "distributed",
+        "dataset_check signals node_check watchdog",
+        "gpu_health",
+    ],
+    "tin.evaluation": [
+        "averages metrics opposites precise_bn summary_line",
+        "scores",
+        "evaluate predict fuse",
+    ],
     "tin.training": [
         "average board device_random randaugment running_sums optim loaders bad_frames",
         "augment recorder state attempt",
@@ -76,7 +88,7 @@ FLOORS = {
     ],
     "tin.bench": ["timing two_shifts", "architectures cases", "on_dataset"],
     "launch": [
-        "errors record reasons find usage",
+        "errors record reasons find table_values usage",
         "slurm_query local",
         "status live_jobs check",
         "logs wait",

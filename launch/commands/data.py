@@ -103,13 +103,26 @@ def shard(
 
 
 @data.command()
-def verify(dataset: Dataset, as_json: Json = False) -> None:
+def verify(
+    dataset: Dataset,
+    sample: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            min=0.0,
+            max=1.0,
+            help="Read only this share of the shards, drawn at random each time; for example 0.05"
+            " in a nightly job.",
+        ),
+    ] = 1.0,
+    as_json: Json = False,
+) -> None:
     """Read every byte of a dataset and list what is damaged or missing."""
     from launch.usage import check_dataset
     from preprocess.verify import verify as find_problems
 
     check_dataset(dataset)
-    problems = find_problems(dataset)
+    problems = find_problems(dataset, sample)
     if as_json:
         typer.echo(json.dumps({"dataset": str(dataset), "problems": problems}, indent=1))
         raise typer.Exit(FAILED if problems else 0)
@@ -118,7 +131,8 @@ def verify(dataset: Dataset, as_json: Json = False) -> None:
     if problems:
         typer.echo(f"{dataset}: {len(problems)} problems")
         raise typer.Exit(FAILED)
-    typer.echo(f"{dataset}: no problems")
+    part = f" in the tables and {100 * sample:g} % of the shards" if sample < 1 else ""
+    typer.echo(f"{dataset}: no problems{part}")
 
 
 @data.command()

@@ -12,6 +12,7 @@ import pandas as pd
 
 from configs.load import load
 from pipeline.loader import ClipLoader
+from preprocess.integrity import check_dataset
 from tin.bench.cases import SHIFT_DIV
 from tin.bench.timing import Report, Value, deciles, measuring_device
 from tin.training.trainer import train
@@ -24,6 +25,7 @@ def bench_data(dataset: Path, seconds: float = 20.0, settings: Sequence[str] = (
     device = measuring_device()
     report = Report("data", device)
     config = load(None, ["train.batch=8", *settings])
+    check_dataset(dataset, [config.data.train_split])
     loader = ClipLoader(dataset, config.data.train_split, config, training=True, device=str(device))
     times: list[float] = []
     previous: float | None = None

@@ -24,7 +24,7 @@ from tin.deploy.preprocess import Deployed, Preprocess
 from tin.deploy.scorer import check_frames
 from tin.runs import checkpoint
 from tin.runs.folder import Run
-from tin.runs.restore import config_of, find_checkpoint, restore
+from tin.runs.restore import find_checkpoint, restore, trusted_config
 
 log = logging.getLogger(__name__)
 Kind = Literal["pt2", "onnx", "safetensors"]
@@ -72,7 +72,7 @@ def export(model: Path, out: Path, *, preprocess: bool, videos: Sequence[Path]) 
     run = Run(model) if model.is_dir() else None
     path = find_checkpoint(run, run.config().test.checkpoint) if run else model
     state = checkpoint.load(path)
-    config = config_of(state)
+    config = trusted_config(path, state)
     check_frames(config, "the check of an exported file")
     network = restore(state, config)
     clips = clips_of_videos(videos, config) if videos else clips_of_dataset(config, NUM_CHECKED)

@@ -12,7 +12,7 @@ from configs.load import ConfigError, differences, parse, with_settings
 from configs.schema import Config
 from tin.runs import checkpoint
 from tin.runs.folder import Run
-from tin.runs.restore import config_of, find_checkpoint, precision_of, restore
+from tin.runs.restore import find_checkpoint, precision_of, restore, trusted_config
 
 SECTIONS = ("test", "run", "data", "predict", "shard")
 """Sections of the settings that a prediction may change."""
@@ -34,7 +34,7 @@ class Scorer:
             ConfigError: settings of other sections differ.
         """
         run = Run(model) if model.is_dir() else None
-        base = run.config() if run else config_of(checkpoint.load(model))
+        base = run.config() if run else trusted_config(model, checkpoint.load(model))
         self.config = changed(base, settings)
         self.path = find_checkpoint(run, self.config.test.checkpoint) if run else model
         state = checkpoint.load(self.path)
@@ -92,5 +92,5 @@ def check_frames(config: Config, what: str) -> None:
 
 def device_setting(model: Path, settings: Sequence[str]) -> str:
     """Return `run.device` of a model, changed by ``settings``."""
-    base = Run(model).config() if model.is_dir() else config_of(checkpoint.load(model))
+    base = Run(model).config() if model.is_dir() else trusted_config(model, checkpoint.load(model))
     return changed(base, settings).run.device

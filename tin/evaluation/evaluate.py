@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from configs.load import ConfigError, dataset_path, differences, parse, with_settings
 from configs.progress import log_progress, show_progress
 from configs.schema import Config
-from pipeline.batches import check_bad_frames
+from pipeline.batches import BadDataError, check_bad_frames
 from pipeline.loader import ClipLoader
 from preprocess.shards import DatasetInfo
 from tin.evaluation.averages import Average
 from tin.evaluation.precise_bn import recompute_statistics
 from tin.evaluation.scores import Scores, load_result, save
+from tin.evaluation.summary_line import log_result
 from tin.models.network import TIN
 from tin.models.size import count
+from tin.ranks.dataset_check import DatasetCheck
 from tin.ranks.distributed import World, cpus
 from tin.ranks.watchdog import Watchdog
 from tin.runs import checkpoint
@@ -57,6 +59,10 @@ def evaluate(
         beat: called after each step, for a watchdog.
         average: how the views of a video are averaged.
         live: show a live bar on a terminal; inside of training there is one already.
+
+    Raises:
+        BadDataError: no video of the split has a readable frame.
+        ScoresError: a score is NaN or infinite.
     """
     activation = torch.sigmoid if loss == "bce" else functools.partial(torch.softmax, dim=1)
     model.eval()
@@ -76,6 +82,11 @@ def evaluate(
     # Send the rows, labels and scores of the videos to rank 0, without the -1 of filled rows.
     seen = [torch.cat(part).cpu().numpy() for part in (rows, labels, scores)]
     is_video = seen[0] >= 0
+    if not world.sum([int(is_video.sum())])[0]:
+        raise BadDataError(
+            f"{loader.split.folder}: no video of split {loader.split.name} has a readable frame, so"
+            f" nothing can be measured; run `tin data verify {loader.split.folder}`"
+        )
     gathered = world.gather([part[is_video] for part in seen])
     return None if gathered is None else _joined(gathered, loader, average)
 
@@ -96,11 +107,14 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
     run = Run(run_dir)
     config = _config(run, settings)
     torch.set_num_threads(config.run.threads or cpus())
+    folder = dataset_path(config.data.dataset)
+    dataset_check = DatasetCheck(world, config.data.dataset, folder, [config.data.test_split])
     paths, state = _load_checkpoint(run, config, world)
     loader = _open(config, world)
     try:
         _check_classes(state["classes"], loader.info)
         model = restore(state, config)
+        dataset_check.finish()
         # torch's stubs do not know memory_format
         model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         precision = precision_of(config, world.device)
@@ -136,7 +150,7 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
             "environment": describe_environment(str(world.device), world.world_size),
         }
         save(out, scores, result)
-        _log_result(load_result(out))
+        log_result(load_result(out))
     world.barrier()
     return out
 
@@ -186,7 +200,8 @@ def _load_checkpoint(run: Run, config: Config, world: World) -> tuple[list[Path]
         paths, state = load_average(run, config.test.last_checkpoints)
         path = paths[0]
     else:
-        path = world.broadcast(find_checkpoint(run, config.test.checkpoint))
+        found = find_checkpoint(run, config.test.checkpoint) if world.is_main else None
+        path = world.broadcast(found)
         paths, state = [path], checkpoint.load(path)
     if world.broadcast(state["global_step"]) != state["global_step"]:
         raise checkpoint.CheckpointError(
@@ -273,22 +288,3 @@ def _describe_model(
         "params": params,
         "gflops": gflops,
     }
-
-
-def _log_result(result: dict[str, Any]) -> None:
-    """Log the metrics that are known, the videos left out, and the speed."""
-    parts = [
-        f"{name} {value:.4f}" if name == "loss" else f"{name} {100 * value:.2f} %"
-        for name, value in result["metrics"].items()
-        if value is not None
-    ]
-    if result["missing"]:
-        parts.append(f"{len(result['missing'])} videos without a readable frame left out")
-    log.info(
-        "%s: %s (%d videos in %.0f s, %.1f clips/s)",
-        result["split"],
-        ", ".join(parts),
-        result["num_videos"],
-        result["seconds"],
-        result["clips_per_s"],
-    )

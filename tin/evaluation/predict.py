@@ -21,9 +21,10 @@ from preprocess.frame_folders import encode_folder
 from preprocess.shards import FRAME_ROW, LABEL, VIDEO_ROW, Split
 from preprocess.videos import BadVideoError, EncodedVideo, encode_video
 from tin.evaluation.averages import average
+from tin.evaluation.scores import ScoresError
 from tin.runs import checkpoint
 from tin.runs.folder import Run
-from tin.runs.restore import config_of, find_checkpoint, precision_of, restore
+from tin.runs.restore import find_checkpoint, precision_of, restore, trusted_config
 
 TOP = 5
 GAP = 4  # pixels between the frames of a strip
@@ -69,7 +70,7 @@ def predict(model: Path, videos: Sequence[Path]) -> Iterator[Prediction]:
         run = Run(model)
         model = find_checkpoint(run, run.config().test.checkpoint)
     state = checkpoint.load(model)
-    config = config_of(state)
+    config = trusted_config(model, state)
     if config.clip.modality == "flow":
         raise ConfigError(
             f"{model} sees optical flow, which `tin predict` does not compute from videos. Make a"
@@ -86,7 +87,11 @@ def predict(model: Path, videos: Sequence[Path]) -> Iterator[Prediction]:
         except BadVideoError as error:
             yield Prediction(video, [], np.zeros((0, 1, 1, 3), np.uint8), str(error))
             continue
-        scores = _scores(network, views, config, device)
+        try:
+            scores = _scores(network, views, config, device)
+        except ScoresError as error:
+            yield Prediction(video, [], views[0], str(error))
+            continue
         best = np.argsort(-scores, kind="stable")[:TOP]
         yield Prediction(video, [(classes[k], float(scores[k])) for k in best], views[0])
 
@@ -184,4 +189,7 @@ def _scores(
         logits = network(x).float()
     multi_label = config.train.loss == "bce"
     scores = logits.sigmoid() if multi_label else logits.softmax(1)
-    return average(scores.cpu().numpy(), config.test.average, multi_label)
+    mean = average(scores.cpu().numpy(), config.test.average, multi_label)
+    if not np.isfinite(mean).all():
+        raise ScoresError("the model's scores are NaN or infinite, so no class is named")
+    return mean

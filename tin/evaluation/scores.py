@@ -6,13 +6,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
 
 from configs.errors import TinError
 from configs.files import atomic_file, remove_leftovers, write_text
+from configs.small_files import DamagedFileError, open_regular, read_json
 from tin.evaluation import metrics
 from tin.evaluation.averages import Average, average
 from tin.evaluation.opposites import opposites, pair_accuracy
@@ -43,6 +44,22 @@ class Scores:
     """Names of the classes."""
     average: Average = "scores"
     """How the views of a video are averaged."""
+
+    def __post_init__(self) -> None:
+        """Check that all scores are finite: comparisons with NaN would rank its label first.
+
+        Raises:
+            ScoresError: a score is NaN or infinite; names the first video with such a score.
+        """
+        # The sum of a view is finite if all its scores are, and it needs little memory.
+        bad = ~np.isfinite(self.scores.sum(axis=-1, dtype=np.float64)).all(axis=-1)
+        if bad.any():
+            first = int(bad.argmax())
+            raise ScoresError(
+                f"{int(bad.sum())} of {len(self.keys)} videos have scores that are NaN or infinite;"
+                f" the first is {self.keys[first]}. The model or its input is broken; such scores"
+                " are not ranked."
+            )
 
     @property
     def mean(self) -> np.ndarray:
@@ -158,16 +175,13 @@ def load(folder: Path) -> Scores:
     """
     path = folder / SCORES
     try:
-        with np.load(path, allow_pickle=False) as file:
-            keys = file["keys"]
-            labels = file["labels"]
-            scores = file["scores"]
-            classes = file["classes"]
+        keys, labels, scores, classes = _read_arrays(path)
     except FileNotFoundError:
         raise ScoresError(f"{path} does not exist; run `tin test` to create it") from None
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except Exception as error:  # numpy and zipfile raise many types for a damaged file
         raise ScoresError(
-            f"{path} is not a valid scores file ({error}); run `tin test` to write it again"
+            f"{path} is not a valid scores file ({type(error).__name__}: {error}); run `tin test`"
+            " to write it again"
         ) from None
     N = len(keys)
     K = len(classes)
@@ -180,7 +194,17 @@ def load(folder: Path) -> Scores:
             f"{path}: labels are {labels.dtype} {labels.shape},"
             f" expected integers of shape ({N},) or ({N}, {K})"
         )
-    return Scores(keys.tolist(), labels, scores, tuple(classes.tolist()), _average_of(folder))
+    lowest, highest = (0, 1) if labels.ndim == 2 else (-1, K - 1)
+    if N and (labels.min() < lowest or labels.max() > highest):
+        raise ScoresError(
+            f"{path}: labels lie between {labels.min()} and {labels.max()}, expected {lowest} to"
+            f" {highest}"
+        )
+    average_of = _average_of(folder)
+    try:
+        return Scores(keys.tolist(), labels, scores, tuple(classes.tolist()), average_of)
+    except ScoresError as error:
+        raise ScoresError(f"{path}: {error}") from None
 
 
 def load_result(folder: Path) -> dict[str, Any]:
@@ -191,18 +215,40 @@ def load_result(folder: Path) -> dict[str, Any]:
     """
     path = folder / RESULT
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except FileNotFoundError:
         raise ScoresError(
             f"{path} does not exist, so the test did not finish; run `tin test` again"
         ) from None
-    except (OSError, ValueError) as error:
-        raise ScoresError(
-            f"{path} is not a valid result ({error}); run `tin test` to write it again"
-        ) from None
-    if not isinstance(result, dict):
-        raise ScoresError(f"{path} holds a {type(result).__name__}, expected a JSON object")
-    return result
+    except DamagedFileError as error:
+        raise ScoresError(f"{error}; run `tin test` to write it again") from None
+
+
+def _read_arrays(path: Path) -> list[np.ndarray]:
+    """Return keys, labels, scores and classes of a file whose CRCs agree.
+
+    Raises:
+        Exception: the file is damaged.
+    """
+    with open_regular(path) as stream:
+        # numpy compares the CRC only of an array that it reads to its end, so check all first.
+        with ZipFile(stream) as archive:
+            packed = [member.filename for member in archive.infolist() if member.compress_type]
+            if packed:  # such members could take any amount of memory
+                raise ValueError(f"{packed[0]} is compressed, expected an array of np.savez")
+            damaged = archive.testzip()
+            if damaged:
+                raise ValueError(f"the CRC of {damaged} is wrong")
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as file:
+            arrays = [file[name] for name in ("keys", "labels", "scores", "classes")]
+    keys, _, _, classes = arrays
+    for array, name in ((keys, "keys"), (classes, "classes")):
+        if array.dtype.kind != "U" or array.ndim != 1:
+            raise ValueError(f"{name} are {array.dtype} {array.shape}, expected a list of texts")
+    if len(np.unique(keys)) != len(keys):
+        raise ValueError("a key occurs twice")
+    return arrays
 
 
 def _average_of(folder: Path) -> Average:

@@ -1,5 +1,6 @@
 """ImageNet weights: downloaded into the cache where there is a network, read from it everywhere."""
 
+import contextlib
 import hashlib
 import http.client
 import logging
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from configs.errors import TinError
-from configs.files import WriteError, atomic_file
+from configs.files import WriteError, atomic_file, write_text
 from configs.load import ConfigError, cache_path
 from configs.schema import Config
 
@@ -39,10 +40,13 @@ class FetchError(TinError):
 
 
 def imagenet_path(arch: str) -> Path:
-    """Return the file of a network's ImageNet weights in the cache.
+    """Return the file of a network's ImageNet weights in the cache, after checking its SHA-256.
+
+    The digest of a file stands beside it. A file that was copied by hand is compared with the eight
+    digits in its name, and its digest is then recorded.
 
     Raises:
-        ConfigError: the file is not in the cache.
+        ConfigError: the file is not in the cache, or it has another digest.
     """
     path = _path(arch)
     if not path.exists():
@@ -51,7 +55,28 @@ def imagenet_path(arch: str) -> Path:
             f" machine with a network (a login node), copy {SOURCE}/{path.name} there by hand, or"
             " train from random weights with model.init=none."
         )
+    check_digest(path)
     return path
+
+
+def check_digest(path: Path) -> None:
+    """Compare a file of weights with the digest beside it or, the first time, with its name.
+
+    Raises:
+        ConfigError: the file has another digest.
+    """
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    record = _record(path)
+    expected = record.read_text().split()[0] if record.exists() else path.stem.rpartition("-")[2]
+    if not expected or not found.startswith(expected):
+        raise ConfigError(
+            f"{path}: found SHA-256 {found}, expected {expected}; the file is damaged or is a"
+            f" different file. Remove it and {record.name}, then run `tin weights fetch` again."
+        )
+    if not record.exists():
+        with contextlib.suppress(WriteError):  # a shared cache may be read-only
+            write_text(record, f"{found}  {path.name}\n")
 
 
 def initial_weights(config: Config) -> Path | None:
@@ -90,6 +115,7 @@ def fetch(arch: str, source: str = SOURCE) -> Path:
         raise ConfigError(f"{arch} has no ImageNet weights here; choose one of {', '.join(FILES)}")
     path = _path(arch)
     if path.exists():
+        check_digest(path)
         log.info("%s is already in the cache", path)
         return path
     url = f"{source.rstrip('/')}/{path.name}"
@@ -103,11 +129,17 @@ def fetch(arch: str, source: str = SOURCE) -> Path:
                 f"{url}: found SHA-256 {digest[:8]}..., expected {expected}...; the file is"
                 " damaged or is a different file"
             )
+    write_text(_record(path), f"{digest}  {path.name}\n")
     return path
 
 
 def _path(arch: str) -> Path:
     return cache_path() / "weights" / FILES[arch]
+
+
+def _record(path: Path) -> Path:
+    """Return the file with the digest of a file of weights, in the format of sha256sum."""
+    return path.with_name(f"{path.name}.sha256")
 
 
 def _download(url: str, file: BinaryIO, folder: Path) -> str:

@@ -1,12 +1,25 @@
-"""Writes files of tensors atomically: a failed write keeps the old file and names the reason."""
+"""Reads and writes files of tensors: atomic writes, and reads that find every damaged byte."""
 
-from collections.abc import Callable, Mapping
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
 
+from configs.errors import TinError
 from configs.files import WriteError, atomic_file
+from configs.small_files import open_regular
+
+BLOCK_BYTES = 1 << 20
+
+
+class TensorFileError(TinError, ValueError):
+    """A file of tensors that is damaged, or tensors that are NaN or infinite; says which."""
+
+    is_final = True
 
 
 def write_tensors(
@@ -18,6 +31,8 @@ def write_tensors(
 ) -> None:
     """Write `content` with ``torch.save`` so that `path` holds all of it or stays as it was.
 
+    The new file is read back from the disk before it takes the place of the old one.
+
     Args:
         path: the file to write; its folder must exist.
         content: tensors, numbers, text, and lists and dicts of these.
@@ -25,15 +40,118 @@ def write_tensors(
         advice: a sentence for the error message that says what is still intact or what to run.
 
     Raises:
+        TensorFileError: a tensor has NaN or infinite values.
         WriteError: the disk is full or not writable; names the file, the reason and what to do.
     """
+    name = first_not_finite(content)
+    if name:
+        raise TensorFileError(
+            f"{path} is not written: tensor {name} has NaN or infinite values. {advice}".strip()
+        )
+
+    def read_back(temporary: Path) -> None:
+        try:
+            check_members(temporary)
+        except TensorFileError as error:
+            raise WriteError(
+                f"cannot write {path}: the disk returns other bytes than were written ({error})."
+                f" {advice} Check the disk."
+            ) from None
+
     try:
-        with atomic_file(path, check=check, advice=advice) as file:
+        with atomic_file(path, check=check, verify=read_back, advice=advice) as file:
             torch.save(content, file)
     except RuntimeError as error:
         # When a write fails, torch still tries to close its archive. That fails as well, with a
         # RuntimeError about positions in the archive, which hides why the write failed.
         raise _reason(error) or WriteError(f"cannot write {path}: {error}. {advice}") from error
+
+
+def read_tensors(path: Path) -> Any:
+    """Return the content of a file of tensors on the CPU, after comparing its checksums.
+
+    torch itself ignores the CRCs in the file, so it loads damaged tensors without an error.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TensorFileError: the file is damaged, or has objects other than tensors, numbers and text.
+    """
+    try:
+        with open_regular(path) as file:
+            _check_crcs(file)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zipfile and torch.load raise many types for a damaged file
+        raise TensorFileError(_short(error)) from None
+
+
+def check_members(path: Path) -> None:
+    """Compare the CRC of each member of a file of tensors, read from the disk, not from memory.
+
+    Raises:
+        TensorFileError: the file is damaged.
+    """
+    try:
+        with open_regular(path) as file:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            if not _check_crcs(file):
+                raise TensorFileError("it is not a zip file")
+    except TensorFileError:
+        raise
+    except Exception as error:  # zipfile raises many types for a damaged file
+        raise TensorFileError(_short(error)) from None
+
+
+def first_not_finite(content: Any) -> str:
+    """Return the name of the first tensor with NaN or infinite values; empty if there is none."""
+    for name, tensor in _tensors(content, ""):
+        if not (tensor.is_floating_point() or tensor.is_complex()) or not tensor.numel():
+            continue
+        values = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+        # The minimum and maximum of values with a NaN are NaN, and they need no copy of the tensor.
+        low, high = torch.aminmax(values)
+        if not (torch.isfinite(low) & torch.isfinite(high)):
+            return name
+    return ""
+
+
+def _tensors(content: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in nested dicts and lists with their dotted names."""
+    if isinstance(content, Tensor):
+        yield name, content
+    elif isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _tensors(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(content, (list, tuple)):
+        for index, value in enumerate(content):
+            yield from _tensors(value, f"{name}.{index}")
+
+
+def _check_crcs(file: BinaryIO) -> bool:
+    """Compare the CRC of each member; return False for a file that is not a zip file.
+
+    Files that torch wrote without CRCs have the CRC 0 in all members, which cannot be compared.
+    """
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if all(member.CRC == 0 for member in members):
+            return True
+        for member in members:
+            with archive.open(member) as content:
+                while content.read(BLOCK_BYTES):
+                    pass
+    return True
+
+
+def _short(error: Exception) -> str:
+    """Return the first line of an error of torch or zipfile, which may be empty, with its type."""
+    text = str(error).split("\n")[0].split(". ")[0]
+    return f"{type(error).__name__}: {text}"
 
 
 def _reason(error: BaseException) -> WriteError | None:

@@ -20,7 +20,12 @@ from configs.schema import ClipSettings, Config, Modality
 from tin.models.imagenet import initial_weights
 from tin.models.modality import from_rgb
 from tin.models.network import TIN
-from tin.models.tensor_files import write_tensors
+from tin.models.tensor_files import (
+    TensorFileError,
+    first_not_finite,
+    read_tensors,
+    write_tensors,
+)
 from tin.models.tensor_names import our_name, our_value, to_reference
 
 log = logging.getLogger(__name__)
@@ -133,13 +138,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
             text, or does not contain a known network.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read_tensors(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: this file does not exist") from None
-    except Exception as error:  # torch.load raises many types for a damaged file
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]  # some have an empty message
+    except TensorFileError as error:
         raise ConfigError(
-            f"{path}: cannot be read as plain tensors ({reason}). If the file contains other"
+            f"{path}: cannot be read as plain tensors ({error}). If the file contains other"
             " objects and you trust it, save its tensors alone to a new file; docs/weights.md"
             " shows how."
         ) from None
@@ -149,7 +153,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     state = content if isinstance(content, Mapping) else {}
-    state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    state = {
+        name: value
+        for name, value in state.items()
+        if isinstance(value, Tensor) and isinstance(name, str)
+    }
+    bad = first_not_finite(state)
+    if bad:
+        raise ConfigError(
+            f"{path}: tensor {bad} has NaN or infinite values; the file is damaged, or its training"
+            " diverged"
+        )
     names = Counter(map(our_name, state))
     if not names.keys() & FIRST_CONVS:
         raise ConfigError(

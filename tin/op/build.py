@@ -24,10 +24,11 @@ from pathlib import Path
 
 import torch
 
-from configs.errors import TinError
 from configs.files import atomic_file
 from configs.load import cache_path
 from tin.op.cuda_toolkit import Toolkit, architectures, capabilities, find_toolkit, gencode
+from tin.op.trust import BuildError as BuildError
+from tin.op.trust import check_trust, is_complete, write_digest
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +37,6 @@ CXX_FLAGS = ["-std=c++17", "-O2", "-fPIC", "-ffp-contract=off", "-fno-trapping-m
 NVCC_FLAGS = ["-std=c++17", "-O3", "-lineinfo", "-Xcompiler", "-fPIC", "--threads", "0"]
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # the stable ABI of torch 2.11
 MAX_COMPILER_OUTPUT = 4000  # characters of the compiler's output in an error message
-
-
-class BuildError(TinError):
-    """The operator is not compiled, or it cannot be compiled or loaded; says what to do."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +82,11 @@ def build() -> Library:
             " the toolkit's folder and build again"
         )
     library = _library(toolkit, names)
-    if library.path.exists():  # checked before anything is written: the cache may be read-only
+    if is_complete(library.path):  # checked before anything is written: the cache may be read-only
         return library
     library.path.parent.mkdir(parents=True, exist_ok=True)
     with _one_at_a_time(library.path.parent / "lock"):
-        if not library.path.exists():
+        if not is_complete(library.path):
             _compile(library, toolkit)
     return library
 
@@ -124,9 +121,10 @@ def load(device_type: str) -> None:
     """Load the library that `find` returns into this process.
 
     Raises:
-        BuildError: no library exists, or this machine cannot load it.
+        BuildError: no library exists, it cannot be trusted, or this machine cannot load it.
     """
     library = find(device_type)
+    check_trust(library.path)
     try:
         torch.ops.load_library(library.path)
     except OSError as error:  # for example, it was compiled on a newer system
@@ -207,6 +205,8 @@ def _compile(library: Library, toolkit: Toolkit | None) -> None:
             raise BuildError(f"the operator did not compile; {output[-MAX_COMPILER_OUTPUT:]}")
         with Path(folder, "library.so").open("rb") as compiled, atomic_file(library.path) as file:
             shutil.copyfileobj(compiled, file)
+    # The digest comes last: a library with a digest is complete.
+    write_digest(library.path)
 
 
 def _rules(cxx: str, toolkit: Toolkit | None, names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from tin.reports.tables import ReportState
 from tin.runs import checkpoint
 from tin.runs.folder import Run
 
+LARGEST = 1e300
 SILENT_MINUTES = 30  # a run counts as lost after this many minutes without a recorded step
 
 
@@ -74,6 +75,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def number(value: Any) -> float:
-    """Return a value from a file as a float, NaN if it is not a number."""
+    """Return a value from a file as a float, NaN if it is not a finite number."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number else math.nan
+    # An integer of JSON may be too large for a float.
+    is_known = is_number and abs(value) < LARGEST
+    return float(value) if is_known else math.nan

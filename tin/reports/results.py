@@ -221,7 +221,13 @@ def _compared(config: Config, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _size(config: Config) -> tuple[float, float]:
-    """Return parameters and 10^9 multiply-adds of an untested run's model, NaN if unknown."""
+    """Return parameters and 10^9 multiply-adds of an untested run's model, NaN if unknown.
+
+    They are unknown for a temporal module of a user's own: a report imports nothing that the
+    settings of other people's runs name.
+    """
+    if ":" in config.model.temporal:
+        return math.nan, math.nan
     try:
         classes = read_info(dataset_path(config.data.dataset)).classes
         sizes = Config(clip=config.clip, model=config.model, test=config.test)

@@ -5,10 +5,9 @@ import csv
 import json
 import logging
 import os
-import platform
+import re
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from configs.files import remove_leftovers, sync_file, sync_folder, write_text
 from configs.load import ConfigError, changes, parse, read_yaml
 from configs.node import node_name
 from configs.schema import Config
-from tin.runs.commit import commit
+from configs.small_files import DamagedFileError, read_json
+from tin.runs.environment import describe_environment as describe_environment
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +34,12 @@ OFFSETS_FILE = "offsets.csv"
 spread of the offsets over these clips. `run.offset_steps` sets how often rows are written."""
 CSV_FILES = ("metrics.csv", "steps.csv", "bad_frames.csv", OFFSETS_FILE)
 """The files of a run to which rows are appended."""
+STEP = re.compile(r"[0-9]{1,18}")
+"""A number of steps in a CSV file."""
+ATTEMPT = re.compile(r"attempt-([0-9]{2,9})")
+"""Name of the file of an attempt."""
 COMPARED = "versions commit hardware auto".split()
 """Parts of an environment that a result depends on."""
-PACKAGES = "tin-video torch numpy nvidia-dali-cuda130 nvidia-dali-cuda120 av simplejpeg".split()
 
 
 class FencedError(TinError):
@@ -97,13 +100,18 @@ class Run:
         path = self.path / "config.yaml"
         if not path.exists():
             raise ConfigError(f"{self.path} is not a run: it has no config.yaml")
-        return parse(Config, read_yaml(path), str(path))
+        values = read_yaml(path)
+        if not values:  # default settings would be taken for those of the run
+            raise ConfigError(
+                f"{path} is empty, so the settings of the run are lost; restore the file from a"
+                " backup or from the entry `config` of a checkpoint"
+            )
+        return parse(Config, values, str(path))
 
     def attempts(self) -> list[int]:
-        """Return the numbers of all attempts in ascending order."""
-        return sorted(
-            int(file.name.removeprefix("attempt-")) for file in self.job.glob("attempt-*")
-        )
+        """Return the numbers of all attempts in ascending order; other files are ignored."""
+        names = [ATTEMPT.fullmatch(file.name) for file in self.job.glob("attempt-*")]
+        return sorted(int(name[1]) for name in names if name)
 
     def start_attempt(self) -> int:
         """Take the next attempt number and return it; older attempts can no longer write.
@@ -202,21 +210,33 @@ class Run:
         """
         if not (self.path / name).exists():
             return
-        with (self.path / name).open(newline="") as file:
-            rows = [row for row in csv.reader(file) if len(row) == len(columns)][1:]
+        text = (self.path / name).read_bytes().decode("utf-8", "replace")
+        rows = [row for row in map(_row, text.splitlines()) if len(row) == len(columns)][1:]
         step = columns.index("step")
-        kept = [row for row in rows if row[step].isdigit() and int(row[step]) < before]
+        kept = [row for row in rows if STEP.fullmatch(row[step]) and int(row[step]) < before]
         self.write(name, "".join(",".join(row) + "\n" for row in [columns, *kept]))
 
     def done(self) -> dict[str, float]:
-        """Return the finished stages with the time when each of them ended."""
+        """Return the finished stages with the time when each of them ended.
+
+        A damaged file counts as none: the stage is then run again, which ends where it ended.
+        """
         try:
-            return json.loads((self.job / "DONE").read_text())
-        except (OSError, json.JSONDecodeError):
+            values = read_json(self.job / "DONE")
+        except FileNotFoundError:
             return {}
+        except DamagedFileError as error:
+            log.warning("%s; no stage counts as finished", error)
+            return {}
+        return {
+            stage: float(time_s)
+            for stage, time_s in values.items()
+            if isinstance(time_s, (int, float)) and not isinstance(time_s, bool)
+        }
 
     def finish(self, stage: str) -> None:
-        """Mark a stage as finished."""
+        """Mark a stage as finished, after the rows of all CSV files are on the disk."""
+        self.sync_rows()
         self.write("job/DONE", json.dumps({**self.done(), stage: time.time()}))
 
     def warn_of_changes(self, facts: Mapping[str, Any]) -> None:
@@ -227,7 +247,7 @@ class Run:
         numbers = [number for number in self.attempts() if number < self.attempt]
         try:
             path = self.path / f"environment-{numbers[-1]:02d}.json"
-            previous = json.loads(path.read_text())
+            previous = read_json(path)
             before = {name: previous[name] for name in COMPARED}
             now = {name: facts[name] for name in COMPARED}
         except (IndexError, OSError, ValueError, KeyError):
@@ -248,21 +268,6 @@ class Run:
         return self.job / f"attempt-{number:02d}"
 
 
-def describe_environment(device: str, world_size: int) -> dict[str, Any]:
-    """Return versions, commit and hardware as environment-<attempt>.json records them."""
-    return {
-        "started": time.time(),
-        "host": node_name(),
-        "job_id": os.environ.get("SLURM_JOB_ID", ""),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
-        "python": platform.python_version(),
-        "commit": os.environ.get("TIN_COMMIT") or commit(),
-        "world_size": world_size,
-        "device": device,
-        "hardware": {"cpus": os.cpu_count(), "machine": platform.machine(), "gpu": _gpu(device)},
-    }
-
-
 def _job_id() -> str:
     """Return Slurm's number of this job, `123_4` for a task of an array; empty outside of Slurm."""
     array_id = os.environ.get("SLURM_ARRAY_JOB_ID")
@@ -271,20 +276,13 @@ def _job_id() -> str:
     return os.environ.get("SLURM_JOB_ID", "")
 
 
-def _gpu(device: str) -> str:
-    if not device.startswith("cuda"):
-        return ""
-    import torch
-
-    return torch.cuda.get_device_name(device)
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
-
-
 def _short(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _row(line: str) -> list[str]:
+    """Return the cells of a line of CSV; none for a line that is not CSV."""
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:
+        return []

@@ -23,7 +23,7 @@ from tin.models.weights import (
 )
 from tin.runs import checkpoint
 from tin.runs.folder import Run
-from tin.runs.restore import config_of, find_checkpoint, restore
+from tin.runs.restore import find_checkpoint, restore, trusted_config
 
 SHIFT_NAME = re.compile(r"\.(conv1\.(conv\.)?|conv\.0\.)net\.weight$")
 """Matches a tensor name that only TSM and MMAction2's TSM have."""
@@ -81,7 +81,7 @@ def export_run(source: Path, out: Path) -> None:
     """
     path = find_checkpoint(Run(source), "best") if source.is_dir() else source
     state = checkpoint.load(path)
-    config = config_of(state)
+    config = trusted_config(path, state)
     model = restore(state, config)
     export_reference(model, config.model.arch, out, config.clip.model_dump(mode="json"))
 
@@ -119,8 +119,10 @@ def settings_of(tensors: dict[str, Tensor]) -> list[str]:
 
 
 def _write_run(run: Run, config: Config, classes: list[str], model: TIN) -> None:
-    """Write config.yaml and best.pt of a run that starts with an imported model."""
-    run.write("config.yaml", dump(config))
+    """Write best.pt and config.yaml of a run that starts with an imported model.
+
+    config.yaml comes last: it makes the folder a run, so an import that was killed can be repeated.
+    """
     state = {
         "config": config.model_dump(mode="json"),
         "dataset_digest": "",
@@ -131,6 +133,7 @@ def _write_run(run: Run, config: Config, classes: list[str], model: TIN) -> None
         "ema": None,
     }
     checkpoint.save(run, state, "best.pt")
+    run.write("config.yaml", dump(config))
 
 
 def _modality(ours: dict[str, Tensor]) -> list[str]:

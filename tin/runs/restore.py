@@ -1,41 +1,97 @@
 """Builds a trained model from a run or a checkpoint file."""
 
+import logging
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from configs.load import parse
+from configs.load import ConfigError, parse
 from configs.schema import Config
 from tin.models.network import TIN, build_model
 from tin.runs import checkpoint
+from tin.runs.best import find_best
 from tin.runs.folder import Run
 
+log = logging.getLogger(__name__)
 MAX_REASON = 160
 """Most characters of an error message's list of tensors that do not fit."""
 
 
 def find_checkpoint(run: Run, which: Literal["best", "last"]) -> Path:
-    """Return the best or the last checkpoint of a run.
+    """Return the best or the last checkpoint of a run, after comparing the CRCs of its bytes.
 
     Raises:
-        CheckpointError: the run does not have this checkpoint.
+        CheckpointError: the run does not have this checkpoint, or it is damaged and no other
+            checkpoint can take its place.
     """
-    path = checkpoint.best(run) if which == "best" else checkpoint.newest(run)
-    if path is None:
-        other = "last" if which == "best" else "best"
+    if which == "best":
+        return find_best(run)
+    damaged = []
+    for path in checkpoint.newest_first(run):
+        problem = checkpoint.damage(path)
+        if not problem:
+            return path
+        damaged.append(path.name)
+        log.warning("%s; trying the checkpoint before it", problem)
+    if damaged:
         raise checkpoint.CheckpointError(
-            f"{run.checkpoints} has no {which} checkpoint; train the run first, or try"
-            f" test.checkpoint={other}"
+            f"{run.checkpoints}: all checkpoints are damaged ({', '.join(damaged)}); restore them"
+            " from a backup, or train the run again in another folder"
         )
-    return path
+    raise checkpoint.CheckpointError(
+        f"{run.checkpoints} has no last checkpoint; train the run first, or try"
+        " test.checkpoint=best"
+    )
 
 
 def config_of(state: dict[str, Any]) -> Config:
-    """Return the settings that a checkpoint was trained with."""
+    """Return the settings that a checkpoint was trained with.
+
+    Raises:
+        CheckpointError: the checkpoint lacks an entry.
+        ConfigError: the settings are not valid.
+    """
+    require(state, ("config", "classes", "epoch", "global_step", "model", "ema"))
     return parse(Config, state["config"], "the checkpoint's settings")
+
+
+def trusted_config(path: Path, state: dict[str, Any]) -> Config:
+    """Return the settings of a checkpoint file, if using them executes no code that it names.
+
+    A temporal module of a user's own is imported only if config.yaml of the run that has the
+    checkpoint names the same one. A checkpoint alone cannot make this program import something.
+
+    Raises:
+        CheckpointError: the checkpoint lacks an entry.
+        ConfigError: the checkpoint names a module that no run beside it names.
+    """
+    config = config_of(state)
+    name = config.model.temporal
+    run = Run(path.absolute().parent.parent)
+    if ":" in name and not (run.exists() and run.config().model.temporal == name):
+        raise ConfigError(
+            f"{path}: model.temporal is {name}, which would be imported because a file names it."
+            " If you trust the file, put it into the folder checkpoints/ of a run whose config.yaml"
+            f" has model.temporal: {name}"
+        )
+    return config
+
+
+def require(state: dict[str, Any], names: Sequence[str]) -> None:
+    """Check that a checkpoint has these entries.
+
+    Raises:
+        CheckpointError: it lacks some.
+    """
+    missing = [name for name in names if name not in state]
+    if missing:
+        raise checkpoint.CheckpointError(
+            f"the checkpoint has no {', '.join(missing)}; it was not written by `tin train`"
+        )
 
 
 def restore(state: dict[str, Any], config: Config) -> TIN:
@@ -46,6 +102,7 @@ def restore(state: dict[str, Any], config: Config) -> TIN:
     Raises:
         CheckpointError: the weights do not fit the settings.
     """
+    require(state, ("classes", "model", "ema"))
     model = build_model(config, len(state["classes"]))
     load_weights(model, state["ema"] or state["model"], config)
     return model.eval()
@@ -57,6 +114,13 @@ def load_weights(model: nn.Module, weights: dict[str, Any], config: Config) -> N
     Raises:
         CheckpointError: the weights do not fit the model; the message lists the first tensors.
     """
+    # torch would convert another data type without a word.
+    for name, tensor in model.state_dict().items():
+        found = weights.get(name, tensor)
+        if found.dtype != tensor.dtype:
+            raise checkpoint.CheckpointError(
+                f"the checkpoint's tensor {name} is {found.dtype}, expected {tensor.dtype}"
+            )
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -1,9 +1,12 @@
 """Damaged frames of a training run: rows of bad_frames.csv, and the limit of an epoch."""
 
+import logging
+
 from pipeline.batches import BadDataError
 from pipeline.loader import ClipLoader
 from tin.runs.folder import BAD_FRAMES, Run
 
+log = logging.getLogger(__name__)
 FILE = "bad_frames.csv"
 
 
@@ -38,3 +41,17 @@ def check_limit(num_bad_frames: int, limit: int, run: Run, epoch: int) -> None:
             f" (see data.bad_frames); {run.path / FILE} lists them,"
             " and `tin data verify` checks the whole dataset"
         )
+
+
+def log_epoch(epoch: int, num_bad_frames: int, run: Run) -> None:
+    """Log how many frames of an epoch were replaced by intact frames of their videos."""
+    if num_bad_frames:
+        path = run.path / FILE
+        log.warning(
+            "epoch %d: %d damaged frames were replaced; %s lists them",
+            epoch + 1,
+            num_bad_frames,
+            path,
+        )
+    else:
+        log.info("epoch %d: no damaged frames", epoch + 1)

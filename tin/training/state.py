@@ -19,8 +19,9 @@ from tin.models.weights import initialize
 from tin.op.interlace import is_compiled
 from tin.ranks.distributed import World
 from tin.runs import checkpoint
+from tin.runs.best import rebuild_best
 from tin.runs.folder import Run
-from tin.runs.restore import config_of, load_weights, precision_of
+from tin.runs.restore import config_of, load_weights, precision_of, require
 from tin.training.average import update_average
 from tin.training.optim import build_optimizer, restore_optimizer
 from tin.training.running_sums import RunningSums
@@ -47,14 +48,14 @@ class TrainingState:
         """Optimizer steps that are complete in this epoch."""
         self.best = -math.inf
         """The highest metric of all evaluations."""
-        self.best_loss = math.inf
-        """The loss of the evaluation with the highest metric."""
         self.skips = torch.zeros((), dtype=torch.int64, device=world.device)
         """Steps without an update, because the gradient was not finite; counted on the device."""
         self.bad_frames = 0
         """Damaged frames that all ranks found in this epoch."""
         self.sums = RunningSums(world.device)
-        saved = checkpoint.load_newest(run)
+        self.best_loss = math.inf
+        """The loss of that evaluation."""
+        saved = _load_newest(run, world)
         self._build(fresh=saved is None)
         if saved:
             self._restore(saved)
@@ -117,6 +118,15 @@ class TrainingState:
             kept = self.config.run.keep_checkpoints
             checkpoint.save(self.run, self._contents(sums), name, kept)
 
+    def check_best(self) -> None:
+        """Write best.pt again if it is lost or damaged (rank 0 only)."""
+        if not self.world.is_main or self.best == -math.inf:
+            return
+        rebuilt = rebuild_best(self.run)
+        if rebuilt:
+            self.best = rebuilt.metric
+            self.best_loss = -rebuilt.negative_loss
+
     def _build(self, fresh: bool) -> None:
         """Build model, optimizer and moving average; load `model.init` only for a fresh run."""
         settings = self.config.train
@@ -139,11 +149,12 @@ class TrainingState:
 
     def _restore(self, saved: dict[str, Any]) -> None:
         """Resume from a checkpoint, after checking that it has this dataset and these settings."""
+        require(saved, sorted(set(self._contents([])) - {"best_loss"}))
         self._check_origin(saved)
         load_weights(self.model, saved["model"], self.config)
-        restore_optimizer(self.optimizer, saved["optimizer"])
+        self._load_optimizer(saved["optimizer"])
         if self.ema:
-            self.ema.load_state_dict(saved["ema"])
+            load_weights(self.ema, saved["ema"] or {}, self.config)
         self.epoch = saved["epoch"]
         self.step = saved["step"]
         self.best = saved["best"]
@@ -161,6 +172,26 @@ class TrainingState:
                 saved["world_size"],
                 self.world.world_size,
             )
+
+    def _load_optimizer(self, saved: dict[str, Any]) -> None:
+        """Load the optimizer's state, after checking the shapes and types of its tensors.
+
+        Raises:
+            CheckpointError: it does not fit the parameters.
+        """
+        try:
+            restore_optimizer(self.optimizer, saved)
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise checkpoint.CheckpointError(
+                f"the checkpoint's optimizer does not fit the model: {error}"
+            ) from None
+        for parameter, values in self.optimizer.state.items():
+            momentum = values.get("momentum_buffer")
+            if momentum is not None and momentum.shape != parameter.shape:
+                raise checkpoint.CheckpointError(
+                    f"the checkpoint's optimizer has a tensor of shape {tuple(momentum.shape)} for"
+                    f" a parameter of shape {tuple(parameter.shape)}"
+                )
 
     def _check_origin(self, saved: dict[str, Any]) -> None:
         """Raise CheckpointError for another dataset, ConfigError for other settings."""
@@ -218,3 +249,19 @@ class TrainingState:
             "skipped": self.skipped,
             "bad_frames": self.bad_frames,
         }
+
+
+def _load_newest(run: Run, world: World) -> dict[str, Any] | None:
+    """Return the newest intact checkpoint, the same on all ranks; None if the run has none.
+
+    Rank 0 chooses it, because a rank that skips a damaged file alone would be at another step.
+    """
+    saved = checkpoint.load_newest(run) if world.is_main else None
+    name = ""
+    if saved:
+        require(saved, ("global_step", "attempt"))
+        name = checkpoint.step_name(saved["global_step"], saved["attempt"])
+    name = world.broadcast(name)
+    if name and not world.is_main:
+        saved = checkpoint.load(run.checkpoints / name)
+    return saved

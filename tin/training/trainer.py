@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from configs.errors import STOPPED, TinError
+from configs.load import dataset_path
 from configs.schema import Config
 from pipeline.batches import Batch
 from tin.evaluation.evaluate import evaluate
 from tin.models.network import record_offsets, recorded_offsets
+from tin.ranks.dataset_check import DatasetCheck
 from tin.ranks.distributed import World, cpus, start
 from tin.ranks.gpu_health import GpuHealth
 from tin.ranks.node_check import check_node
@@ -85,13 +87,18 @@ class Trainer:
         self.run = run
         self.world = world
         self.signals = signals
+        splits = (config.data.train_split, config.data.test_split)
+        folder = dataset_path(config.data.dataset)
+        check = DatasetCheck(world, config.data.dataset, folder, splits)
         self.train_loader = open_train_split(config, world)
         self.test_loader = open_test_split(config, world)
         check_settings(config, self.train_loader)
         warn_of_small_split(self.test_loader)
         num_steps = self.train_loader.num_steps // config.train.accumulate
         self.state = TrainingState(config, run, world, self.train_loader.info, num_steps)
+        check.finish()
         self.environment = start_attempt(run, config, world, self.state.auto)
+        self.state.check_best()
         self.flags = FlagAllReduce(world)
         self.watchdog = Watchdog(run.job, run.attempt, world.rank, config.run.hang_minutes)
         self.recorder: Recorder | None = None
@@ -167,6 +174,7 @@ class Trainer:
         sums = self._finite_sums()
         if self.recorder:
             self.recorder.epoch(train_row(state, epoch, sums))
+            bad_frames.log_epoch(state.epoch, state.bad_frames, self.run)
 
     def _train_step(self, batches: list[Batch]) -> None:
         """Take an optimizer step, and show it with the offsets and weights of its clips."""
@@ -258,8 +266,9 @@ class Trainer:
             return
         row = test_row(state, scores, time.monotonic() - began)
         self.recorder.epoch(row)
+        # The best model has the highest metric and, of equal ones, the lowest loss. An unknown
+        # metric is NaN, which is never greater.
         metric = row["map_class" if self.test_loader.info.multi_label else "top1"]
-        # Of equal metrics the lower loss wins: with few videos, equal metrics are common.
         if (metric, -row["loss"]) > (state.best, -state.best_loss):
             state.best = metric
             state.best_loss = row["loss"]

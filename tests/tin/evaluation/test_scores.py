@@ -190,3 +190,42 @@ def test_pair_accuracy_compares_only_the_two_classes_of_a_pair():
     labels = np.array([1, 0, 0, 2])  # right, wrong, a tie, not in a pair
     assert pair_accuracy(scores, labels, [(0, 1)]) == pytest.approx(1.5 / 3)
     assert math.isnan(pair_accuracy(scores, np.array([2, 2, 2, -1]), [(0, 1)]))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_rejected_with_the_video(value):
+    """A comparison with NaN is false, so a label with the score NaN would rank first."""
+    values = np.full((3, 2, 4), 0.25, np.float32)
+    values[1, 1, 2] = value
+    with pytest.raises(ScoresError, match="1 of 3 videos have scores .* the first is b"):
+        Scores(["a", "b", "c"], np.array([0, 1, 2]), values, ("w", "x", "y", "z"))
+
+
+def test_every_flipped_bit_of_a_scores_file_is_found_or_changes_nothing(tmp_path):
+    generator = np.random.default_rng(0)
+    values = generator.random((5, 1, 4), np.float32)
+    wanted = Scores(list("abcde"), np.arange(5) % 4, values, ("w", "x", "y", "z"))
+    save(tmp_path, wanted, {})
+    data = (tmp_path / "scores.npz").read_bytes()
+    num_found = 0
+    for _ in range(500):
+        flipped = bytearray(data)
+        flipped[generator.integers(len(data))] ^= 1 << int(generator.integers(8))
+        (tmp_path / "scores.npz").write_bytes(flipped)
+        try:
+            found = load(tmp_path)
+        except ScoresError as error:
+            assert "scores.npz" in str(error)
+            num_found += 1
+        else:
+            np.testing.assert_array_equal(found.scores, wanted.scores)
+            np.testing.assert_array_equal(found.labels, wanted.labels)
+            assert (found.keys, found.classes) == (wanted.keys, wanted.classes)
+    assert num_found > 300
+
+
+def test_a_result_with_numbers_that_are_not_finite_is_rejected(tmp_path):
+    for text in ('{"metrics": {"top1": NaN}}', '{"metrics": {"top1": 1e999}}', "[" * 100000):
+        (tmp_path / "result.json").write_text(text)
+        with pytest.raises(ScoresError, match=r"result\.json: is not valid JSON"):
+            load_result(tmp_path)

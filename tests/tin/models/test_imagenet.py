@@ -124,3 +124,32 @@ def test_a_full_cache_is_not_reported_as_a_failed_download(mirror: Path, cache: 
 def test_a_network_without_weights_is_rejected():
     with pytest.raises(ConfigError, match="resnet19 has no ImageNet weights here.*resnet18"):
         fetch("resnet19")
+
+
+def test_a_file_copied_by_hand_is_checked_by_its_name_and_then_recorded(mirror: Path, cache: Path):
+    path = cache / "weights" / FILES["resnet18"]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    assert imagenet_path("resnet18") == path
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    assert path.with_name(f"{path.name}.sha256").read_text() == f"{digest}  {path.name}\n"
+    path.write_bytes(CONTENT + b"x")
+    with pytest.raises(ConfigError, match=f"found SHA-256 .*, expected {digest}"):
+        imagenet_path("resnet18")
+
+
+def test_a_damaged_file_copied_by_hand_is_rejected(mirror: Path, cache: Path):
+    path = cache / "weights" / FILES["resnet18"]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"damaged")
+    with pytest.raises(ConfigError, match="the file is damaged or is a different file"):
+        imagenet_path("resnet18")
+    assert not path.with_name(f"{path.name}.sha256").exists()
+
+
+def test_a_downloaded_file_has_its_digest_beside_it(mirror: Path, cache: Path):
+    path = fetch("resnet18", mirror.as_uri())
+    assert path.with_name(f"{path.name}.sha256").exists()
+    path.write_bytes(b"rot")
+    with pytest.raises(ConfigError, match="the file is damaged"):
+        fetch("resnet18", mirror.as_uri())

@@ -1,5 +1,6 @@
 """Files of other projects: the names of their tensors and the logits of their networks."""
 
+import hashlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from configs.files import WriteError
 from configs.load import ConfigError, load
+from tin.models.imagenet import FILES
 from tin.models.network import TIN
 from tin.models.tensor_names import from_reference, our_name, to_reference
 from tin.models.weights import ImportReport, export_reference, import_file, initialize
@@ -481,12 +483,15 @@ def test_init_none_loads_no_weights():
     assert initialize(small(), load(None, ["model.init=none"])) is None
 
 
-def test_imagenet_weights_are_found_in_the_cache(cache: Path):
+def test_imagenet_weights_are_found_in_the_cache(cache: Path, monkeypatch: pytest.MonkeyPatch):
     network = TIN(1000, "resnet18", "none")
     state = {name.removeprefix("backbone."): value for name, value in network.state_dict().items()}
-    path = cache / "weights" / "resnet18-f37072fd.pth"
+    torch.save(state, cache.parent / "file.pth")
+    digest = hashlib.sha256((cache.parent / "file.pth").read_bytes()).hexdigest()
+    monkeypatch.setitem(FILES, "resnet18", f"resnet18-{digest[:8]}.pth")
+    path = cache / "weights" / FILES["resnet18"]
     path.parent.mkdir(parents=True)
-    torch.save(state, path)
+    (cache.parent / "file.pth").rename(path)
     model = small()
     report = initialize(model, load(None, ["model.arch=resnet18"]))
     assert torch.equal(model.backbone.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])

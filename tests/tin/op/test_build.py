@@ -17,6 +17,7 @@ from tin.op import cuda_toolkit, selftest
 from tin.op.build import BuildError, Library, build, find
 from tin.op.interlace import interlace_reference
 from tin.op.selftest import check
+from tin.op.trust import check_trust, write_digest
 
 # A fake compiler: it records each call, takes some seconds, and writes its output file.
 SLOW = """#!/bin/sh
@@ -82,7 +83,8 @@ def test_a_build_works_after_one_that_was_killed_half_way(cache, slow_compiler):
         find()
     slow_compiler(0)
     assert build().path.read_text() == "compiled\n"
-    assert sorted(path.name for path in cache.iterdir()) == [find().path.name, "lock"]
+    name = find().path.name
+    assert sorted(path.name for path in cache.iterdir()) == [name, f"{name}.sha256", "lock"]
 
 
 def test_an_interrupted_copy_into_the_cache_leaves_no_file(cache, slow_compiler, monkeypatch):
@@ -194,6 +196,7 @@ def test_the_error_of_a_library_that_cannot_be_loaded_says_what_to_do(cache):
     cache.mkdir(parents=True)
     path = cache / f"{module._prefix()}.so"
     path.write_text("not a library")
+    write_digest(path)
     with pytest.raises(BuildError, match="file too short; remove .*so and run `tin op build` here"):
         check()
 
@@ -248,3 +251,45 @@ def test_the_self_test_rejects_a_wrong_result_of_one_type(monkeypatch, factor):
     monkeypatch.setattr(selftest, "interlace", wrong_for_bfloat16)
     with pytest.raises(BuildError, match="the operator is wrong on cpu"):
         check()
+
+
+@pytest.fixture
+def library(tmp_path):
+    """Return a library with its digest, in a folder of this user alone."""
+    folder = tmp_path / "ops"
+    folder.mkdir(mode=0o755)
+    path = folder / "interlace.so"
+    path.write_bytes(b"code")
+    path.chmod(0o644)
+    write_digest(path)
+    return path
+
+
+def test_a_library_of_this_user_with_its_digest_is_trusted(library):
+    check_trust(library)
+
+
+@pytest.mark.parametrize("place", ["library", "folder"])
+def test_a_library_that_everybody_may_change_is_not_loaded(library, place):
+    (library if place == "library" else library.parent).chmod(0o777)
+    with pytest.raises(BuildError, match="is writable for everybody"):
+        check_trust(library)
+
+
+def test_a_library_without_its_digest_or_with_another_is_not_loaded(library):
+    library.write_bytes(b"c0de")
+    with pytest.raises(BuildError, match="does not have the digest beside it"):
+        check_trust(library)
+    library.with_name("interlace.so.sha256").unlink()
+    with pytest.raises(BuildError, match="has no digest beside it"):
+        check_trust(library)
+
+
+def test_a_library_of_another_user_needs_a_line_in_site_yaml(library, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getuid", lambda: 4242)  # so that the file belongs to somebody else
+    monkeypatch.setattr("tin.op.trust.ROOT", 4243)
+    with pytest.raises(BuildError, match="list the user in site.yaml under trusted_owners"):
+        check_trust(library)
+    owner = library.stat().st_uid
+    (tmp_path / "site.yaml").write_text(f"trusted_owners: ['{owner}', nobody-of-this-name]\n")
+    check_trust(library)

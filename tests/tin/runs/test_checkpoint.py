@@ -208,3 +208,46 @@ def test_foreign_files_are_rejected_and_never_executed(run: Run, tmp_path: Path)
     with pytest.raises(CheckpointError, match="evil.pt: cannot be read"):
         checkpoint.load(tmp_path / "evil.pt")
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_flipped_bit_in_the_newest_checkpoint_is_found_and_the_one_before_is_used(
+    run: Run, caplog: pytest.LogCaptureFixture
+):
+    checkpoint.save(run, state(1))
+    newest = checkpoint.save(run, state(2))
+    data = bytearray(newest.read_bytes())
+    data[data.index(torch.full((3,), 2.0).numpy().tobytes()) + 2] ^= 64
+    newest.write_bytes(data)
+    assert torch.load(newest, weights_only=True)["global_step"] == 2  # torch does not see it
+    assert checkpoint.load_newest(run)["global_step"] == 1
+    assert f"{newest}: cannot be read (BadZipFile: Bad CRC-32" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("global_step", -1),
+        ("global_step", True),
+        ("epoch", 1.5),
+        ("classes", ["a", 2]),
+        ("config", []),
+        ("ema", {"w": 1}),
+        ("model", {"w": "text"}),
+        ("sums", [float("nan")]),
+        ("best", float("nan")),
+    ],
+)
+def test_a_checkpoint_with_an_unexpected_entry_is_rejected_by_name(run: Run, key: str, value):
+    torch.save({"format": 1, **state(1), key: value}, run.path / "odd.pt")
+    with pytest.raises(CheckpointError, match=rf"odd\.pt: damaged: .*{key!r}"):
+        checkpoint.load(run.path / "odd.pt")
+
+
+def test_weights_that_are_not_finite_are_neither_written_nor_read(run: Run):
+    checkpoint.save(run, state(1))
+    with pytest.raises(ValueError, match=r"tensor model\.w has NaN or infinite values"):
+        checkpoint.save(run, state(2) | {"model": {"w": torch.tensor([float("nan")])}})
+    torch.save({"format": 1, "model": {"w": torch.tensor([float("inf")])}}, run.path / "bad.pt")
+    with pytest.raises(CheckpointError, match=r"tensor model\.w has NaN or infinite values"):
+        checkpoint.load(run.path / "bad.pt")
+    assert names(run) == ["step-00000001-a01.pt"]

@@ -128,6 +128,22 @@ def test_an_exported_run_has_the_same_tensors_in_the_format_of_the_original(
     assert all(torch.equal(value, new[key]) for key, value in old.items())
 
 
+def test_an_import_that_was_killed_half_way_can_be_repeated(
+    file: tuple[TIN, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write = Run.write
+
+    def killed(self: Run, name: str, text: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        import_run(file[1], tmp_path / "run")
+    monkeypatch.setattr(Run, "write", write)
+    assert not import_run(file[1], tmp_path / "run").failed
+    assert Run(tmp_path / "run").exists()
+
+
 def test_export_and_import_keep_crop_segments_and_size(file: tuple[TIN, Path], tmp_path: Path):
     _, path = file
     given = ["clip.crop=96", "clip.resize=112", "clip.sampling=dense", "clip.stride=3"]

@@ -1,0 +1,19 @@
+"""Values in the table of `tin status`, read from files that may be damaged."""
+
+from collections.abc import Mapping
+
+
+def number_in(row: Mapping[str, str], name: str) -> float:
+    """Return a number of a row of steps.csv; 0 if the file is damaged there."""
+    try:
+        return float(row.get(name) or 0)
+    except ValueError:
+        return 0.0
+
+
+def age(seconds: float) -> str:
+    """Return a time in its largest unit, for example `3 h`."""
+    for size, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,163 @@
+"""Run folders with garbage in them: each reader answers, or names the file."""
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from written_runs import write_run, write_test
+
+from configs.errors import TinError
+from launch.record import add_job, ends, jobs, last_row, read_notes
+from launch.status import RunStatus, statuses
+from tin.evaluation.scores import ScoresError, load, load_result
+from tin.reports.results import load_runs
+from tin.runs import checkpoint
+from tin.runs.folder import METRICS_COLUMNS, Run
+
+fuzz = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60
+)
+SMALL_FILES = (
+    "metrics.csv", "steps.csv", "config.yaml", "job/DONE", "job/jobs.jsonl", "job/ends/1-0.json",
+    "job/notes/1-0-0.json", "job/executions.json", "environment-01.json", "environment-02.json",
+    "tests/val-1x1-224/result.json",
+)  # fmt: skip
+JOB = '{"id": "1", "stage": "train", "executor": "local", "logs": "", "submitted": 1.5}'
+pieces = st.sampled_from(
+    [b"", b"\x00", b"\xff\xfe", b"nan", b"inf", b"-1", b"1e999", b"9" * 400, b"[", b"{}", b"null",
+     b'"', b",", b"\n", b"\r", b"step", b"train", b"{\"id\": 3}", b"a: &a [*a]", b"true"]
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory):
+    run_dir = write_run(tmp_path_factory.mktemp("runs") / "intact")
+    write_test(run_dir, "val-1x1-224", right=3)
+    return run_dir
+
+
+@fuzz
+@given(
+    name=st.sampled_from(SMALL_FILES),
+    garbage=st.lists(pieces, max_size=6).map(b"".join) | st.binary(max_size=80),
+    keep=st.integers(0, 400),
+)
+def test_a_damaged_run_hides_neither_itself_nor_another_run(
+    tmp_path_factory, intact, name, garbage, keep
+):
+    run_dir = write_run(tmp_path_factory.mktemp("runs") / "damaged")
+    write_test(run_dir, "val-1x1-224", right=3)
+    path = run_dir / name
+    path.parent.mkdir(exist_ok=True)
+    old = path.read_bytes() if path.exists() else b""
+    path.write_bytes(old[:keep] + garbage)
+    found, _ = statuses([run_dir, intact])
+    assert [status.run_dir for status in found] == [run_dir, intact]
+    assert found[1].state == "done"
+    table = load_runs([run_dir, intact])
+    assert set(table["run"]) == {str(run_dir), str(intact)}
+    row = table[table["run"] == str(intact)].iloc[0]
+    assert (row["state"], row["top1"]) == ("done", 0.75)
+    for column in ("top1", "gpu_hours"):
+        values = table[column].dropna().tolist()
+        assert all(math.isfinite(value) for value in values)
+
+
+def test_the_status_of_a_damaged_run_names_the_file(intact, tmp_path):
+    run_dir = write_run(tmp_path / "run")
+    (run_dir / "job" / "jobs.jsonl").write_text(JOB + "\nnonsense\n")
+    (status, _), _ = statuses([run_dir, intact])
+    assert isinstance(status, RunStatus)
+    assert "jobs.jsonl, line 2" in status.why
+
+
+@pytest.mark.parametrize("text", ["NaN", '{"id": 3}', "[]", "", '{"id": "1", "restart": "x"}'])
+def test_records_of_jobs_are_checked_and_named(tmp_path, text):
+    for folder in ("ends", "notes"):
+        (tmp_path / "job" / folder).mkdir(parents=True)
+        (tmp_path / "job" / folder / "1-0-0.json").write_text(text)
+    for read in (lambda: ends(tmp_path), lambda: read_notes(tmp_path, "1", 0)):
+        with pytest.raises(TinError, match=r"1-0-0\.json"):
+            read()
+    (tmp_path / "job" / "jobs.jsonl").write_text(f"{text}\n" if text else "x\n")
+    with pytest.raises(TinError, match=r"jobs\.jsonl, line 1"):
+        jobs(tmp_path)
+
+
+def test_attempts_of_other_names_do_not_count(tmp_path):
+    run = Run(tmp_path)
+    run.start_attempt()
+    for name in ("attempt-xx", "attempt-02.bak", "attempt-", "attempt-٣٣", "attempt--4"):
+        (run.job / name).write_text("")
+    assert run.attempts() == [1]
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "\xff", '{"train": NaN}', '{"train": "soon"}'])
+def test_a_damaged_done_file_means_not_done(tmp_path, text):
+    run = Run(tmp_path)
+    run.start_attempt()
+    (run.job / "DONE").write_bytes(text.encode("latin-1"))
+    assert run.done() == {}
+    run.finish("train")
+    assert set(run.done()) == {"train"}
+
+
+def test_an_empty_config_is_not_a_run_with_default_settings(tmp_path):
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(ValueError, match=r"config\.yaml is empty, so the settings of the run are"):
+        Run(tmp_path).config()
+
+
+@fuzz
+@given(garbage=st.lists(pieces, max_size=8).map(b"".join))
+def test_garbage_in_a_csv_file_is_cut_when_a_run_resumes(tmp_path_factory, garbage):
+    run = Run(tmp_path_factory.mktemp("run"))
+    run.start_attempt()
+    row = dict.fromkeys(METRICS_COLUMNS, 1)
+    run.append("metrics.csv", METRICS_COLUMNS, row)
+    with (run.path / "metrics.csv").open("ab") as file:
+        file.write(b"\n" + garbage)
+    run.cut("metrics.csv", METRICS_COLUMNS, 5)
+    lines = (run.path / "metrics.csv").read_text().splitlines()
+    assert lines[0] == ",".join(METRICS_COLUMNS) and lines[1] == ",".join("1" * len(row))
+    assert last_row(run.path / "metrics.csv")["step"].isdigit()
+
+
+@fuzz
+@given(position=st.floats(0, 1), flips=st.binary(min_size=1, max_size=20), cut=st.booleans())
+def test_fuzzed_checkpoints_and_scores_are_read_or_named(intact, tmp_path, position, flips, cut):
+    state = {"format": 1, "model": {"w": torch.ones(3)}, "epoch": 1, "best": 0.5}
+    torch.save(state, tmp_path / "one.pt")
+    scores = intact / "tests" / "val-1x1-224" / "scores.npz"
+    for source, name in ((tmp_path / "one.pt", "damaged.pt"), (scores, "scores.npz")):
+        data = bytearray(source.read_bytes())
+        at = int(position * (len(data) - 1))
+        data[at : at + len(flips)] = flips
+        (tmp_path / name).write_bytes(data[: at + 1] if cut else data)
+    try:
+        assert checkpoint.load(tmp_path / "damaged.pt")["epoch"] == 1
+    except checkpoint.CheckpointError as error:
+        assert "damaged.pt" in str(error)
+    try:
+        assert load(tmp_path).keys == load(scores.parent).keys
+    except ScoresError as error:
+        assert "scores.npz" in str(error)
+
+
+def test_a_job_is_read_back_as_it_was_written(tmp_path):
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "jobs.jsonl").write_text(JOB + "\n")
+    (job,) = jobs(tmp_path)
+    add_job(tmp_path, job)
+    assert jobs(tmp_path) == [job]  # a job that is recorded twice is one job
+    assert json.loads(JOB)["id"] == job.id
+
+
+def test_a_result_that_is_a_link_is_not_read(tmp_path):
+    (tmp_path / "secret").write_text("{}")
+    (tmp_path / "result.json").symlink_to(tmp_path / "secret")
+    with pytest.raises(ScoresError, match=r"result\.json: cannot be read"):
+        load_result(tmp_path)
