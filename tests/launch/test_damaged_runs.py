@@ -87,22 +87,22 @@ def test_records_of_jobs_are_checked_and_named(tmp_path, text):
         jobs(tmp_path)
 
 
-def test_attempts_of_other_names_do_not_count(tmp_path):
+@pytest.mark.parametrize("name", ["attempt-xx", "attempt-02.bak", "attempt-", "attempt--4"])
+def test_a_file_named_like_an_attempt_without_a_number_is_named(tmp_path, name):
     run = Run(tmp_path)
     run.start_attempt()
-    for name in ("attempt-xx", "attempt-02.bak", "attempt-", "attempt-٣٣", "attempt--4"):
-        (run.job / name).write_text("")
-    assert run.attempts() == [1]
+    (run.job / name).write_text("")
+    with pytest.raises(TinError, match=f"{name}: expected a name such as attempt-03"):
+        run.attempts()
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{", "\xff", '{"train": NaN}', '{"train": "soon"}'])
-def test_a_damaged_done_file_means_not_done(tmp_path, text):
+@pytest.mark.parametrize("text", ["", "5", "[1]", "{", "\xff", '{"train": NaN}', '{"train": "x"}'])
+def test_a_damaged_done_file_is_named(tmp_path, text):
     run = Run(tmp_path)
     run.start_attempt()
     (run.job / "DONE").write_bytes(text.encode("latin-1"))
-    assert run.done() == {}
-    run.finish("train")
-    assert set(run.done()) == {"train"}
+    with pytest.raises(TinError, match="DONE: "):
+        run.done()
 
 
 def test_an_empty_config_is_not_a_run_with_default_settings(tmp_path):

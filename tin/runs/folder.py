@@ -109,9 +109,20 @@ class Run:
         return parse(Config, values, str(path))
 
     def attempts(self) -> list[int]:
-        """Return the numbers of all attempts in ascending order; other files are ignored."""
-        names = [ATTEMPT.fullmatch(file.name) for file in self.job.glob("attempt-*")]
-        return sorted(int(name[1]) for name in names if name)
+        """Return the numbers of all attempts in ascending order.
+
+        Raises:
+            DamagedFileError: a file is named like an attempt, but without a number.
+        """
+        found = []
+        for file in self.job.glob("attempt-*"):
+            name = ATTEMPT.fullmatch(file.name)
+            if name is None:
+                raise DamagedFileError(
+                    f"{file}: expected a name such as attempt-03; remove or rename the file"
+                )
+            found.append(int(name[1]))
+        return sorted(found)
 
     def start_attempt(self) -> int:
         """Take the next attempt number and return it; older attempts can no longer write.
@@ -219,20 +230,20 @@ class Run:
     def done(self) -> dict[str, float]:
         """Return the finished stages with the time when each of them ended.
 
-        A damaged file counts as none: the stage is then run again, which ends where it ended.
+        Raises:
+            DamagedFileError: the file DONE is damaged.
         """
         try:
             values = read_json(self.job / "DONE")
         except FileNotFoundError:
             return {}
-        except DamagedFileError as error:
-            log.warning("%s; no stage counts as finished", error)
-            return {}
-        return {
-            stage: float(time_s)
-            for stage, time_s in values.items()
-            if isinstance(time_s, (int, float)) and not isinstance(time_s, bool)
-        }
+        for stage, time_s in values.items():
+            if not isinstance(time_s, (int, float)) or isinstance(time_s, bool):
+                raise DamagedFileError(
+                    f"{self.job / 'DONE'}: found {time_s!r} for {stage}, expected a time in"
+                    " seconds; remove the file if the stage has to run again"
+                )
+        return values
 
     def finish(self, stage: str) -> None:
         """Mark a stage as finished, after the rows of all CSV files are on the disk."""
