@@ -23,6 +23,7 @@ from configs.train_schema import (
     RunSettings,
     TestSettings,
     TrainSettings,
+    check_training_sections,
 )
 
 
@@ -83,6 +84,15 @@ class DataSettings(Settings):
     within each window of `window_shards` shards, so that reads stay in few files."""
     window_shards: PositiveInt = 16
     """Number of shards in a window of `order: local`."""
+    balanced: bool = False
+    """Draw equally many training clips of each class. An epoch keeps its number of clips: videos
+    of small classes are repeated with other frames and crops, those of large classes take turns
+    from epoch to epoch."""
+    folds: NonNegativeInt = 0
+    """Cross-validation: divide the groups of `train_split` into this many folds, train on all but
+    one, and evaluate on that one, which `test_split: fold` names. 0 disables it."""
+    fold: NonNegativeInt = 0
+    """Which of the `folds` is held out, counted from 0."""
     bad_frames: float = Field(0.001, ge=0, le=1)
     """Fraction of an epoch's frames that may be damaged before the run stops. 20 damaged frames are
     always allowed."""
@@ -141,6 +151,29 @@ class AugmentSettings(Settings):
     applies one of them, drawn at random."""
 
 
+def _check_data(data: DataSettings, train: TrainSettings) -> None:
+    """Reject settings of section `data` that are impossible together, or with those of `train`."""
+    if data.folds == 1 or data.fold >= max(data.folds, 1):
+        raise ValueError(
+            f"data.fold {data.fold} of data.folds {data.folds} does not exist; set data.folds to 2"
+            " or more, and data.fold to a number below it"
+        )
+    if data.balanced and data.order == "local":
+        raise ValueError(
+            "data.balanced draws from all shards, but data.order is local; set data.order=global"
+        )
+    if data.balanced and train.loss == "bce":
+        raise ValueError(
+            "data.balanced needs one label per video, but train.loss is bce; set"
+            " data.balanced=false"
+        )
+    if data.balanced and train.class_weights != "none":
+        raise ValueError(
+            f"data.balanced and train.class_weights {train.class_weights} would both correct the"
+            " same imbalance; set data.balanced=false or train.class_weights=none"
+        )
+
+
 class Config(Settings):
     """A recipe with all of its settings."""
 
@@ -170,6 +203,8 @@ class Config(Settings):
         """Reject settings that are valid one by one but impossible together."""
         train = self.train
         clip = self.clip
+        check_training_sections(self.model, self.optim, train)
+        _check_data(self.data, train)
         if train.batch % train.accumulate:
             raise ValueError(
                 f"train.batch {train.batch} is not a multiple of"

@@ -50,7 +50,10 @@ class ModelSettings(Settings):
 
 
 class OptimSettings(Settings):
-    """The SGD optimizer and its learning rate schedule."""
+    """The optimizer and its learning rate schedule."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum, or AdamW, whose learning rates are about 100 times smaller."""
 
     lr: PositiveFloat = 0.02
     """Learning rate for a global batch of `lr_batch` clips."""
@@ -60,7 +63,9 @@ class OptimSettings(Settings):
     """Scale `lr` by train.batch / lr_batch. If false, `lr` is used as it is, with a warning if the
     two batches differ."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum of SGD; 0 disables it."""
+    """Momentum of SGD, where 0 disables it, or the first beta of AdamW."""
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """Second beta of AdamW: the decay of its mean of squared gradients."""
     nesterov: bool = False
     """Use Nesterov momentum."""
     weight_decay: NonNegativeFloat = 5e-4
@@ -94,6 +99,9 @@ class OptimSettings(Settings):
     classifier_lr: PositiveFloat = 5.0
     """Factor on the learning rate of the classifier's weights; its biases get twice this factor.
     `groups: single` ignores it."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Factor on the learning rate for each stage of a ResNet, from the last to the first: layer 4
+    has this factor, layer 3 its square, and so on to the first convolution. 1 disables it."""
 
 
 class TrainSettings(Settings):
@@ -114,6 +122,14 @@ class TrainSettings(Settings):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Fraction of the target that is spread evenly over all classes; 0 disables it. Only for
     `loss: nll`."""
+    class_weights: Literal["none", "sqrt", "inverse"] = "none"
+    """Factor on the loss of a training clip by its class: `inverse` to the number of training
+    videos of the class, or to its square root (`sqrt`). The mean factor is 1. Only for
+    `loss: nll`."""
+    freeze: Literal["none", "stem", "layer1", "layer2", "layer3", "layer4"] = "none"
+    """Keep the weights and statistics of a ResNet up to this stage as they start, with the temporal
+    modules in it: the first convolution (`stem`), and so on to `layer4`, where only the classifier
+    trains."""
     bn: Literal["full", "partial", "frozen", "sync"] = "partial"
     """Which BatchNorm layers train: all (`full`), only the first and those of non-local blocks
     (`partial`), none (`frozen`), or all, with statistics over all ranks (`sync`, on GPUs only)."""
@@ -130,6 +146,12 @@ class TrainSettings(Settings):
     tested in place of the weights. 0 disables it."""
     evaluate_every: PositiveInt = 1
     """Epochs between two evaluations on `data.test_split`. The last epoch is always evaluated."""
+    patience: NonNegativeInt = 0
+    """Stop early after this many epochs without a better evaluation; 0 trains all epochs. The
+    learning rate still falls as if all `epochs` were trained."""
+    patience_metric: Literal["metric", "loss"] = "metric"
+    """What `patience` watches: the metric that selects the best checkpoint, or the loss on
+    `data.test_split`."""
     nan: Literal["stop", "skip"] = "stop"
     """On a NaN or infinite loss or gradient: stop the run, or skip the step and count it. A skipped
     step changes neither weights nor statistics."""
@@ -202,3 +224,44 @@ class RunSettings(Settings):
     """Write TensorBoard files to the run folder."""
     check_node: bool = True
     """Check each node before the first step of a job: disk, GPU memory, arithmetic, network."""
+
+
+def check_training_sections(
+    model: ModelSettings, optim: OptimSettings, train: TrainSettings
+) -> None:
+    """Reject settings of these sections that are valid one by one but impossible together.
+
+    Raises:
+        ValueError: names two settings and says what to change.
+    """
+    if optim.optimizer == "adamw" and optim.nesterov:
+        raise ValueError(
+            "optim.nesterov works only with optim.optimizer sgd, but it is adamw; set"
+            " optim.nesterov=false"
+        )
+    if optim.optimizer == "sgd" and optim.beta2 != OptimSettings().beta2:
+        raise ValueError(
+            f"optim.beta2 {optim.beta2:g} has no effect with optim.optimizer sgd; leave it out or"
+            " set optim.optimizer=adamw"
+        )
+    if optim.layer_decay < 1 and optim.groups != "module":
+        raise ValueError(
+            f"optim.layer_decay {optim.layer_decay:g} works only with optim.groups module, but it"
+            f" is {optim.groups}; set optim.groups=module or optim.layer_decay=1"
+        )
+    if model.arch == "mobilenetv2" and (optim.layer_decay < 1 or train.freeze != "none"):
+        name = "train.freeze" if train.freeze != "none" else "optim.layer_decay"
+        raise ValueError(
+            f"{name} works only with the stages of a ResNet, but model.arch is mobilenetv2; leave"
+            f" {name} out or choose another model.arch"
+        )
+    if train.loss == "bce" and train.class_weights != "none":
+        raise ValueError(
+            f"train.class_weights {train.class_weights} works only with train.loss nll, but it is"
+            " bce; set train.class_weights=none"
+        )
+    if train.patience_metric == "loss" and not train.patience:
+        raise ValueError(
+            "train.patience_metric loss has no effect without train.patience; set train.patience,"
+            " for example train.patience=10, or leave both out"
+        )

@@ -60,6 +60,9 @@ class Batch:
     clips: Tensor
     """``(B,)`` int64 rows of the split. -1 marks a row that must not be scored: the padding of a
     last step, or a video without a good frame."""
+    draws: Tensor | None = None
+    """``(B,)`` int64 numbers that the random changes of a training clip are drawn for. They are
+    `clips`, except for a video that the epoch draws again. None in evaluation."""
 
 
 class TrainingSource:
@@ -151,7 +154,12 @@ class TrainingStep:
         if config.augment.flip == "labels":
             flips = torch.from_numpy(self.plan.flips)
             labels[flips] = _mirrored(labels[flips], torch.tensor(info.left_right))
-        return Batch(x, _copied(labels, device), _copied(torch.from_numpy(clips), device))
+        return Batch(
+            x,
+            _copied(labels, device),
+            _copied(torch.from_numpy(clips), device),
+            _copied(torch.from_numpy(self.plan.draws), device),
+        )
 
 
 class EvaluationSource:

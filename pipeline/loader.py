@@ -16,9 +16,10 @@ import torch
 from configs.errors import TinError
 from configs.schema import Config
 from pipeline.batches import Batch, EvaluationSource, Step, TrainingSource, check_bad_frames
+from pipeline.folds import open_part
 from pipeline.graph import Graph, evaluation_graph, training_graph
 from pipeline.store import BadFrame, ClipFrames, FrameStore
-from preprocess.shards import DatasetInfo, Split, open_split, read_info
+from preprocess.shards import DatasetInfo, Split, read_info
 from preprocess.workers import num_cpus
 
 MAX_DECODING = 2  # steps in the graph: one is decoded while a decoded one waits to be taken
@@ -66,7 +67,7 @@ class ClipLoader:
         device: str = "cpu",
     ) -> None:
         self.info: DatasetInfo = read_info(folder)
-        self.split: Split = open_split(folder, split)
+        self.split: Split = open_part(folder, split, config.data, training=training)
         self.num_videos = self.split.num_videos
         self.wait_s = 0.0
         self._source: TrainingSource | EvaluationSource

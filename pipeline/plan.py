@@ -11,6 +11,7 @@ import numpy as np
 
 from configs.load import ConfigError
 from configs.schema import Config
+from pipeline.balance import BalancedOrder, balanced_order
 from pipeline.crops import scaled_sizes, source_regions, training_boxes, view_corners
 from pipeline.frames import evaluation_frames, training_frames, twice_frames
 from pipeline.random_numbers import CROPS, FLIPS, FRAMES, ORDER, SHARDS, key, shuffled, uniforms
@@ -57,9 +58,15 @@ class Order:
         inside = mixed - (ends[visit] - sizes[shard])
         return self.shard_starts[shard] + inside
 
+    def visits(self, epoch: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the videos at ``positions``, and how often each was drawn before: never."""
+        return self.clips(epoch, positions), np.zeros(len(positions), np.int64)
 
-def epoch_order(split: Split, config: Config) -> Order:
-    """Return the order that ``data.order`` selects."""
+
+def epoch_order(split: Split, config: Config) -> Order | BalancedOrder:
+    """Return the order that ``data.order`` and ``data.balanced`` select."""
+    if config.data.balanced:
+        return balanced_order(split, config.train.seed)
     if config.data.order == "global":
         return Order(config.train.seed, split.num_videos)
     starts = _shard_starts(split)
@@ -74,6 +81,9 @@ class TrainingPlan:
     """``(B,)`` positions in the order of the epoch."""
     clips: np.ndarray
     """``(B,)`` rows of the split."""
+    draws: np.ndarray
+    """``(B,)`` numbers that the random changes of a clip are drawn for: its row of the split, or
+    one past the last row if the epoch draws a video again."""
     frames: np.ndarray
     """``(B, F)`` frames of the videos, counted from 0."""
     boxes: np.ndarray
@@ -130,19 +140,22 @@ def training_positions(step: int, clips_per_step: int, rank: int, world_size: in
 
 
 def plan_training(
-    split: Split, config: Config, order: Order, epoch: int, positions: np.ndarray
+    split: Split, config: Config, order: Order | BalancedOrder, epoch: int, positions: np.ndarray
 ) -> TrainingPlan:
     """Return the clips at ``positions`` ``(B,)`` of an epoch's order."""
     seed = config.train.seed
-    clips = order.clips(epoch, positions)
+    clips, repeats = order.visits(epoch, positions)
     videos = split.videos[clips]
-    draws = uniforms(seed, FRAMES, epoch, clips, config.clip.num_segments)
-    frames = training_frames(videos["num_frames"].astype(np.int64), config.clip, draws)
-    draws = uniforms(seed, CROPS, epoch, clips, 2)
+    # A video that the epoch draws again gets other frames and crops.
+    draws = clips + repeats * split.num_videos
+    numbers = uniforms(seed, FRAMES, epoch, draws, config.clip.num_segments)
+    frames = training_frames(videos["num_frames"].astype(np.int64), config.clip, numbers)
+    numbers = uniforms(seed, CROPS, epoch, draws, 2)
     width, height = videos["width"], videos["height"]
-    boxes = training_boxes(width, height, config.augment, config.clip.crop, draws)
-    flips = uniforms(seed, FLIPS, epoch, clips, 1)[:, 0] < 0.5
-    return TrainingPlan(positions, clips, frames, boxes, flips & (config.augment.flip != "none"))
+    boxes = training_boxes(width, height, config.augment, config.clip.crop, numbers)
+    flips = uniforms(seed, FLIPS, epoch, draws, 1)[:, 0] < 0.5
+    flips &= config.augment.flip != "none"
+    return TrainingPlan(positions, clips, draws, frames, boxes, flips)
 
 
 def evaluation_clips(

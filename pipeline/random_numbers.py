@@ -12,6 +12,7 @@ SHARDS = 1
 FRAMES = 2
 CROPS = 3
 FLIPS = 4
+BALANCE = 5
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, the increment of SplitMix64
 _ROUNDS = 8  # an even number, so that both halves end in the range in which they started
@@ -31,6 +32,11 @@ def key(*numbers: int) -> np.ndarray:
     for number in numbers:
         result = _mix((result ^ np.uint64(number % 2**64)) + _GOLDEN)
     return result
+
+
+def derived_keys(base: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Return an independent 64-bit key for each of `numbers`, derived from the key `base`."""
+    return _mix(base + numbers.astype(np.uint64) * _GOLDEN)
 
 
 def shuffled(positions: np.ndarray, sizes: np.ndarray | int, keys: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from configs.files import write_text
 from configs.load import ConfigError, parse, read_yaml, to_yaml
 from configs.settings import Settings
 from preprocess.csv_files import read_keys, write_csv
-from preprocess.tables import open_table, table_types, write_table
+from preprocess.tables import TABLES, open_table, table_types, write_table
 from preprocess.tars import ADVICE, ShardError
 
 FORMATS = {"rgb": 1, "flow": 2}
@@ -92,9 +92,12 @@ class Split:
     planes: int = 1
     """Rows of `frames` of each frame of a video: 2 for flow, along x and along y."""
     groups: np.ndarray | None = None
-    """`(N,)` of `GROUP`: equal for the videos of a group, such as those of one person or one
-    recording. A video without a group has a number of its own. None: the dataset is of an earlier
-    version, which did not store groups."""
+    """`(N,)` of `GROUP`: equal for the videos of a group. A video without a group has a number of
+    its own. None: the dataset is of an earlier version, which did not store groups."""
+    whole: "Split | None" = None
+    """The split that these tables are a part of; None for a whole split."""
+    rows: np.ndarray | None = None
+    """`(N,)` rows of `whole`."""
 
     @property
     def num_videos(self) -> int:
@@ -131,6 +134,9 @@ class Split:
         Raises:
             ShardError: the file is damaged.
         """
+        if self.whole is not None and self.rows is not None:
+            keys = self.whole.keys()
+            return [keys[row] for row in self.rows]
         return read_keys(self.folder / f"{self.name}.csv", self.num_videos)
 
 
@@ -226,7 +232,9 @@ def open_split(folder: str | Path, split: str) -> Split:
             f"{folder / split}.videos.npy has {num_videos} videos, but dataset.yaml says"
             f" {info.splits[split]}. Run `tin data merge` again."
         )
-    return Split(split, folder, planes=PLANES[info.modality], **tables)
+    videos, frames, labels = (tables[name] for name in TABLES)
+    planes = PLANES[info.modality]
+    return Split(split, folder, videos, frames, labels, planes, tables.get("groups"))
 
 
 def write_split(

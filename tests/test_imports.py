@@ -36,7 +36,14 @@ FLOORS = {
         "read",
         "mirror",
     ],
-    "pipeline": ["random_numbers crops frames store", "plan", "batches", "graph", "loader"],
+    "pipeline": [
+        "random_numbers crops frames store",
+        "balance",
+        "folds plan",
+        "batches",
+        "graph",
+        "loader",
+    ],
     "tin": ["op", "models", "runs ranks", "evaluation", "training", "deploy bench reports"],
     "tin.op": ["cuda_toolkit trust", "build", "interlace", "selftest"],
     "tin.models": [
@@ -66,7 +73,7 @@ FLOORS = {
         "evaluate predict fuse",
     ],
     "tin.training": [
-        "average board device_random randaugment running_sums optim loaders bad_frames",
+        "average board device_random early_stop randaugment running_sums optim loaders bad_frames",
         "augment recorder state attempt",
         "skipping rows",
         "step",

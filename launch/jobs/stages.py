@@ -152,8 +152,10 @@ def _stage_shards(run_dir: Path, stage: str, config: Config, splits: Sequence[st
     staging = submitted_cluster(run_dir, stage).staging
     if staging:
         from launch.jobs.staging import copy_shards, wait_for_nodes
+        from pipeline.folds import stored_split
 
-        copy = copy_shards(dataset_path(config.data.dataset), splits, staging)
+        stored = [stored_split(split, config.data) for split in splits]
+        copy = copy_shards(dataset_path(config.data.dataset), stored, staging)
         os.environ[STAGED] = str(copy)
         wait_for_nodes(run_dir)
 

@@ -83,10 +83,11 @@ def estimate(config: Config, cluster: Cluster) -> Estimate | None:
     The sizes of frames come from the dataset's tables. Speed and memory are the assumptions that
     this module lists, so the result is good for an order of magnitude only.
     """
-    from preprocess.shards import open_split
+    from pipeline.folds import open_part
 
     try:
-        split = open_split(dataset_path(config.data.dataset), config.data.train_split)
+        folder = dataset_path(config.data.dataset)
+        split = open_part(folder, config.data.train_split, config.data, training=True)
     except ConfigError:
         return None
     ranks = cluster.nodes * cluster.ranks_per_node

@@ -9,9 +9,9 @@ import simplejpeg
 
 from configs.load import ConfigError, dataset_path
 from configs.schema import Config
+from pipeline.folds import open_part
 from pipeline.plan import plan_evaluation
 from pipeline.store import FrameStore
-from preprocess.shards import open_split
 from tin.evaluation.predict import encoded, split_of
 
 
@@ -46,7 +46,9 @@ def clips_of_dataset(config: Config, count: int) -> list[Clip]:
     Raises:
         ConfigError: the dataset or the split does not exist.
     """
-    split = open_split(dataset_path(config.data.dataset), config.data.test_split)
+    split = open_part(
+        dataset_path(config.data.dataset), config.data.test_split, config.data, training=False
+    )
     keys = split.keys()
     rows = np.arange(min(count, split.num_videos))
     plan = plan_evaluation(split, config, rows)

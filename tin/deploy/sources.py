@@ -54,7 +54,8 @@ class ShardVideos:
         )
         self._batch = config.test.batch
         self.keys = self._loader.split.keys()
-        self.identity = f"{self._loader.info.digest} {config.data.test_split}"
+        part = f" {config.data.fold} of {config.data.folds}" if config.data.folds else ""
+        self.identity = f"{self._loader.info.digest} {config.data.test_split}{part}"
         self.classes = self._loader.info.classes
 
     def labels(self, row: int) -> list[str]:

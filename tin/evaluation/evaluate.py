@@ -16,6 +16,7 @@ from configs.load import ConfigError, dataset_path, differences, parse, with_set
 from configs.progress import log_progress, show_progress
 from configs.schema import Config
 from pipeline.batches import BadDataError, check_bad_frames
+from pipeline.folds import stored_split
 from pipeline.loader import ClipLoader
 from preprocess.shards import DatasetInfo
 from tin.evaluation.averages import Average
@@ -108,7 +109,8 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
     config = _config(run, settings)
     torch.set_num_threads(config.run.threads or cpus())
     folder = dataset_path(config.data.dataset)
-    dataset_check = DatasetCheck(world, config.data.dataset, folder, [config.data.test_split])
+    splits = [stored_split(config.data.test_split, config.data)]
+    dataset_check = DatasetCheck(world, config.data.dataset, folder, splits)
     paths, state = _load_checkpoint(run, config, world)
     loader = _open(config, world)
     try:

@@ -16,6 +16,9 @@ from tin.models.resnet import LAYERS, ResNet
 from tin.models.temporal import TemporalInterlace, temporal_module
 from tin.models.time_blocks import NonLocal
 
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+"""The stages of a ResNet after its first convolution."""
+
 
 class TIN(nn.Module):
     """A convolutional network over frames with a temporal module in each residual block.
@@ -106,11 +109,11 @@ def build_model(config: Config, num_classes: int) -> TIN:
         config.model.causal,
     )
     # Set which BatchNorms train before an optimizer is built: it leaves out what is frozen.
-    train_mode(model, config.train.bn)
+    train_mode(model, config.train.bn, config.train.freeze)
     return model
 
 
-def train_mode(model: nn.Module, bn: str) -> None:
+def train_mode(model: nn.Module, bn: str, freeze: str = "none") -> None:
     """Set training mode, and train those BatchNorms that `train.bn` selects.
 
     A BatchNorm that does not train keeps its statistics, scale and shift.
@@ -120,6 +123,7 @@ def train_mode(model: nn.Module, bn: str) -> None:
         bn: `full` and `sync` train every BatchNorm, `partial` only the first one of the network and
             those of non-local blocks, and `frozen` none. The scale of a new non-local block is 0,
             so it would never act if it did not train.
+        freeze: the last stage of a ResNet that does not train at all, or `none`.
 
     Raises:
         ValueError: `sync` on a CPU; torch has synchronized BatchNorm for GPUs only.
@@ -138,6 +142,22 @@ def train_mode(model: nn.Module, bn: str) -> None:
     for norm in norms:
         norm.train(norm in trained)
         norm.requires_grad_(norm in trained)
+    for path, module in model.named_modules():
+        if freeze != "none" and stages_behind(path) >= stages_behind(f"backbone.{freeze}"):
+            module.eval()
+            module.requires_grad_(False)
+
+
+def stages_behind(path: str) -> int:
+    """Return how many stages of the network follow after a module: none after the classifier.
+
+    A stage is the classifier, one of the layers 4 to 1 of a ResNet, or what is before layer 1.
+    """
+    first, _, rest = path.partition(".")
+    if first != "backbone" or not rest:
+        return 0
+    stage = rest.partition(".")[0]
+    return 5 - int(stage[-1]) if stage in STAGES else 5
 
 
 def record_offsets(model: nn.Module, record: bool) -> None:

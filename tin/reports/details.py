@@ -15,9 +15,10 @@ from PIL import Image
 from configs.errors import TinError
 from configs.load import dataset_path
 from configs.schema import Config
+from pipeline.folds import open_part
 from pipeline.plan import plan_evaluation
 from pipeline.store import FrameStore
-from preprocess.shards import Split, open_split
+from preprocess.shards import Split
 from tin.evaluation.scores import ScoresError, load_result
 from tin.reports.classes import ConfusedPair, confused_pairs, confusion
 from tin.reports.curves import offset_curves
@@ -99,7 +100,9 @@ def _strips(run: Run, measured: Measured) -> dict[str, str]:
     """Return the strip of each mistake by key; none if the dataset cannot be read here."""
     try:
         config = _tested_config(config_of(run), measured.folder)
-        split = open_split(dataset_path(config.data.dataset), config.data.test_split)
+        split = open_part(
+            dataset_path(config.data.dataset), config.data.test_split, config.data, training=False
+        )
         rows = {key: row for row, key in enumerate(split.keys())}
         store = FrameStore(split, 1)
         try:

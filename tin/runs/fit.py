@@ -5,6 +5,7 @@ from pathlib import Path
 from configs.explain import nearest
 from configs.load import ConfigError, dataset_path
 from configs.schema import Config
+from pipeline.folds import FOLD, open_part, stored_split
 from pipeline.plan import check_batch
 from preprocess.shards import DatasetInfo, read_info
 from tin.models.imagenet import initial_weights
@@ -26,8 +27,12 @@ def check_training(config: Config, is_new: bool) -> None:
     for key in ("train_split", "test_split"):
         check_split(config, key, info, folder)
     check_labels(config, info, folder)
+    check_folds(config)
     split = config.data.train_split
-    check_batch(info.splits[split], config, f"split {split} in {folder}")
+    num_videos = info.splits[split]
+    if config.data.folds:
+        num_videos = open_part(folder, split, config.data, training=True).num_videos
+    check_batch(num_videos, config, f"split {split} in {folder}")
     if is_new:
         initial_weights(config)
 
@@ -38,7 +43,7 @@ def check_split(config: Config, key: str, info: DatasetInfo, folder: Path) -> No
     Raises:
         ConfigError: names a split of the dataset to use instead, or how to make one.
     """
-    split = getattr(config.data, key)
+    split = stored_split(getattr(config.data, key), config.data)
     if split in info.splits:
         return
     others = [name for name in info.splits if name != config.data.train_split]
@@ -55,6 +60,20 @@ def check_split(config: Config, key: str, info: DatasetInfo, folder: Path) -> No
         hint = nearest(split, others).removeprefix("; did you mean ").removesuffix("?")
         advice = f"Set data.{key}={hint or others[0]}"
     raise ConfigError(f"no split {split} in {folder}; it has {found}. {advice}")
+
+
+def check_folds(config: Config) -> None:
+    """Check that a run with folds is evaluated on the fold that it holds out.
+
+    Raises:
+        ConfigError: it would leave out a fold of the training videos and never use it.
+    """
+    if config.data.folds and config.data.test_split != FOLD:
+        raise ConfigError(
+            f"data.folds={config.data.folds} holds out a part of split {config.data.train_split},"
+            f" but data.test_split={config.data.test_split} is evaluated; set"
+            f" data.test_split={FOLD}, or data.folds=0"
+        )
 
 
 def check_labels(config: Config, info: DatasetInfo, folder: Path) -> None:

@@ -3,13 +3,16 @@
 import logging
 import math
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from configs.load import dataset_path
 from configs.schema import Config
+from pipeline.balance import first_labels
 from pipeline.loader import ClipLoader
 from tin.ranks.distributed import World
-from tin.runs.fit import check_labels
+from tin.runs.fit import check_folds, check_labels
 
 log = logging.getLogger(__name__)
 SMALL_SPLIT = 400
@@ -38,6 +41,7 @@ def check_settings(config: Config, loader: ClipLoader) -> None:
         ConfigError: `train.loss` does not fit the labels, or there is only one class.
     """
     check_labels(config, loader.info, loader.split.folder)
+    check_folds(config)
     if config.warmup_epochs < config.optim.warmup_epochs:
         log.warning(
             "optim.warmup_epochs=%g would take all of train.epochs=%d; the warm-up is shortened to"
@@ -54,6 +58,22 @@ def check_settings(config: Config, loader: ClipLoader) -> None:
             config.optim.lr_batch,
             config.train.batch,
         )
+
+
+def class_weights(config: Config, loader: ClipLoader, device: torch.device) -> Tensor | None:
+    """Return the factor on the loss of each class, ``(K,)`` float32, or None if there are none.
+
+    With n videos in a class, the factor is proportional to 1 / n or to 1 / sqrt(n), and its mean
+    over the training videos is 1. A class without a training video has the factor 0.
+    """
+    if config.train.class_weights == "none":
+        return None
+    labels = first_labels(loader.split)
+    counts = np.bincount(labels[labels >= 0], minlength=len(loader.info.classes))
+    power = {"inverse": -1.0, "sqrt": -0.5}[config.train.class_weights]
+    factors = np.where(counts > 0, np.maximum(counts, 1.0) ** power, 0.0)
+    factors *= counts.sum() / (counts * factors).sum()
+    return torch.from_numpy(factors.astype(np.float32)).to(device)
 
 
 def warn_of_small_split(loader: ClipLoader) -> None:

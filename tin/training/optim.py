@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
 
 from configs.schema import Config
-from tin.models.network import TIN
+from tin.models.network import TIN, stages_behind
 from tin.models.temporal import TemporalInterlace
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -26,12 +26,14 @@ class Group(NamedTuple):
     decay_factor: float
 
 
-def build_optimizer(model: TIN, config: Config) -> torch.optim.SGD:
-    """Return SGD over the trainable parameters of `model`, in the groups of `optim.groups`.
+def build_optimizer(model: TIN, config: Config) -> torch.optim.Optimizer:
+    """Return the optimizer of the trainable parameters of `model`, in the groups of `optim.groups`.
 
     Biases learn twice as fast and do not decay. Scales and shifts of normalization layers do not
     decay. The classifier learns `optim.classifier_lr` times as fast, and for flow, the first
-    convolution learns five times as fast.
+    convolution learns five times as fast. With `optim.layer_decay`, earlier stages learn slower
+    (Howard and Ruder, ACL 2018, arXiv:1801.06146, section 3.2). AdamW is that of Loshchilov and
+    Hutter, ICLR 2019, arXiv:1711.05101.
 
     The update is fused on a GPU and where `train.nan` is `skip`: a fused `step` does nothing if the
     attribute `found_inf` of the optimizer is a tensor of 1, and the host does not wait for the
@@ -42,37 +44,43 @@ def build_optimizer(model: TIN, config: Config) -> torch.optim.SGD:
     for group, parameter in _grouped(model, config):
         groups.setdefault(group, []).append(parameter)
     is_fused = config.train.nan == "skip" or next(model.parameters()).is_cuda
+    settings = config.optim
+    described = [
+        {
+            "params": parameters,
+            "name": group.name,
+            "lr": config.lr * group.lr_factor,
+            "weight_decay": settings.weight_decay * group.decay_factor,
+            "lr_factor": group.lr_factor,
+            "decay_factor": group.decay_factor,
+        }
+        for group, parameters in groups.items()
+    ]
+    if settings.optimizer == "adamw":
+        betas = (settings.momentum, settings.beta2)
+        return torch.optim.AdamW(described, lr=config.lr, betas=betas, fused=is_fused or None)
     optimizer = torch.optim.SGD(
-        [
-            {
-                "params": parameters,
-                "name": group.name,
-                "lr": config.lr * group.lr_factor,
-                "weight_decay": config.optim.weight_decay * group.decay_factor,
-                "lr_factor": group.lr_factor,
-                "decay_factor": group.decay_factor,
-            }
-            for group, parameters in groups.items()
-        ],
+        described,
         lr=config.lr,
-        momentum=config.optim.momentum,
-        nesterov=config.optim.nesterov,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
         fused=is_fused or None,
     )
     # A momentum of zero is the same start as none. But if the first step is skipped, torch would
     # leave a momentum that it creates in that step without values.
-    if config.optim.momentum:
+    if settings.momentum:
         for parameters in groups.values():
             for parameter in parameters:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
-def restore_optimizer(optimizer: torch.optim.SGD, saved: dict[str, Any]) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
     """Load the state of a checkpoint, but keep whether the update is fused on this machine."""
-    optimizer.load_state_dict(saved)
-    for group in optimizer.param_groups:
-        group["fused"] = optimizer.defaults["fused"]
+    # torch reads the entry `fused` to decide where AdamW's number of steps is stored.
+    fused = {"fused": optimizer.defaults["fused"]}
+    groups = [group | fused for group in saved["param_groups"]]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
 
 
 def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
@@ -138,6 +146,28 @@ def loss(logits: Tensor, targets: Tensor, config: Config) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
 
 
+def weighted_loss(logits: Tensor, targets: Tensor, config: Config, class_weights: Tensor) -> Tensor:
+    """Return the mean cross-entropy of a batch, in which the class of a clip gives it a factor.
+
+    The sum is divided by the number of clips with a label, not by their factors, so that the
+    gradient does not depend on how clips are divided over ranks and passes.
+
+    Args:
+        logits: ``(B, K)``.
+        targets: as in `loss` for nll.
+        config: `train.label_smoothing`.
+        class_weights: ``(K,)`` factors of the classes.
+    """
+    smoothing = config.train.label_smoothing
+    each = F.cross_entropy(
+        logits, targets, ignore_index=-1, label_smoothing=smoothing, reduction="none"
+    )
+    if targets.dim() == 2:  # mixed clips have shares of the classes
+        return (each * (targets @ class_weights)).mean()
+    factors = class_weights[targets.clamp_min(0)]
+    return (each * factors).sum() / (targets >= 0).sum().clamp_min(1)
+
+
 def _grouped(model: TIN, config: Config) -> Iterator[tuple[Group, nn.Parameter]]:
     """Yield each trainable parameter with its group."""
     if config.optim.groups == "single":
@@ -147,22 +177,24 @@ def _grouped(model: TIN, config: Config) -> Iterator[tuple[Group, nn.Parameter]]
         return
     classifier = _classifier(model, config.optim.groups)
     first_conv = model.backbone.first_conv if model.modality == "flow" else None
-    for module in model.modules():
+    for path, module in model.named_modules():
+        decay = config.optim.layer_decay ** stages_behind(path)
+        suffix = f"@{stages_behind(path)}" if config.optim.layer_decay < 1 else ""
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
             if isinstance(module, NORMS):
-                yield Group("norm", 1.0, 0.0), parameter
+                yield Group(f"norm{suffix}", decay, 0.0), parameter
                 continue
             if module is first_conv:  # it has no bias
-                yield Group("first_conv", FLOW_FIRST_LR, 1.0), parameter
+                yield Group(f"first_conv{suffix}", FLOW_FIRST_LR * decay, 1.0), parameter
                 continue
-            factor = config.optim.classifier_lr if module in classifier else 1.0
+            factor = (config.optim.classifier_lr if module in classifier else 1.0) * decay
             prefix = "classifier_" if module in classifier else ""
             if name == "bias":
-                yield Group(f"{prefix}bias", 2 * factor, 0.0), parameter
+                yield Group(f"{prefix}bias{suffix}", 2 * factor, 0.0), parameter
             else:
-                yield Group(f"{prefix}weight", factor, 1.0), parameter
+                yield Group(f"{prefix}weight{suffix}", factor, 1.0), parameter
 
 
 def _classifier(model: TIN, groups: str) -> set[nn.Module]:

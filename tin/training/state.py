@@ -23,11 +23,14 @@ from tin.runs.best import rebuild_best
 from tin.runs.folder import Run
 from tin.runs.restore import config_of, load_weights, precision_of, require
 from tin.training.average import update_average
+from tin.training.early_stop import EarlyStop
 from tin.training.optim import build_optimizer, restore_optimizer
 from tin.training.running_sums import RunningSums
 
 log = logging.getLogger(__name__)
 SHOWN_DIGITS = 12  # of a digest in a message
+OPTIMIZER_TENSORS = ("momentum_buffer", "exp_avg", "exp_avg_sq")
+"""Entries of the state of SGD and of AdamW that have the shape of their parameter."""
 
 
 class TrainingState:
@@ -55,6 +58,9 @@ class TrainingState:
         self.sums = RunningSums(world.device)
         self.best_loss = math.inf
         """The loss of that evaluation."""
+        self.early_stop = EarlyStop(config)
+        self.class_weights: torch.Tensor | None = None
+        """Factor on the loss of a clip by its class; None for no factors."""
         saved = _load_newest(run, world)
         self._build(fresh=saved is None)
         if saved:
@@ -97,7 +103,7 @@ class TrainingState:
 
     def train_mode(self) -> None:
         """Set the model to training mode, with BatchNorm as `train.bn` says."""
-        train_mode(self.model, self.config.train.bn)
+        train_mode(self.model, self.config.train.bn, self.config.train.freeze)
 
     def gradient_sync(self, enabled: bool) -> contextlib.AbstractContextManager[None]:
         """Return a context for a pass, in which the ranks sum their gradients only if `enabled`."""
@@ -149,7 +155,7 @@ class TrainingState:
 
     def _restore(self, saved: dict[str, Any]) -> None:
         """Resume from a checkpoint, after checking that it has this dataset and these settings."""
-        require(saved, sorted(set(self._contents([])) - {"best_loss"}))
+        require(saved, sorted(set(self._contents([])) - {"best_loss", "early_stop"}))
         self._check_origin(saved)
         load_weights(self.model, saved["model"], self.config)
         self._load_optimizer(saved["optimizer"])
@@ -160,6 +166,8 @@ class TrainingState:
         self.best = saved["best"]
         # Checkpoints of earlier versions lack the loss; -inf keeps their best at equal metrics.
         self.best_loss = saved.get("best_loss", -math.inf)
+        if "early_stop" in saved:
+            self.early_stop.restore(saved["early_stop"])
         self.skips.fill_(saved["skipped"])
         self.bad_frames = saved["bad_frames"]
         if self.world.is_main:
@@ -186,12 +194,13 @@ class TrainingState:
                 f"the checkpoint's optimizer does not fit the model: {error}"
             ) from None
         for parameter, values in self.optimizer.state.items():
-            momentum = values.get("momentum_buffer")
-            if momentum is not None and momentum.shape != parameter.shape:
-                raise checkpoint.CheckpointError(
-                    f"the checkpoint's optimizer has a tensor of shape {tuple(momentum.shape)} for"
-                    f" a parameter of shape {tuple(parameter.shape)}"
-                )
+            for name in OPTIMIZER_TENSORS:
+                tensor = values.get(name)
+                if tensor is not None and tensor.shape != parameter.shape:
+                    raise checkpoint.CheckpointError(
+                        f"the checkpoint's optimizer has a tensor of shape {tuple(tensor.shape)}"
+                        f" for a parameter of shape {tuple(parameter.shape)}"
+                    )
 
     def _check_origin(self, saved: dict[str, Any]) -> None:
         """Raise CheckpointError for another dataset, ConfigError for other settings."""
@@ -246,6 +255,7 @@ class TrainingState:
             "sums": sums,
             "best": self.best,
             "best_loss": self.best_loss,
+            "early_stop": self.early_stop.saved(),
             "skipped": self.skipped,
             "bad_frames": self.bad_frames,
         }

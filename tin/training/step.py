@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.batches import Batch
 from tin.training.augment import augment
-from tin.training.optim import learning_rate, loss, set_learning_rate
+from tin.training.optim import learning_rate, loss, set_learning_rate, weighted_loss
 from tin.training.skipping import SkippedStep
 from tin.training.state import TrainingState
 
@@ -49,13 +49,15 @@ def _pass(state: TrainingState, batch: Batch, number: int, num_passes: int) -> N
     """Run one forward and backward pass, and add its loss and hits to the running sums."""
     config = state.config
     num_classes = len(state.info.classes)
-    x, targets = augment(
-        batch.x, batch.labels, batch.clips, config, state.epoch, num_classes, number
-    )
+    draws = batch.clips if batch.draws is None else batch.draws
+    x, targets = augment(batch.x, batch.labels, draws, config, state.epoch, num_classes, number)
     half = state.precision == "bfloat16"
     with torch.autocast(state.world.device.type, torch.bfloat16, enabled=half):
         logits = state.replica(x)
-    value = loss(logits.float(), targets, config)
+    if state.class_weights is None:
+        value = loss(logits.float(), targets, config)
+    else:
+        value = weighted_loss(logits.float(), targets, config, state.class_weights)
     (value / num_passes).backward()
     # A skipped step must not make the mean loss of the epoch NaN.
     seen = value.detach().nan_to_num() if config.train.nan == "skip" else value.detach()

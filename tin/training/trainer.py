@@ -13,7 +13,9 @@ from configs.errors import STOPPED, TinError
 from configs.load import dataset_path
 from configs.schema import Config
 from pipeline.batches import Batch
+from pipeline.folds import stored_split
 from tin.evaluation.evaluate import evaluate
+from tin.evaluation.scores import Scores
 from tin.models.network import record_offsets, recorded_offsets
 from tin.ranks.dataset_check import DatasetCheck
 from tin.ranks.distributed import World, cpus, start
@@ -26,6 +28,7 @@ from tin.training import bad_frames
 from tin.training.attempt import end_attempt, start_attempt
 from tin.training.loaders import (
     check_settings,
+    class_weights,
     open_test_split,
     open_train_split,
     warn_of_small_split,
@@ -87,7 +90,10 @@ class Trainer:
         self.run = run
         self.world = world
         self.signals = signals
-        splits = (config.data.train_split, config.data.test_split)
+        splits = [
+            stored_split(split, config.data)
+            for split in (config.data.train_split, config.data.test_split)
+        ]
         folder = dataset_path(config.data.dataset)
         check = DatasetCheck(world, config.data.dataset, folder, splits)
         self.train_loader = open_train_split(config, world)
@@ -96,6 +102,7 @@ class Trainer:
         warn_of_small_split(self.test_loader)
         num_steps = self.train_loader.num_steps // config.train.accumulate
         self.state = TrainingState(config, run, world, self.train_loader.info, num_steps)
+        self.state.class_weights = class_weights(config, self.train_loader, world.device)
         check.finish()
         self.environment = start_attempt(run, config, world, self.state.auto)
         self.state.check_best()
@@ -122,13 +129,16 @@ class Trainer:
             while state.epoch < settings.epochs:
                 self._train_epoch()
                 done = state.epoch + 1
-                if done % settings.evaluate_every == 0 or done == settings.epochs:
-                    self._evaluate()
+                is_last = done == settings.epochs
+                if done % settings.evaluate_every == 0 or is_last:
+                    is_last |= self._evaluate()
                 state.epoch = done
                 state.step = 0
                 state.bad_frames = 0
                 state.sums.clear()
                 self._check_gpu()
+                if is_last:
+                    break
             if self.world.is_main:
                 self.run.finish("train")
 
@@ -245,8 +255,11 @@ class Trainer:
             self.recorder.interval(interval_row(self.state, interval, sums))
         return Interval(self.train_loader, sums)
 
-    def _evaluate(self) -> None:
-        """Evaluate the model on the test split, and keep the best model so far as best.pt."""
+    def _evaluate(self) -> bool:
+        """Evaluate the model on the test split, and keep the best model so far as best.pt.
+
+        Return whether the run stops early, the same on all ranks.
+        """
         state = self.state
         model = state.evaluated_model
         began = time.monotonic()
@@ -262,9 +275,16 @@ class Trainer:
         with self.signals.raising(stopped):
             scores = evaluate(model, self.test_loader, self.world, precision, loss, beat)
         bad_frames.record(self.test_loader, self.run, state.epoch)
-        if scores is None or not self.recorder:  # on all ranks but 0
-            return
-        row = test_row(state, scores, time.monotonic() - began)
+        stops = False
+        if scores is not None and self.recorder:  # on rank 0
+            stops = self._keep_best(scores, time.monotonic() - began)
+        return self.world.broadcast(stops) if self.config.train.patience else False
+
+    def _keep_best(self, scores: Scores, seconds: float) -> bool:
+        """Record an evaluation, and keep the best model; return whether the run stops early."""
+        assert self.recorder
+        state = self.state
+        row = test_row(state, scores, seconds)
         self.recorder.epoch(row)
         # The best model has the highest metric and, of equal ones, the lowest loss. An unknown
         # metric is NaN, which is never greater.
@@ -273,3 +293,7 @@ class Trainer:
             state.best = metric
             state.best_loss = row["loss"]
             state.save([0.0] * 4, "best.pt")
+        stops = state.early_stop.update(row, metric)
+        if stops:
+            state.early_stop.record(self.run, state.epoch)
+        return stops
