@@ -83,6 +83,7 @@ FLOORS = {
         "libraries recorded statistics tables",
         "attempts curves measured",
         "classes seeds",
+        "folds",
         "comparisons details",
         "page",
         "contents",

@@ -218,6 +218,8 @@ def _untested(frame: pd.DataFrame, table: pd.DataFrame, is_tested: pd.Series) ->
         state = str(frame["state"].iloc[place])
         kind, _, reason = state.partition(": ")
         why = reason or REASONS.get(kind_of(state), "").format(run=run_dir)
+        if kind == "done" and reason:  # an early stop is no problem, so the advice stays
+            why = f"{reason}; {REASONS['done'].format(run=run_dir)}"
         best = [
             f"{metric} {100 * frame[metric].iloc[place]:.2f} %"
             for metric in TEST_METRICS

@@ -4,6 +4,7 @@ import functools
 import logging
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ from preprocess.shards import read_info
 from tin.evaluation.scores import RESULT, ScoresError, load_result
 from tin.models.network import build_model
 from tin.models.size import count
-from tin.reports.attempts import gpu_hours, number, read_environments, state_of
+from tin.reports.attempts import gpu_hours, number, read_environments, read_json, state_of
 from tin.reports.contents import collect, notes, read_tests
+from tin.reports.folds import fold_sentences, fold_table
 from tin.reports.measured import intervals_of
 from tin.reports.page import page
 from tin.reports.recorded import config_of, find_runs, read_curves, tests_of
 from tin.reports.seeds import readable_seeds, seed_groups, seed_table
 from tin.reports.tables import PERCENT, TEST_METRICS, ReportState, latex, markdown, readable
 from tin.runs.folder import Run
+from tin.training.early_stop import EARLY_STOP
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +73,7 @@ def write_report(frame: pd.DataFrame, out: Path, detail: Sequence[Path] = ()) ->
 
     The CSV file holds the table as it is. The others hold it for reading, with the means over
     seeds, and the page adds curves, tests and classes. results_seeds.csv holds the means where
-    there are runs that differ in nothing but the seed.
+    there are runs that differ in nothing but the seed, and results_folds.csv those over folds.
 
     Args:
         frame: the table of `load_runs`.
@@ -85,13 +88,20 @@ def write_report(frame: pd.DataFrame, out: Path, detail: Sequence[Path] = ()) ->
     if len(seeds):
         write_text(out / "results_seeds.csv", seeds.to_csv(index=False))
         seeds = readable_seeds(seeds)
+    folds = fold_table(frame, tests)
+    sentences = fold_sentences(folds)
+    if len(folds):
+        write_text(out / "results_folds.csv", folds.to_csv(index=False))
+        for sentence in sentences:
+            log.info("%s", sentence)
     table, shared = readable(frame)
-    remarks = notes(frame["run"].unique().tolist())
+    remarks = [*sentences, *notes(frame["run"].unique().tolist())]
     text = "\n".join([markdown(table, shared, seeds), *(f"{note}\n" for note in remarks)])
     write_text(out / "results.md", text)
     write_text(out / "results.tex", latex(table, shared, seeds))
     target = out / "results.html"
-    write_text(target, page(collect(frame, groups, seeds, tests, problems, detail)))
+    contents = collect(frame, groups, seeds, tests, problems, detail)
+    write_text(target, page(replace(contents, notes=remarks)))
     return target
 
 
@@ -165,9 +175,22 @@ def _progress(run: Run, config: Config) -> dict[str, Any]:
         "data_wait": speed["data_wait"].mean() if "data_wait" in speed else math.nan,
         "gpu_hours": gpu_hours(run, environments, times),
         "restarts": max(len(environments) - 1, 0),
-        "state": state_of(run, environments, times),
+        "state": _state(run, environments, times),
         "commit": environments[-1].get("commit", "") if environments else "",
     }
+
+
+def _state(run: Run, environments: list[dict[str, Any]], times: list[float]) -> str:
+    """Return where a run is, and of one that stopped early, after which epoch."""
+    state = state_of(run, environments, times)
+    early = read_json(run.path / EARLY_STOP)
+    if state != "done" or not early:
+        return state
+    return _with_reason(
+        state,
+        f"early stop after epoch {early.get('epoch')}, because the {early.get('watched')} was best"
+        f" after epoch {early.get('best_epoch')} (train.patience={early.get('patience')})",
+    )
 
 
 def _best(measured: pd.DataFrame) -> dict[str, Any]:
