@@ -143,11 +143,22 @@ def plan_training(
     split: Split, config: Config, order: Order | BalancedOrder, epoch: int, positions: np.ndarray
 ) -> TrainingPlan:
     """Return the clips at ``positions`` ``(B,)`` of an epoch's order."""
-    seed = config.train.seed
     clips, repeats = order.visits(epoch, positions)
-    videos = split.videos[clips]
     # A video that the epoch draws again gets other frames and crops.
-    draws = clips + repeats * split.num_videos
+    return plan_clips(split, config, epoch, clips, clips + repeats * split.num_videos, positions)
+
+
+def plan_clips(
+    split: Split,
+    config: Config,
+    epoch: int,
+    clips: np.ndarray,
+    draws: np.ndarray,
+    positions: np.ndarray,
+) -> TrainingPlan:
+    """Return random clips of the videos ``clips`` ``(B,)``; `TrainingPlan` has the arguments."""
+    seed = config.train.seed
+    videos = split.videos[clips]
     numbers = uniforms(seed, FRAMES, epoch, draws, config.clip.num_segments)
     frames = training_frames(videos["num_frames"].astype(np.int64), config.clip, numbers)
     numbers = uniforms(seed, CROPS, epoch, draws, 2)

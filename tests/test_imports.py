@@ -80,11 +80,11 @@ FLOORS = {
         "trainer",
     ],
     "tin.reports": [
-        "libraries recorded statistics tables",
+        "libraries recorded statistics strips tables",
         "attempts curves measured",
         "classes seeds",
         "folds",
-        "comparisons details",
+        "comparisons dataset_page details",
         "page",
         "contents",
         "results",

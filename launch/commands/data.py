@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from preprocess.convert import ShardResult
     from preprocess.shards import DatasetInfo
 
-data = typer.Typer(no_args_is_help=True, help="Check or merge a dataset, or make demo videos.")
+data = typer.Typer(
+    no_args_is_help=True, help="Check, merge or show a dataset, or make demo videos."
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -141,6 +143,34 @@ def merge(dataset: Dataset) -> None:
     from preprocess.convert import merge as merge_parts
 
     _report_dataset(merge_parts(dataset), dataset)
+
+
+@data.command()
+def show(
+    dataset: Dataset,
+    settings: Settings = None,
+    recipe: Annotated[
+        str,
+        typer.Option(metavar="RECIPE", help="Sample and change clips as this recipe says."),
+    ] = "clips",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The page; by default DATASET.html in this folder."),
+    ] = None,
+) -> None:
+    """Write a page with clips of each class, and with what augmentation makes of them."""
+    from configs.load import load
+    from launch.usage import check_dataset, check_sections
+
+    check_sections("tin data show", settings or [], ("data", "clip", "augment", "train"))
+    check_dataset(dataset)
+    config = load(recipe, settings or [])
+
+    from tin.reports.dataset_page import write_dataset_page
+
+    page = out or Path(f"{dataset.resolve().name}.html")
+    write_dataset_page(dataset, config, page)
+    typer.echo(page)
 
 
 @data.command()

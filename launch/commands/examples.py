@@ -19,6 +19,7 @@ EXAMPLES = {
     "export": "tin export runs/first model.onnx",
     "data verify": "tin data verify ~/shards/mine",
     "data merge": "tin data merge ~/shards/mine",
+    "data show": "tin data show ~/shards/mine --recipe finetune",
     "data demo": "tin data demo demo/videos --train 400 --val 100",
     "weights fetch": "tin weights fetch resnet50",
     "weights import": "tin weights import tin_r50.pth.tar --run runs/imported",

@@ -1,7 +1,5 @@
 """The details of one run: tests, confused pairs, heat map, mistakes with frames, offsets."""
 
-import base64
-import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,13 +22,13 @@ from tin.reports.classes import ConfusedPair, confused_pairs, confusion
 from tin.reports.curves import offset_curves
 from tin.reports.measured import Measured, Mistake
 from tin.reports.recorded import config_of, read_offsets, tests_of
+from tin.reports.strips import data_uri
 from tin.runs.folder import Run
 
 log = logging.getLogger(__name__)
 
 FRAME_SIDE = 72  # pixels of a frame in a strip
 MAX_FRAMES = 16  # of a strip; of longer clips, evenly spaced frames are shown
-QUALITY = 70
 
 
 @dataclass(frozen=True)
@@ -144,6 +142,4 @@ def _strip(store: FrameStore, split: Split, config: Config, row: int) -> str:
         box = (left, top, min(right, image.width), min(bottom, image.height))
         frame = image.resize((FRAME_SIDE, FRAME_SIDE), Image.Resampling.BILINEAR, box)
         strip.paste(frame, (place * FRAME_SIDE, 0))
-    file = io.BytesIO()
-    strip.save(file, "JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return data_uri(strip)

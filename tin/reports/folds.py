@@ -83,8 +83,8 @@ def fold_sentences(table: pd.DataFrame) -> list[str]:
                 text += f" (95 %: {100 * low:.1f} to {100 * high:.1f})"
             metrics.append(text)
         sentences.append(
-            f"{start}{row['folds']} folds, {_counted(row['complete'])}, {row['videos']} videos, each"
-            f" tested by a model that has not seen its group: {', '.join(metrics)}"
+            f"{start}{row['folds']} folds, {_counted(row['complete'])}, {row['videos']} videos,"
+            f" each tested by a model that has not seen its group: {', '.join(metrics)}"
         )
     return sentences
 
