@@ -112,7 +112,7 @@ FLOORS = {
         "executor run_files checks",
         "plan",
     ],
-    "launch.commands": ["arguments examples", "data deploy training results tools cluster"],
+    "launch.commands": ["arguments ending examples", "data deploy training results tools cluster"],
 }
 """The modules and packages inside each package, from the lowest floor to the highest.
 

@@ -2,13 +2,17 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from launch.commands.arguments import Json, RunDir, RunDirOption, RunDirs
+
+if TYPE_CHECKING:
+    from launch.status import RunStatus
 
 WATCH_S = 5.0
 """Slurm is asked at most this often."""
@@ -87,8 +91,7 @@ def status(
     while True:
         found, problem = statuses(find_runs(run_dirs))
         if as_json:
-            rows = [{**asdict(status), "run_dir": str(status.run_dir)} for status in found]
-            typer.echo(json.dumps({"runs": rows, "problem": problem}, indent=1, default=str))
+            _print_json(found, problem)
         else:
             print_statuses(found, problem, clear=watch)
         if not watch:
@@ -101,6 +104,7 @@ def list_runs(
         Path | None,
         typer.Argument(metavar="[FOLDER]", help="Look here instead of in `runs` of site.yaml."),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """List all runs at any depth below the site's folder of runs, with their status."""
     from configs.load import load_site
@@ -110,7 +114,10 @@ def list_runs(
 
     root = folder or Path(load_site().runs or ".").expanduser()
     found, problem = statuses(all_runs(root))
-    print_statuses(found, problem, below=root)
+    if as_json:
+        _print_json(found, problem)
+    else:
+        print_statuses(found, problem, below=root)
 
 
 def logs(
@@ -143,3 +150,9 @@ def cancel(run_dirs: RunDirs) -> None:
 
     for run_dir, cancelled in cancel_jobs(find_runs(run_dirs)).items():
         typer.echo(f"{run_dir}: {', '.join(cancelled) or 'no queued or running job'}")
+
+
+def _print_json(found: "Sequence[RunStatus]", problem: str) -> None:
+    """Print the status of runs as JSON."""
+    rows = [{**asdict(status), "run_dir": str(status.run_dir)} for status in found]
+    typer.echo(json.dumps({"runs": rows, "problem": problem}, indent=1, default=str))

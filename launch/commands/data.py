@@ -4,16 +4,13 @@ import json
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from configs.errors import BAD_DATA, FAILED, INTERRUPTED
+from configs.errors import FAILED, INTERRUPTED
 from launch.commands.arguments import Dataset, Json, Settings
-
-if TYPE_CHECKING:
-    from preprocess.convert import ShardResult
-    from preprocess.shards import DatasetInfo
+from launch.commands.ending import report_dataset, report_part, say_next, training_arguments
 
 data = typer.Typer(
     no_args_is_help=True, help="Check, merge or show a dataset, or make demo videos."
@@ -66,6 +63,7 @@ def shard(
         int | None, typer.Option(metavar="I", help="Write this part only; the first part is 0.")
     ] = None,
     parts: Annotated[int | None, typer.Option(metavar="N", help="Number of parts.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Convert a folder of videos into a dataset of shards.
 
@@ -99,9 +97,9 @@ def shard(
         )
         raise typer.Exit(INTERRUPTED) from None
     if part is None:
-        _report_dataset(result, dataset)
+        report_dataset(result, dataset, as_json)
     else:
-        _report_quarantine(result, dataset, "quarantine")
+        report_part(result, dataset, as_json)
 
 
 @data.command()
@@ -121,6 +119,7 @@ def verify(
 ) -> None:
     """Read every byte of a dataset and list what is damaged or missing."""
     from launch.usage import check_dataset
+    from preprocess.shards import read_info
     from preprocess.verify import verify as find_problems
 
     check_dataset(dataset)
@@ -135,14 +134,15 @@ def verify(
         raise typer.Exit(FAILED)
     part = f" in the tables and {100 * sample:g} % of the shards" if sample < 1 else ""
     typer.echo(f"{dataset}: no problems{part}")
+    say_next("tin train", *training_arguments(read_info(dataset), dataset))
 
 
 @data.command()
-def merge(dataset: Dataset) -> None:
+def merge(dataset: Dataset, as_json: Json = False) -> None:
     """Complete a dataset after `tin shard --part` has written all of its parts."""
     from preprocess.convert import merge as merge_parts
 
-    _report_dataset(merge_parts(dataset), dataset)
+    report_dataset(merge_parts(dataset), dataset, as_json)
 
 
 @data.command()
@@ -171,6 +171,7 @@ def show(
     page = out or Path(f"{dataset.resolve().name}.html")
     write_dataset_page(dataset, config, page)
     typer.echo(page)
+    say_next("open this page in a browser", err=True)
 
 
 @data.command()
@@ -190,10 +191,8 @@ def demo(
     make_motions(folder, train=train, val=val, size=size, seed=seed, motions=motions)
     typer.echo(folder / "labels.csv")
     shards = shlex.quote(str(folder.with_name("shards")))
-    typer.echo(
-        f"next: tin shard {shlex.quote(str(folder))} {shards} --labels"
-        f" {shlex.quote(str(folder / 'labels.csv'))}"
-    )
+    labels = shlex.quote(str(folder / "labels.csv"))
+    say_next(f"tin shard {shlex.quote(str(folder))} {shards} --labels {labels}")
 
 
 def _place(part: int | None, parts: int | None) -> tuple[int | None, int | None]:
@@ -218,39 +217,6 @@ def _place(part: int | None, parts: int | None) -> tuple[int | None, int | None]
     return part, parts
 
 
-def _report_dataset(result: "ShardResult", dataset: Path) -> None:
-    """Print what a finished dataset holds, warnings about it, and the next command.
-
-    Exits with 3 if too many videos are in quarantine.
-    """
-    from preprocess.summary import summarize
-
-    if not result.num_videos:
-        typer.echo(
-            f"tin: {dataset}: not one of {result.num_quarantined + result.num_missing} videos could"
-            f" be used, so there is nothing to train on; the reasons are in"
-            f" {dataset / 'quarantine.csv'}",
-            err=True,
-        )
-        raise typer.Exit(BAD_DATA)
-    summary = summarize(dataset)
-    for line in summary.lines():
-        typer.echo(line)
-    _report_quarantine(result, dataset, "quarantine.csv")
-    typer.echo(f"next: tin train {' '.join(_training_arguments(summary.info, dataset))}")
-
-
-def _training_arguments(info: "DatasetInfo", dataset: Path) -> list[str]:
-    """Return the arguments of a first `tin train` on a dataset."""
-    settings = [f"data.dataset={shlex.quote(str(dataset))}"]
-    if "val" not in info.splits:
-        others = [split for split in info.splits if split != "train"]
-        settings += [f"data.test_split={(others or ['train'])[0]}"]
-    if info.multi_label:
-        settings.append("train.loss=bce")
-    return ["clips", "--run", "runs/first", *settings]
-
-
 @data.command()
 def graded(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the new videos.")],
@@ -264,21 +230,3 @@ def graded(
 
     make_graded_motions(folder, train=train, val=val, size=size, seed=seed)
     typer.echo(folder / "labels.csv")
-
-
-def _report_quarantine(result: "ShardResult", dataset: Path, name: str) -> None:
-    """Print how many videos are stored; exit with 3 if too many are in quarantine.
-
-    Args:
-        result: counts of videos.
-        dataset: folder of the dataset.
-        name: file or folder in it that lists the videos in quarantine.
-    """
-    typer.echo(f"{dataset}: {result}")
-    if result.too_many_bad:
-        typer.echo(
-            f"tin: too many videos could not be used; the reasons are in {dataset / name}. The"
-            " dataset is otherwise complete; train on it if the loss is acceptable.",
-            err=True,
-        )
-        raise typer.Exit(BAD_DATA)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from configs.errors import FAILED
+from configs.progress import show_progress
+from launch.commands.ending import say_next
 from launch.commands.results import print_metrics
 
 if TYPE_CHECKING:
@@ -136,7 +138,7 @@ def _predict_and_print(
         if video.suffix.lower() in (".txt", ".csv") or (video / "dataset.yaml").exists():
             raise ConfigError(f"{video} stands for many videos; give a folder with --out DIR")
     predictions = []
-    for prediction in predict_videos(model, videos):
+    for prediction in show_progress(predict_videos(model, videos), len(videos), "predict, videos"):
         predictions.append(prediction)
         if not as_json:
             _print_prediction(prediction)
@@ -144,6 +146,10 @@ def _predict_and_print(
         typer.echo(json.dumps([prediction.record() for prediction in predictions], indent=1))
     if strip:
         save_strip(predictions, strip)
+    elif not as_json:
+        say_next(
+            "add --strip FILE.png to see what the model saw, --out DIR for many videos", err=True
+        )
     if any(prediction.problem for prediction in predictions):
         raise typer.Exit(FAILED)
 
@@ -198,6 +204,8 @@ def _predict_to_folder(
     if num_bad:
         typer.echo(f"{num_bad} videos could not be used; {out / 'bad.csv'} gives the reasons")
     typer.echo(out)
+    what = "segments.csv and the pictures" if timeline else "the predictions"
+    say_next(f"read {what} in {out}", err=True)
 
 
 def _split_settings(words: list[Path]) -> tuple[list[Path], list[str]]:

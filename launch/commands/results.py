@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from launch.commands.arguments import Json, RunDir, Settings
+from launch.commands.ending import say_next
 
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the files to.")]
 
@@ -58,7 +59,7 @@ def test(
             return
         print_metrics(result["metrics"])
         typer.echo(out)
-        typer.echo(f"next: tin report {shlex.quote(str(run_dir))} --out report")
+        say_next(f"tin report {shlex.quote(str(run_dir))} --out report")
 
 
 def report(
@@ -115,6 +116,7 @@ def report(
     if shared:
         typer.echo(f"all rows: {shared}")
     typer.echo(write_report(frame, out, detailed))
+    say_next("open this page in a browser; `tin report --compare A B` tests two runs", err=True)
 
 
 def fuse(

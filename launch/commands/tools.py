@@ -1,6 +1,8 @@
 """The commands weights, op, bench and check."""
 
 import json
+import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +11,7 @@ import typer
 from configs.errors import FAILED
 from launch.commands.arguments import Dataset, Settings
 from launch.commands.arguments import Json as JsonFlag
+from launch.commands.ending import say_next
 
 if TYPE_CHECKING:
     from tin.bench.timing import Report
@@ -54,6 +57,7 @@ def import_weights(
         ),
     ] = None,
     settings: Settings = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Import a checkpoint of another project; list what becomes of each of its tensors."""
     from launch.usage import check_file
@@ -63,9 +67,16 @@ def import_weights(
     from tin.runs.foreign import import_run
 
     report = import_run(file, run_dir, settings or ())
-    for line in report.lines():
-        typer.echo(line)
-    typer.echo(report)
+    if as_json:
+        rows = [asdict(row) for row in report.rows]
+        made = str(run_dir) if run_dir and not report.failed else None
+        typer.echo(json.dumps({"file": str(file), "run": made, "tensors": rows}, indent=1))
+    else:
+        for line in report.lines():
+            typer.echo(line)
+        typer.echo(report)
+        if run_dir and not report.failed:
+            say_next(f"tin test {shlex.quote(str(run_dir))}")
     if report.failed:
         raise typer.Exit(FAILED)
 

@@ -21,6 +21,7 @@ from configs.errors import TinError
 from configs.files import BUFFER_BYTES, atomic_file, remove_leftovers, write_link
 from configs.load import ConfigError
 from configs.node import node_name
+from configs.progress import log_progress
 from launch.record import place
 from preprocess.shards import Split, open_split, read_info
 from tin.runs.folder import Run
@@ -154,7 +155,8 @@ def _copy_split(dataset: Path, split: str, target: Path, keep_free: float) -> tu
     tables = open_split(dataset, split)
     copied = 0
     linked = 0
-    for number in np.unique(tables.frames["shard"]).tolist():
+    numbers = np.unique(tables.frames["shard"]).tolist()
+    for number in log_progress(numbers, len(numbers), f"copy {split} to {target}, shards"):
         shard = tables.shard_path(number)
         copy = target / shard.name
         if _is_copy(shard, copy):

@@ -14,6 +14,7 @@ import torch
 
 from configs.files import remove_leftovers, write_text
 from configs.load import ConfigError, changes
+from configs.progress import show_progress
 from preprocess.shards import file_digest
 from tin.deploy.part_files import (
     Part,
@@ -134,7 +135,7 @@ def _compute_parts(
         began = time.monotonic()
         first = number * plan["part"]
         end = min(first + plan["part"], plan["num_videos"])
-        part = _compute(scorer, videos, first, end, truth)
+        part = _compute(scorer, videos, first, end, truth, f"part {number + 1} of {len(numbers)}")
         save_part(part_path(out, number), part)
         seconds = time.monotonic() - began
         log.info("part %d of %d: %.1f videos/s", number + 1, len(numbers), (end - first) / seconds)
@@ -162,14 +163,18 @@ def _truth(videos: Videos, classes: Sequence[str]) -> dict[str, int]:
     return index
 
 
-def _compute(scorer: Scorer, videos: Videos, first: int, end: int, truth: dict[str, int]) -> Part:
-    """Return the predictions of the videos from `first` to `end`."""
+def _compute(
+    scorer: Scorer, videos: Videos, first: int, end: int, truth: dict[str, int], name: str
+) -> Part:
+    """Return the predictions of the videos from `first` to `end`; `name` is shown as progress."""
     config = scorer.config
     wanted = config.predict
     multi_label = config.train.loss == "bce"
     best: list[np.ndarray] = []
     seen: list[list[np.ndarray]] = []
-    for batch in videos.batches(first, end):
+    num_batches = -(-(end - first) // config.test.batch)
+    batches = videos.batches(first, end)
+    for batch in show_progress(batches, num_batches, f"{name}, batches"):
         scores, features = scorer.score(batch.x)
         seen.append(_kept(batch, scores, features, wanted.scores, wanted.features))
         best.append(average(scores[batch.rows >= 0], config.test.average, multi_label))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from configs.files import atomic_file, write_bytes, write_text
 from configs.load import ConfigError
+from configs.progress import show_progress
 from configs.schema import Config
 from preprocess.decode import DEFAULT_FPS, BadVideoError, Decoding, probe
 from tin.deploy.rgb_frames import center_crop, video_frames
@@ -81,7 +82,8 @@ def write_timelines(
     out.mkdir(parents=True, exist_ok=True)
     segments: list[list[str]] = []
     bad: list[list[str]] = []
-    for number, video in enumerate(list_videos(sources)):
+    listed = list_videos(sources)
+    for number, video in enumerate(show_progress(listed, len(listed), "timelines")):
         decoding = Decoding()
         try:
             timeline = timeline_of(video.path, scorer, decoding)

@@ -1,8 +1,10 @@
 """The commands shard and data, as a user types them."""
 
+import json
+
 import pytest
 import typer
-from synthetic_videos import noise_frames, write_clip
+from synthetic_videos import gray_frames, noise_frames, write_clip
 from typer.testing import CliRunner
 
 from launch.commands.data import add_to
@@ -81,3 +83,26 @@ def test_a_dataset_without_a_usable_video_ends_with_3(tmp_path):
     found = CliRunner().invoke(app, ["shard", str(tmp_path / "s"), str(tmp_path / "d")])
     assert found.exit_code == 3
     assert "d: not one of 1 videos could be used, so there is nothing to train on" in found.stderr
+
+
+def test_shard_verify_and_merge_name_the_next_command(tmp_path):
+    write_clip(tmp_path / "s" / "a" / "0.mp4", gray_frames(3))
+    write_clip(tmp_path / "s" / "b" / "1.mp4", gray_frames(4))
+    shards = tmp_path / "d"
+    found = json.loads(_tin("shard", tmp_path / "s", shards, "--json", "shard.held_out=0"))
+    assert (found["videos"], found["quarantined"], found["splits"]) == (2, 0, {"train": 2})
+    assert found["classes"] == {"a": {"train": 1}, "b": {"train": 1}}
+    assert found["digest"] and any("only split" in text for text in found["warnings"])
+    expected = f"next: tin train clips --run runs/first data.dataset={shards} data.test_split=train"
+    for command in ("verify", "merge"):
+        assert _tin("data", command, shards).splitlines()[-1] == expected
+    assert json.loads(_tin("data", "merge", shards, "--json"))["videos"] == 2
+
+
+def test_show_writes_a_page(tmp_path):
+    for name in ("a/0", "b/1"):
+        write_clip(tmp_path / "s" / f"{name}.mp4", gray_frames(8))
+    _tin("shard", tmp_path / "s", tmp_path / "d", "shard.held_out=0")
+    page = tmp_path / "page.html"
+    assert _tin("data", "show", tmp_path / "d", "--out", page).strip() == str(page)
+    assert page.read_text().count('alt="frames of') == 2 * 3
