@@ -104,7 +104,7 @@ operator() {
         tin bench_steps 200 bench steps --form none --form graphs --seconds 1 --clips 2 \
             --json "$work/parts/steps.json" model.arch=resnet18 clip.crop=64 clip.resize=64
     fi
-    step aims 20 "$python" tests/bench_interlace.py "$work/parts/op.json"
+    [ -e "$work/parts/op.json" ] && step aims 20 "$python" tests/bench_interlace.py "$work/parts/op.json"
     [ "$gpu" ] && tin bench_compiled 240 bench steps --form default --seconds 2 --clips 6 \
         --json "$work/parts/compiled.json"
 }

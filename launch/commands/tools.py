@@ -159,14 +159,15 @@ def bench_steps(
     clips: Annotated[
         list[int] | None, typer.Option(metavar="N", help="A batch size; by default 6 and 32.")
     ] = None,
-    compiled: Compiled = True,
+    form: Annotated[
+        list[str] | None,
+        typer.Option(help="A value of train.compile; by default none, graphs and default."),
+    ] = None,
 ) -> None:
     """Time training steps without a loader, for each temporal module and train.compile."""
     from tin.bench import steps
 
-    forms: tuple[steps.Form, ...] = (
-        ("none", "graphs", "default") if compiled else ("none", "graphs")
-    )
+    forms = form or ("none", "graphs", "default")
     _show(steps.bench_steps(clips or (6, 32), forms, seconds, settings or (), json), json)
 
 

@@ -4,7 +4,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -19,14 +18,13 @@ from tin.runs.folder import Run
 from tin.training.state import TrainingState
 from tin.training.step import train_step
 
-Form = Literal["none", "default", "graphs"]
 WARM_UP_STEPS = 5
 SLEEP_CYCLES = 200_000_000  # about 0.1 s on a GPU, longer than the host needs for a step
 
 
 def bench_steps(
     clips: Sequence[int],
-    forms: Sequence[Form],
+    forms: Sequence[str],
     seconds: float,
     settings: Sequence[str] = (),
     path: Path | None = None,
