@@ -105,7 +105,7 @@ operator() {
             --json "$work/parts/steps.json" model.arch=resnet18 clip.crop=64 clip.resize=64
     fi
     [ -e "$work/parts/op.json" ] && step aims 20 "$python" tests/bench_interlace.py "$work/parts/op.json"
-    [ "$gpu" ] && tin bench_compiled 240 bench steps --form default --seconds 2 --clips 6 \
+    [ "$gpu" ] && tin bench_compiled 100 bench steps --form default --seconds 2 --clips 6 \
         --json "$work/parts/compiled.json"
 }
 

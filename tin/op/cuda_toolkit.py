@@ -39,9 +39,9 @@ def architectures() -> tuple[str, ...]:
     """Return the compute capabilities to compile for: 9.0, or 9.0+PTX to include later GPUs.
 
     TORCH_CUDA_ARCH_LIST names them ("7.5 8.6+PTX"). A letter, as in 9.0a, asks for features of one
-    kind of GPU that the operator does not use, and is dropped. Without the variable, and with a torch that has CUDA,
-    they are those of the machine's GPUs, or `ARCHITECTURES` on a machine without a GPU. A torch
-    without CUDA needs none.
+    kind of GPU that the operator does not use, and is dropped. Without the variable, and with a
+    torch that has CUDA, they are those of the machine's GPUs, or `ARCHITECTURES` on a machine
+    without a GPU. A torch without CUDA needs none.
 
     Raises:
         ValueError: TORCH_CUDA_ARCH_LIST cannot be read.
