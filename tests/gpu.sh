@@ -122,7 +122,7 @@ training() {
         [ "$decode" = gpu ] && ! has nvidia.dali && { leave_out "train_gpu" "no DALI"; continue; }
         tin "data_$decode" 60 bench data --json "$work/parts/data_$decode.json" "$work/dataset" \
             "${settings[@]}" "run.decode=$decode"
-        tin "train_$decode" 150 bench train --json "$work/parts/train_$decode.json" \
+        tin "train_$decode" 200 bench train --form none --form graphs --json "$work/parts/train_$decode.json" \
             "$work/dataset" "${settings[@]}" "run.decode=$decode"
     done
     step resume 150 "$python" -m tests.bench_resume "$work/dataset" "${settings[@]}"
