@@ -85,12 +85,11 @@ class DataSettings(Settings):
     window_shards: PositiveInt = 16
     """Number of shards in a window of `order: local`."""
     balanced: bool = False
-    """Draw equally many training clips of each class. An epoch keeps its number of clips: videos
-    of small classes are repeated with other frames and crops, those of large classes take turns
-    from epoch to epoch."""
+    """Draw equally many training clips of each class. An epoch keeps its number of clips: videos of
+    small classes are repeated with other crops, those of large classes take turns."""
     folds: NonNegativeInt = 0
-    """Cross-validation: divide the groups of `train_split` into this many folds, train on all but
-    one, and evaluate on that one, which `test_split: fold` names. 0 disables it."""
+    """Cross-validation: divide the groups of `train_split` into this many folds, and train on all
+    but one. `test_split: fold` evaluates on that one. 0 disables it."""
     fold: NonNegativeInt = 0
     """Which of the `folds` is held out, counted from 0."""
     bad_frames: float = Field(0.001, ge=0, le=1)
@@ -164,8 +163,7 @@ def _check_data(data: DataSettings, train: TrainSettings) -> None:
         )
     if data.balanced and train.loss == "bce":
         raise ValueError(
-            "data.balanced needs one label per video, but train.loss is bce; set"
-            " data.balanced=false"
+            "data.balanced needs one label per video, but train.loss is bce; leave it out"
         )
     if data.balanced and train.class_weights != "none":
         raise ValueError(
@@ -209,6 +207,11 @@ class Config(Settings):
             raise ValueError(
                 f"train.batch {train.batch} is not a multiple of"
                 f" train.accumulate {train.accumulate}; change one of them"
+            )
+        if train.compile == "graphs" and train.bn == "sync":
+            raise ValueError(
+                "train.bn sync exchanges statistics in the middle of a pass, which train.compile"
+                " graphs cannot capture; set train.compile=none, or another train.bn"
             )
         if clip.modality == "diff" and clip.frames_per_segment < 2:
             raise ValueError(
