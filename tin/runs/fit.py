@@ -24,10 +24,10 @@ def check_training(config: Config, is_new: bool) -> None:
     """
     folder = dataset_path(config.data.dataset)
     info = read_info(folder)
+    check_folds(config)
     for key in ("train_split", "test_split"):
         check_split(config, key, info, folder)
     check_labels(config, info, folder)
-    check_folds(config)
     split = config.data.train_split
     num_videos = info.splits[split]
     if config.data.folds:
