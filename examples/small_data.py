@@ -2,8 +2,8 @@
 
 Usage: small_data.py FOLDER [--seeds N]. Two experiments share the videos of `tin data demo`:
 
-- Imbalance: four frequent classes with 200 videos each and four rare ones with 2 each.
-- Few videos: a network is trained on four classes with 200 videos each, and then on the other four
+- Imbalance: four frequent classes with 100 videos each and four rare ones with 1 each.
+- Few videos: a network is trained on four classes with 100 videos each, and then on the other four
   classes with 10 videos each.
 
 All networks are small and their frames have 32 pixels, so that one core needs a few minutes. The
@@ -33,11 +33,11 @@ from tin.training.trainer import train
 
 FREQUENT = [name for pair in PAIRS[:2] for name in pair]
 RARE = [name for pair in PAIRS[2:] for name in pair]
-MANY = 200
-NUM_VAL = 400
+MANY = 100
+NUM_VAL = 200
 COMMON = (
     "run.device=cpu", "run.threads=1", "run.tensorboard=false", "run.check_node=false",
-    "run.log_steps=1000", "optim.lr_batch=16", "train.batch=16", "train.evaluate_every=1000",
+    "run.log_steps=1000", "optim.lr_batch=8", "train.batch=8", "train.evaluate_every=1000",
     "test.checkpoint=last",
 )  # fmt: skip
 IMBALANCE = {
@@ -83,7 +83,7 @@ def main() -> None:
     first = given.folder / "runs" / "first"
     train_and_test(first, [f"data.dataset={datasets['first']}", "train.epochs=3"], 0)
     weights = checkpoint.newest(Run(first))
-    few = [f"data.dataset={datasets['few']}", "train.epochs=20", f"model.init={weights}"]
+    few = [f"data.dataset={datasets['few']}", "train.epochs=12", f"model.init={weights}"]
     measured = {
         name: [
             train_and_test(given.folder / "runs" / f"few-{number}-{seed}", [*few, *settings], seed)

@@ -1,5 +1,6 @@
 """The optimizer: parameter groups, the learning rate of each step, and the loss."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -58,7 +59,15 @@ def build_optimizer(model: TIN, config: Config) -> torch.optim.Optimizer:
     ]
     if settings.optimizer == "adamw":
         betas = (settings.momentum, settings.beta2)
-        return torch.optim.AdamW(described, lr=config.lr, betas=betas, fused=is_fused or None)
+        adamw = torch.optim.AdamW(described, lr=config.lr, betas=betas, fused=is_fused or None)
+        # torch would make the same zeros in the first step, partly from values of the host.
+        for parameter in itertools.chain.from_iterable(groups.values()):
+            adamw.state[parameter] = {
+                "step": torch.zeros((), device=parameter.device if is_fused else "cpu"),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+        return adamw
     optimizer = torch.optim.SGD(
         described,
         lr=config.lr,

@@ -97,6 +97,7 @@ SETTINGS_OF_STEPS = {
     "skip": ["train.nan=skip", "train.ema=0.9", "train.accumulate=2"],
     "several labels": ["train.loss=bce"],
     "smooth": ["train.label_smoothing=0.1", "optim.groups=single", "optim.nesterov=true"],
+    "adamw": ["optim.optimizer=adamw", "train.nan=skip", "train.freeze=layer1"],
 }
 
 
@@ -108,6 +109,13 @@ def test_a_step_never_waits_for_the_gpu(settings):
         assert norm.device == DEVICE
         state.step += 1
     assert all(value.device == DEVICE for value in state.model.parameters())
+
+
+def test_a_step_with_class_weights_never_waits_for_the_gpu():
+    state, batch = state_and_batch()
+    with DEVICE:
+        state.class_weights = torch.ones(6)
+    assert checked_step(state, batch).device == DEVICE
 
 
 @pytest.mark.parametrize("wait", [torch.Tensor.item, torch.nonzero, bool, float], ids=str)
