@@ -76,19 +76,7 @@ def write_dataset_page(folder: Path, config: Config, out: Path) -> None:
             f"{folder} is a dataset of {info.modality}; `tin data show` shows datasets of rgb"
         )
     split = open_split(folder, config.data.train_split)
-    counts = {name: _counts(open_split(folder, name), info) for name in info.splits}
-    keys = split.keys()
-    store = FrameStore(split, readers=1)
-    classes = []
-    try:
-        names = info.classes[:MAX_CLASSES]
-        for label, name in show_progress(enumerate(names), len(names), "classes"):
-            rows = _videos_of(split, label)[:NUM_VIDEOS]
-            found = [f"{part}: {counts[part][label]}" for part in counts]
-            videos = [_shown(split, store, config, row, keys[row]) for row in rows.tolist()]
-            classes.append(ShownClass(name, ", ".join(found), videos))
-    finally:
-        store.close()
+    classes = _classes(folder, info, split, config)
     page = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, autoescape=True
     ).get_template("dataset.html.j2")
@@ -102,6 +90,24 @@ def write_dataset_page(folder: Path, config: Config, out: Path) -> None:
         epochs=NUM_EPOCHS,
     )
     write_text(out, text)
+
+
+def _classes(folder: Path, info: DatasetInfo, split: Split, config: Config) -> list[ShownClass]:
+    """Return the classes of the page, with the strips of their videos."""
+    counts = {name: _counts(open_split(folder, name), info) for name in info.splits}
+    keys = split.keys()
+    store = FrameStore(split, readers=1)
+    names = info.classes[:MAX_CLASSES]
+    classes = []
+    try:
+        for label, name in show_progress(enumerate(names), len(names), "classes"):
+            rows = _videos_of(split, label)[:NUM_VIDEOS]
+            found = [f"{part}: {counts[part][label]}" for part in counts]
+            videos = [_shown(split, store, config, row, keys[row]) for row in rows.tolist()]
+            classes.append(ShownClass(name, ", ".join(found), videos))
+    finally:
+        store.close()
+    return classes
 
 
 def training_clips(
@@ -129,15 +135,20 @@ def training_clips(
         used.append(index)
     if not used:
         return np.zeros((0, 0, S, S, 3), np.uint8)
+    return _recolored(np.stack(pictures), plan.draws[used], config, epoch)
+
+
+def _recolored(pictures: np.ndarray, draws: np.ndarray, config: Config, epoch: int) -> np.ndarray:
+    """Return uint8 clips ``(B, T, S, S, 3)`` with the colors that training gives them."""
     # Colors change on the training device, in normalized values.
     mean = torch.tensor(MEAN)[:, None, None]
     std = torch.tensor(STD)[:, None, None]
-    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 1, 4, 2, 3).float() / 255
+    pixels = torch.from_numpy(pictures).permute(0, 1, 4, 2, 3).float() / 255
     plain = config.augment.model_copy(update={"mixup": 0.0, "cutmix": 0.0})
     settings = config.model_copy(update={"augment": plain})
-    labels = torch.zeros(len(used), dtype=torch.int64)
-    draws = torch.from_numpy(plan.draws[used])
-    x, _ = augment((pixels - mean) / std, labels, draws, settings, epoch, 1, 0)
+    labels = torch.zeros(len(draws), dtype=torch.int64)
+    x = (pixels - mean) / std
+    x, _ = augment(x, labels, torch.from_numpy(draws), settings, epoch, 1, 0)
     changed = ((x * std + mean).clamp(0, 1) * 255).round().byte()
     return changed.permute(0, 1, 3, 4, 2).numpy()
 
