@@ -70,6 +70,7 @@ FLOORS = {
     "tin.evaluation": [
         "averages metrics opposites precise_bn summary_line",
         "scores",
+        "description",
         "evaluate predict fuse",
     ],
     "tin.training": [
