@@ -70,7 +70,6 @@ FLOORS = {
     "tin.evaluation": [
         "averages metrics opposites precise_bn summary_line",
         "scores",
-        "description",
         "evaluate predict fuse",
     ],
     "tin.training": [
