@@ -63,6 +63,7 @@ FLOORS = {
     "tin.evaluation": [
         "averages metrics opposites precise_bn summary_line",
         "scores",
+        "description",
         "evaluate predict fuse",
     ],
     "tin.training": [
