@@ -44,12 +44,25 @@ def augment(
         The input of the network ``(B, T, L*C, H, W)``, and targets: `labels`, or ``(B, K)`` float
         shares of the classes if clips are mixed.
     """
-    settings = config.augment
-    seed = config.train.seed
-    if settings.color_jitter or settings.randaugment_ops:
+    if config.augment.color_jitter or config.augment.randaugment_ops:
         x = from_pixels(_recolored(to_pixels(x), clips, config, epoch))
     else:
         x = normalized(x)
+    return mixed(x, labels, clips, config, epoch, num_classes, step)
+
+
+def mixed(
+    x: Tensor,
+    labels: Tensor,
+    clips: Tensor,
+    config: Config,
+    epoch: int,
+    num_classes: int,
+    step: int,
+) -> tuple[Tensor, Tensor]:
+    """Do mixup and cutmix as `augment` does; x is the input of the network."""
+    settings = config.augment
+    seed = config.train.seed
     if not (settings.mixup or settings.cutmix):
         return x, labels
     # Mixed clips have several labels: turn class numbers into rows of zeros and ones.
