@@ -1,6 +1,6 @@
 """The loader beside other ways to read the same clips: CPU time, clips/s, bytes and memory a clip.
 
-    python tests/bench_loader.py ../shared/videos/ucf101 [ROUNDS] [section.key=value ...]
+    python -m tests.bench_loader ../shared/videos/ucf101 [ROUNDS] [section.key=value ...]
 
 All ways read the same clips of the same videos, with the same frames, crops and flips: 8 frames of
 224 pixels. They alternate, and the best round of each is printed, because other programs on the
