@@ -140,15 +140,15 @@ def training_clips(
 
 def _recolored(pictures: np.ndarray, draws: np.ndarray, config: Config, epoch: int) -> np.ndarray:
     """Return uint8 clips ``(B, T, S, S, 3)`` with the colors that training gives them."""
-    # Colors change on the training device, in normalized values.
-    mean = torch.tensor(MEAN)[:, None, None]
-    std = torch.tensor(STD)[:, None, None]
-    pixels = torch.from_numpy(pictures).permute(0, 1, 4, 2, 3).float() / 255
     plain = config.augment.model_copy(update={"mixup": 0.0, "cutmix": 0.0})
     settings = config.model_copy(update={"augment": plain})
     labels = torch.zeros(len(draws), dtype=torch.int64)
-    x = (pixels - mean) / std
-    x, _ = augment(x, labels, torch.from_numpy(draws), settings, epoch, 1, 0)
+    # Training sees L frames a segment; here, each frame is a segment of its own.
+    frames = torch.from_numpy(pictures).unsqueeze(2)
+    x, _ = augment(frames, labels, torch.from_numpy(draws), settings, epoch, 1, 0)
+    # Undo the normalization.
+    mean = torch.tensor(MEAN)[:, None, None]
+    std = torch.tensor(STD)[:, None, None]
     changed = ((x * std + mean).clamp(0, 1) * 255).round().byte()
     return changed.permute(0, 1, 3, 4, 2).numpy()
 

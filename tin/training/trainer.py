@@ -90,10 +90,7 @@ class Trainer:
         self.run = run
         self.world = world
         self.signals = signals
-        splits = [
-            stored_split(split, config.data)
-            for split in (config.data.train_split, config.data.test_split)
-        ]
+        splits = [config.data.train_split, stored_split(config.data.test_split, config.data)]
         folder = dataset_path(config.data.dataset)
         check = DatasetCheck(world, config.data.dataset, folder, splits)
         self.train_loader = open_train_split(config, world)
@@ -104,7 +101,8 @@ class Trainer:
         self.state = TrainingState(config, run, world, self.train_loader.info, num_steps)
         self.state.class_weights = class_weights(config, self.train_loader, world.device)
         check.finish()
-        self.environment = start_attempt(run, config, world, self.state.auto)
+        auto = {**self.state.auto, "decode": self.train_loader.decode}
+        self.environment = start_attempt(run, config, world, auto)
         self.state.check_best()
         self.flags = FlagAllReduce(world)
         self.watchdog = Watchdog(run.job, run.attempt, world.rank, config.run.hang_minutes)
