@@ -93,7 +93,7 @@ class TemporalInterlace(nn.Module):
         if _has_kernel(pooled):
             offset = self.offset_net
             layers = (offset.conv, offset.fc1, offset.fc2, self.weight_net.conv)
-            return interlace_nets(pooled, [p for net in layers for p in (net.weight, net.bias)])
+            return interlace_nets(pooled, [p for layer in layers for p in _parameters(layer)])
         # The nets see time last, (B, F, T). Autocast is off because an offset in bfloat16 would be
         # too coarse.
         pooled = pooled.unflatten(0, (-1, self.num_segments)).transpose(1, 2)
@@ -102,6 +102,11 @@ class TemporalInterlace(nn.Module):
             weight = self.weight_net(pooled)
         # The third and the fourth group mirror the offsets of the first two.
         return torch.cat([offset, -offset], dim=1), torch.cat([weight, weight], dim=2)
+
+
+def _parameters(layer: nn.Conv1d | nn.Linear) -> tuple[Tensor, Tensor]:
+    assert layer.bias is not None
+    return layer.weight, layer.bias
 
 
 def _has_kernel(pooled: Tensor) -> bool:
