@@ -40,7 +40,7 @@ FLOORS = {
     "tin": ["op", "models", "runs ranks", "evaluation", "training", "deploy bench reports"],
     "tin.op": ["cuda_toolkit trust", "build", "interlace", "nets selftest"],
     "tin.models": [
-        "imagenet modality temporal tensor_files time_blocks",
+        "imagenet modality norm temporal tensor_files time_blocks",
         "causal mobilenet resnet size",
         "network",
         "tensor_names",
