@@ -47,6 +47,7 @@ class ClipLoader:
         rank: rank of this process.
         world_size: number of ranks.
         device: where batches go: ``cpu``, or a GPU, which then also decodes.
+        store: what reads the frames; None reads them from the shards with ``run.readers`` threads.
 
     Raises:
         ConfigError: the split does not exist, it is smaller than a batch, or the ranks do not
@@ -64,6 +65,7 @@ class ClipLoader:
         rank: int = 0,
         world_size: int = 1,
         device: str = "cpu",
+        store: FrameStore | None = None,
     ) -> None:
         self.info: DatasetInfo = read_info(folder)
         self.split: Split = open_split(folder, split)
@@ -78,7 +80,7 @@ class ClipLoader:
         self.max_bad_frames = self._source.max_bad_frames
         self._config = config
         self._device = torch.device(device)
-        self._store = FrameStore(self.split, config.run.readers)
+        self._store = store or FrameStore(self.split, config.run.readers)
         self._graph: Graph | None = None
         self._bad_frames: list[BadFrame] = []
         self._iteration = 0  # counts the iterators; only the latest one may continue

@@ -86,7 +86,11 @@ FLOORS = {
         "sources",
         "predictions timeline stream export",
     ],
-    "tin.bench": ["timing two_shifts", "architectures cases", "on_dataset"],
+    "tin.bench": [
+        "timing two_shifts diagnosis input_parts",
+        "advice alone timed_step architectures cases",
+        "on_dataset doctor",
+    ],
     "launch": [
         "errors record reasons find table_values usage",
         "slurm_query local",
