@@ -66,7 +66,7 @@ FLOORS = {
         "evaluate predict fuse",
     ],
     "tin.training": [
-        "average board device_random randaugment running_sums optim loaders bad_frames",
+        "average board device_random randaugment running_sums pass_graph optim loaders bad_frames",
         "augment recorder state attempt",
         "skipping rows",
         "step",
@@ -89,7 +89,7 @@ FLOORS = {
     "tin.bench": [
         "timing two_shifts diagnosis input_parts",
         "advice alone timed_step architectures cases",
-        "on_dataset doctor",
+        "on_dataset doctor steps",
     ],
     "launch": [
         "errors record reasons find table_values usage",

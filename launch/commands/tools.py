@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Json = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Also write all numbers to a JSON file.")
 ]
+Compiled = Annotated[bool, typer.Option(help="Also time torch.compile.")]
 Seconds = Annotated[float, typer.Option(help="Seconds for each line of the table.")]
 
 weights = typer.Typer(no_args_is_help=True, help="Fetch, import or export weights.")
@@ -111,11 +112,12 @@ def bench_op(
     clips: Annotated[
         list[int] | None, typer.Option(metavar="N", help="A batch size; by default 1, 4 and 16.")
     ] = None,
+    compiled: Compiled = True,
 ) -> None:
     """Time the operator, a copy of its bytes, and other ways to compute the same."""
     from tin.bench import cases
 
-    _show(cases.bench_op(seconds, clips or (1, 4, 16)), json)
+    _show(cases.bench_op(seconds, clips or (1, 4, 16), compiled, json), json)
 
 
 @bench.command(name="data")
@@ -134,7 +136,7 @@ def bench_data(dataset: Dataset, settings: Settings = None, json: Json = None) -
 def bench_model(
     json: Json = None,
     seconds: Seconds = 10.0,
-    compiled: Annotated[bool, typer.Option(help="Also time torch.compile.")] = True,
+    compiled: Compiled = True,
     arch: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Compare these networks on the CPU, and nothing else."),
@@ -146,7 +148,27 @@ def bench_model(
     if arch:
         _show(architectures.bench_architectures(arch, seconds), json)
         return
-    _show(cases.bench_model(seconds, compiled), json)
+    _show(cases.bench_model(seconds, compiled, json), json)
+
+
+@bench.command(name="steps")
+def bench_steps(
+    settings: Settings = None,
+    json: Json = None,
+    seconds: Seconds = 2.0,
+    clips: Annotated[
+        list[int] | None, typer.Option(metavar="N", help="A batch size; by default 6 and 32.")
+    ] = None,
+    form: Annotated[
+        list[str] | None,
+        typer.Option(help="A value of train.compile; by default none, graphs and default."),
+    ] = None,
+) -> None:
+    """Time training steps without a loader, for each temporal module and train.compile."""
+    from tin.bench import steps
+
+    forms = form or ("none", "graphs", "default")
+    _show(steps.bench_steps(clips or (6, 32), forms, seconds, settings or (), json), json)
 
 
 @bench.command(name="train")
@@ -158,7 +180,7 @@ def bench_train(dataset: Dataset, settings: Settings = None, json: Json = None) 
 
     from tin.bench import on_dataset
 
-    _show(on_dataset.bench_train(dataset, settings or ()), json)
+    _show(on_dataset.bench_train(dataset, settings or (), json), json)
 
 
 def check(as_json: JsonFlag = False) -> None:

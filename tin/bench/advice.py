@@ -82,7 +82,8 @@ def _about_model(diagnosis: Diagnosis) -> Iterator[Advice]:
         after = changed(times, forward=times.forward * factor, backward=times.backward * factor)
         reached = f"the model reaches only {100 * facts.efficiency:.2g} % of the speed of a matrix"
         if facts.compile == "none":
-            text = f"set train.compile=default: {reached} product on this device"
+            form = "default" if facts.device == "cpu" else "graphs"
+            text = f"set train.compile={form}: {reached} product on this device"
             yield Advice("compile", text, gain(times, after, facts))
         text = f"raise the clips of a pass (now {facts.clips // facts.passes}): {reached} product"
         yield Advice("batch", text, gain(times, after, facts))

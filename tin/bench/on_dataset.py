@@ -61,9 +61,9 @@ def bench_data(dataset: Path, seconds: float = 20.0, settings: Sequence[str] = (
     return report
 
 
-def bench_train(dataset: Path, settings: Sequence[str] = ()) -> Report:
+def bench_train(dataset: Path, settings: Sequence[str] = (), path: Path | None = None) -> Report:
     """Time training with its loader: the second of two epochs, for each temporal module."""
-    report = Report("train", measuring_device())
+    report = Report("train", measuring_device(), path=path)
     for temporal, shift_div in SHIFT_DIV.items():
         config = load(
             None,
