@@ -88,14 +88,14 @@ FLOORS = {
     ],
     "tin.bench": [
         "timing two_shifts diagnosis input_parts",
-        "advice alone timed_step architectures cases",
+        "advice alone scale timed_step architectures cases",
         "on_dataset doctor steps",
     ],
     "launch": [
         "errors record reasons find table_values usage",
         "slurm_query local",
         "status live_jobs check",
-        "logs wait",
+        "logs wait diagnosis_bars",
         "jobs",
         "submission",
         "output",
@@ -108,7 +108,7 @@ FLOORS = {
         "executor run_files checks",
         "plan",
     ],
-    "launch.commands": ["arguments examples", "data deploy training results tools cluster"],
+    "launch.commands": ["arguments examples", "data deploy doctor training results tools cluster"],
 }
 """The modules and packages inside each package, from the lowest floor to the highest.
 

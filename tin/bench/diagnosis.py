@@ -95,6 +95,8 @@ class Conditions:
     checkpoint_mb: float
     clip_mb: float
     """10^6 bytes that are read for a clip."""
+    clip_reads: int
+    """Frames that are read for a clip."""
     gradient_mb: float
     """10^6 bytes of gradients that the ranks sum in a step."""
     efficiency: float

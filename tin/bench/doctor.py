@@ -99,6 +99,7 @@ def examine(
         evaluate_every=train.evaluate_every,
         checkpoint_minutes=config.run.checkpoint_minutes,
         checkpoint_steps=config.run.checkpoint_steps,
+        clip_reads=config.clip.num_segments * config.clip.frames_per_segment,
         gradient_mb=gradient_bytes(state.model) / 1e6,
         seconds=time.perf_counter() - began,
         **facts,

@@ -98,7 +98,7 @@ def test_one_decode_thread_bounds_the_run(examined, monkeypatch):
     assert found.bound == "decode", found
     assert found.advice[0].kind == "threads", found
     assert "staging" not in kinds(found)
-    assert 1.2 < found.advice[0].gain <= 4  # with four threads instead of one
+    assert 1.2 < found.advice[0].gain < 5  # at most 4, as far as the times are exact
 
 
 def test_a_slow_model_bounds_the_run(examined, monkeypatch):
@@ -110,7 +110,7 @@ def test_a_slow_model_bounds_the_run(examined, monkeypatch):
 
 
 def test_a_slow_disk_for_checkpoints_bounds_the_run(examined, monkeypatch):
-    monkeypatch.setattr(os, "fsync", slowed(os.fsync, 6.0))
+    monkeypatch.setattr(os, "fsync", slowed(os.fsync, 10.0))
     found = examined()
     assert found.bound == "checkpoint", found
     assert found.advice[0].kind == "checkpoint", found
