@@ -27,6 +27,7 @@ FLOORS = {
         "flow",
         "shard_plan",
         "convert summary verify",
+        "dry_run",
     ],
     "preprocess.annotations": [
         "label_file",
