@@ -3,8 +3,8 @@
     python tests/bench_scale.py DATASET [section.key=value ...]
 
 The prediction takes a step of one rank on one core and an all-reduce of two ranks, both measured in
-the same round, and `two_ranks_step_s` of tin/bench/scale.py. `train.batch` is that of each rank. Four
-ranks share the two cores; they are only shown.
+the same round, and `two_ranks_step_s` of tin/bench/scale.py. `train.batch` is that of each rank.
+Four ranks share the two cores; they are only shown.
 """
 
 import os
