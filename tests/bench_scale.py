@@ -1,6 +1,6 @@
 """Compares predicted with measured steps of two ranks, a CPU core each.
 
-    python tests/bench_scale.py DATASET [section.key=value ...]
+    python -m tests.bench_scale DATASET [section.key=value ...]
 
 The prediction takes a step of one rank on one core and an all-reduce of two ranks, both measured in
 the same round, and `two_ranks_step_s` of tin/bench/scale.py. `train.batch` is that of each rank.

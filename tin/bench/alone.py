@@ -21,6 +21,10 @@ MATRIX = {"cpu": 1024, "cuda": 8192}
 WARM_PRODUCTS = 2
 NUM_PRODUCTS = 7
 MAX_REPEATS = 10
+FIRST_BUCKET = 2**20 // 4
+"""Numbers in the first bucket of DDP, which is small so that its all-reduce starts early."""
+BUCKET = 25 * 2**20 // 4
+"""Numbers in the other buckets of DDP."""
 
 
 def efficiency(state: TrainingState, config: Config, pass_s: float) -> float:
@@ -61,13 +65,18 @@ def gradient_bytes(model: nn.Module) -> int:
 
 
 def all_reduce_s(world: World, num_bytes: int, seconds: float) -> float:
-    """Return the seconds of summing `num_bytes` of float32 over all ranks; 0 for a single rank."""
+    """Return the seconds of summing `num_bytes` of float32 over all ranks; 0 for a single rank.
+
+    The numbers are summed in pieces, as DDP sums its buckets: a small one first, then large ones.
+    """
     if world.world_size == 1:
         return 0.0
     values = torch.zeros(num_bytes // 4, device=world.device)
+    buckets = [values[:FIRST_BUCKET], *values[FIRST_BUCKET:].split(BUCKET)]
 
     def call() -> None:
-        dist.all_reduce(values)
+        for bucket in buckets:
+            dist.all_reduce(bucket)
 
     # All ranks must call equally often: rank 0 decides how often.
     call()

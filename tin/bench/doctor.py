@@ -38,6 +38,9 @@ SECONDS = 75.0
 """Time that is divided among the measurements; starting and warming up come in addition."""
 LONGEST_STEP = 0.05
 """A measured step may take this fraction of the time; of longer steps, fewer clips are measured."""
+MAX_EXPOSED = 2.0
+"""A step gets longer by this many times the all-reduce alone at most; what it gets longer beyond
+that is waiting for a slower rank."""
 LEARNING_RATE = 1e-6
 """So small that the weights stay finite, whatever the settings are."""
 
@@ -157,7 +160,7 @@ def _measure(
         evaluation=evaluated,
         step=step,
         wait=wait,
-        exposed=parts["all-reduce"],
+        exposed=min(parts["all-reduce"], MAX_EXPOSED * reduced),
     )
     facts = {
         "clip_mb": found.clip_mb,

@@ -24,7 +24,7 @@ from tin.ranks.distributed import start
 from tin.training.state import TrainingState
 
 RUN = (
-    *SETTINGS, "clip.num_segments=2", "clip.crop=64", "clip.resize=64", "train.batch=2",
+    *SETTINGS, "clip.num_segments=2", "clip.crop=64", "clip.resize=64", "train.batch=1",
     "train.evaluate_every=20", "run.readers=1",
 )  # fmt: skip
 RANKS = (
@@ -85,7 +85,7 @@ def test_an_undisturbed_run_gets_no_advice_about_disturbances(examined):
 
 
 def test_slow_storage_bounds_the_run(examined, monkeypatch):
-    monkeypatch.setattr(FrameStore, "pread", slowed(FrameStore.pread, 0.15))
+    monkeypatch.setattr(FrameStore, "pread", slowed(FrameStore.pread, 0.1))
     found = examined()
     assert found.bound == "read", found
     assert found.advice[0].kind == "staging", found
@@ -93,7 +93,7 @@ def test_slow_storage_bounds_the_run(examined, monkeypatch):
 
 
 def test_one_decode_thread_bounds_the_run(examined, monkeypatch):
-    monkeypatch.setattr(Graph, "finish", slowed(Graph.finish, 0.4))
+    monkeypatch.setattr(Graph, "finish", slowed(Graph.finish, 0.3))
     found = examined()
     assert found.bound == "decode", found
     assert found.advice[0].kind == "threads", found
@@ -110,7 +110,7 @@ def test_a_slow_model_bounds_the_run(examined, monkeypatch):
 
 
 def test_a_slow_disk_for_checkpoints_bounds_the_run(examined, monkeypatch):
-    monkeypatch.setattr(os, "fsync", slowed(os.fsync, 10.0))
+    monkeypatch.setattr(os, "fsync", slowed(os.fsync, 9.0))
     found = examined()
     assert found.bound == "checkpoint", found
     assert found.advice[0].kind == "checkpoint", found
