@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 from rank_processes import finish, start_ranks
 
 from configs.load import load as load_settings
-from tin.bench.diagnosis import Diagnosis, load
-from tin.bench.doctor import examine
+from tin.bench import doctor
+from tin.bench.diagnosis import COMPUTE, Diagnosis, load
 from tin.bench.scale import two_ranks_step_s
 from tin.ranks.distributed import start
 
@@ -34,10 +34,13 @@ def examine_rank(out: Path, dataset: str, settings: list[str], world_size: int) 
     os.sched_setaffinity(0, {CORES[rank % len(CORES)]})
     given = ["run.threads=1", "run.device=cpu", *settings, f"data.dataset={dataset}"]
     config = load_settings("demo", given)
-    batch = config.train.batch * world_size
-    train = config.train.model_copy(update={"batch": batch})
+    train = config.train.model_copy(update={"batch": config.train.batch * world_size})
+    config = config.model_copy(update={"train": train})
+    doctor.LONGEST_STEP = 1.0  # measure all clips of a step: small passes are not proportional
     with start("cpu") as world:
-        found = examine(config.model_copy(update={"train": train}), out.parent, world, SECONDS)
+        found = doctor.examine(
+            config.model_copy(update={"train": train}), out.parent, world, SECONDS
+        )
     if found:
         found.save(out)
 
@@ -51,6 +54,11 @@ def measure(world_size: int, dataset: str, settings: list[str]) -> Diagnosis:
         return load(out)
 
 
+def computing_ms(found: Diagnosis) -> float:
+    """Return the milliseconds of a step without its input and without the all-reduce."""
+    return 1e3 * sum(found.times.of(part) for part in COMPUTE)
+
+
 def main(dataset: str, settings: list[str]) -> None:
     """Print a line for each round, and the median of the ratios."""
     ratios = []
@@ -62,7 +70,8 @@ def main(dataset: str, settings: list[str]) -> None:
         print(
             f"round {number + 1}: one rank {1e3 * one.times.step:.0f} ms, all-reduce"
             f" {1e3 * two.times.all_reduce:.0f} ms; two ranks: predicted {1e3 * predicted:.0f} ms,"
-            f" measured {1e3 * two.times.step:.0f} ms, ratio {ratios[-1]:.3f}",
+            f" measured {1e3 * two.times.step:.0f} ms, ratio {ratios[-1]:.3f}"
+            f" (computing alone: {computing_ms(one):.0f} and {computing_ms(two):.0f} ms)",
             flush=True,
         )
     four = measure(4, dataset, settings)

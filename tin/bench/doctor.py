@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -86,29 +87,32 @@ def examine(
         times, facts = _measure(state, quick, seconds)
     times = _scaled(_slowest(times, world), clips / measured, train.accumulate)
     videos = info.splits[data.test_split] / world.world_size
-    conditions = Conditions(
+    times = replace(times, evaluation=times.evaluation * videos)
+    facts |= {"clips": clips * train.accumulate, "measured_clips": measured, "steps": num_steps}
+    facts["seconds"] = time.perf_counter() - began
+    return advise(diagnose(times, _conditions(config, state, facts))) if world.is_main else None
+
+
+def _conditions(config: Config, state: TrainingState, facts: dict[str, Any]) -> Conditions:
+    """Return the conditions of a measurement: the settings of the run, and measured facts."""
+    world = state.world
+    return Conditions(
         device=str(world.device),
         hardware=_hardware(world.device),
         ranks=world.world_size,
-        clips=clips * train.accumulate,
-        measured_clips=measured,
-        passes=train.accumulate,
-        steps=num_steps,
+        passes=config.train.accumulate,
         threads=torch.get_num_threads(),
         cpus=cpus(),
         readers=config.run.readers,
         precision=state.precision,
-        compile=train.compile,
-        evaluate_every=train.evaluate_every,
+        compile=config.train.compile,
+        evaluate_every=config.train.evaluate_every,
         checkpoint_minutes=config.run.checkpoint_minutes,
         checkpoint_steps=config.run.checkpoint_steps,
         clip_reads=config.clip.num_segments * config.clip.frames_per_segment,
         gradient_mb=gradient_bytes(state.model) / 1e6,
-        seconds=time.perf_counter() - began,
         **facts,
     )
-    times = replace(times, evaluation=times.evaluation * videos)
-    return advise(diagnose(times, conditions)) if world.is_main else None
 
 
 def _with_clips(config: Config, clips: int, world: World) -> Config:
@@ -124,9 +128,7 @@ def _with_clips(config: Config, clips: int, world: World) -> Config:
     )
 
 
-def _measure(
-    state: TrainingState, config: Config, seconds: float
-) -> tuple[Times, dict[str, float]]:
+def _measure(state: TrainingState, config: Config, seconds: float) -> tuple[Times, dict[str, Any]]:
     """Return the times of this rank for a step of one pass, and facts of `Conditions`.
 
     The time of an evaluation is that of one video.
@@ -230,7 +232,7 @@ def _temporary_run(parent: Path, world: World) -> Iterator[Run]:
         if world.is_main:
             run.start_attempt()
         yield run
+        world.barrier()  # no rank reads the run any more
     finally:
-        world.barrier()
         if made:
             shutil.rmtree(made, ignore_errors=True)
