@@ -37,7 +37,10 @@ def test_reads_follow_from_the_speed():
     assert (found.reads_per_s, found.gb_per_s) == (4000, pytest.approx(0.1))
 
 
-@pytest.mark.parametrize("arguments", ["--clips 32", "--clips 6", "--clips 32 --network 10"])
+@pytest.mark.parametrize(
+    "arguments",
+    ["--clips 32", "--clips 32 --rate 357", "--clips 6", "--clips 32 --network 10"],
+)
 def test_the_tables_of_the_page_are_those_of_the_command(arguments):
     result = CliRunner().invoke(cli.app, ["bench", "scale", *arguments.split()])
     assert result.exit_code == 0, result.output
