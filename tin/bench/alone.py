@@ -1,6 +1,5 @@
 """Times the parts of a run outside of its steps: arithmetic, all-reduce, checkpoint, evaluation."""
 
-import itertools
 import statistics
 import time
 
@@ -11,6 +10,7 @@ from torch import nn
 from configs.schema import Config
 from pipeline.loader import ClipLoader
 from tin.bench.input_parts import synchronize
+from tin.evaluation.evaluate import evaluate
 from tin.models.size import count
 from tin.ranks.distributed import World
 from tin.runs import checkpoint
@@ -112,24 +112,25 @@ def checkpoint_s(state: TrainingState, seconds: float) -> tuple[float, float]:
 
 
 def evaluation_s(state: TrainingState, loader: ClipLoader, seconds: float) -> float:
-    """Return the seconds of evaluating a video of the loader's split with the center view."""
-    model = state.evaluated_model
-    model.eval()
-    half = state.precision == "bfloat16"
-    device = state.world.device
-    num_videos = 0
-    began = time.perf_counter()
-    with torch.no_grad():
-        for epoch in itertools.count():
-            for batch in loader.epoch(epoch):
-                with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                    model(batch.x.flatten(0, 1))
-                synchronize(device)
-                if not num_videos:  # the first step starts threads and is not timed
-                    began = time.perf_counter()
-                num_videos += len(batch.clips)
-                taken = time.perf_counter() - began
-                if num_videos > len(batch.clips) and taken > seconds:
-                    state.train_mode()
-                    return taken / (num_videos - len(batch.clips))
-    raise AssertionError("an endless loop has ended")
+    """Return the seconds of a step of an evaluation, measured on the first steps of a split.
+
+    Args:
+        state: the model, and the ranks, all of which must call.
+        loader: a loader of the test split; afterwards it has fewer steps.
+        seconds: about how long to measure.
+    """
+    num_steps = loader.num_steps
+
+    def timed(steps: int) -> float:
+        loader.num_steps = steps
+        began = time.perf_counter()
+        loss = state.config.train.loss
+        evaluate(state.evaluated_model, loader, state.world, state.precision, loss)
+        return time.perf_counter() - began
+
+    timed(1)  # starts threads
+    fitting = max(1, int(seconds / timed(1)))
+    steps = state.world.broadcast(min(num_steps, fitting))
+    taken = timed(steps)
+    state.train_mode()
+    return taken / steps

@@ -131,7 +131,7 @@ def _with_clips(config: Config, clips: int, world: World) -> Config:
 def _measure(state: TrainingState, config: Config, seconds: float) -> tuple[Times, dict[str, Any]]:
     """Return the times of this rank for a step of one pass, and facts of `Conditions`.
 
-    The time of an evaluation is that of one video.
+    The time of an evaluation is that of one video on this rank.
     """
     world = state.world
     found = measure_input(config, world, 0.2 * seconds)
@@ -147,7 +147,7 @@ def _measure(state: TrainingState, config: Config, seconds: float) -> tuple[Time
     saved, checkpoint_mb = checkpoint_s(state, 0.1 * seconds)
     world.barrier()
     with contextlib.closing(open_test_split(config, world)) as test_loader:
-        evaluated = evaluation_s(state, test_loader, 0.1 * seconds)
+        evaluated = evaluation_s(state, test_loader, 0.1 * seconds) / config.test.batch
     world.barrier()
     times = Times(
         read=found.read,

@@ -14,7 +14,7 @@ from synthetic_dataset import write_dataset
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from configs.load import load
-from pipeline.graph import Graph
+from pipeline.loader import ClipLoader
 from pipeline.store import FrameStore
 from tin.bench import doctor
 from tin.bench.diagnosis import Diagnosis
@@ -99,7 +99,8 @@ def test_slow_storage_bounds_the_run(undisturbed, dataset, tmp_path, monkeypatch
 
 
 def test_one_decode_thread_bounds_the_run(undisturbed, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(Graph, "finish", slowed(Graph.finish, 5 * undisturbed.times.step))
+    slow = slowed(ClipLoader._finish, 5 * undisturbed.times.step)  # waits for decoded frames
+    monkeypatch.setattr(ClipLoader, "_finish", slow)
     found = examine(dataset, tmp_path)
     assert found.bound == "decode", found
     assert found.advice[0].kind == "threads", found
