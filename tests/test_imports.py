@@ -39,9 +39,9 @@ FLOORS = {
     ],
     "pipeline": ["random_numbers crops frames store", "plan", "batches", "graph", "loader"],
     "tin": ["op", "models", "runs ranks", "evaluation", "training", "deploy bench reports"],
-    "tin.op": ["cuda_toolkit trust", "build", "interlace", "selftest"],
+    "tin.op": ["cuda_toolkit trust", "build", "interlace", "nets selftest"],
     "tin.models": [
-        "imagenet modality temporal tensor_files time_blocks",
+        "imagenet modality norm temporal tensor_files time_blocks",
         "causal mobilenet resnet size",
         "network",
         "tensor_names",
