@@ -51,7 +51,7 @@ def _about_input(diagnosis: Diagnosis) -> Iterator[Advice]:
             f" run.readers (now {facts.readers}): {mb_per_s:.1f} MB/s were read",
             gain(times, changed(times, read=0.0), facts),
         )
-    elif slowest == "decode" and facts.threads < facts.cpus:
+    elif slowest == "decode" and facts.decode == "cpu" and facts.threads < facts.cpus:
         after = changed(times, decode=times.decode * facts.threads / facts.cpus)
         yield Advice(
             "threads",
@@ -60,16 +60,19 @@ def _about_input(diagnosis: Diagnosis) -> Iterator[Advice]:
             gain(times, after, facts),
         )
     elif slowest == "decode":
-        yield Advice(
-            "decode",
+        text = (
             f"give a rank more CPUs (it decodes with all of its {facts.cpus}), or store smaller"
-            " frames with shard.short_side",
-            gain(times, changed(times, decode=0.0), facts),
+            " frames with shard.short_side"
         )
+        if facts.device != "cpu":
+            other = "gpu" if facts.decode == "cpu" else "cpu"
+            text = f"set run.decode={other} (now {facts.decode}), or {text}"
+        yield Advice("decode", text, gain(times, changed(times, decode=0.0), facts))
     else:
         yield Advice(
             "decode",
-            "decode on the device, so that compressed frames are copied to it instead of pixels",
+            f"set run.decode=gpu (now {facts.decode}), which copies compressed frames to the"
+            " device instead of pixels",
             gain(times, changed(times, transfer=0.0), facts),
         )
 

@@ -86,6 +86,8 @@ class Conditions:
     cpus: int
     """CPUs that a rank may use."""
     readers: int
+    decode: str
+    """Where JPEGs are decoded: cpu or gpu."""
     precision: str
     compile: str
     evaluate_every: int

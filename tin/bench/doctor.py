@@ -144,15 +144,18 @@ def _measure(state: TrainingState, config: Config, seconds: float) -> tuple[Time
             state.graph = PassGraph(state.model, len(batch.x))
             parts["all-reduce"] = reduced  # it begins when the pass has ended
         step, wait = together(state, loader, 0.25 * seconds)
+        decode = loader.decode
     saved, checkpoint_mb = checkpoint_s(state, 0.1 * seconds)
     world.barrier()
     with contextlib.closing(open_test_split(config, world)) as test_loader:
         evaluated = evaluation_s(state, test_loader, 0.1 * seconds) / config.test.batch
     world.barrier()
+    # Pixels are copied to the device, or compressed frames, which it decodes.
+    uploaded = batch.x.nbytes if decode == "cpu" else int(1e6 * found.clip_mb * len(batch.x))
     times = Times(
         read=found.read,
         decode=found.decode,
-        transfer=transfer_s(int(1e6 * found.clip_mb * len(batch.x)), world.device),
+        transfer=transfer_s(uploaded, world.device),
         augmentation=parts["augmentation"],
         forward=parts["forward"],
         backward=parts["backward"],
@@ -165,6 +168,7 @@ def _measure(state: TrainingState, config: Config, seconds: float) -> tuple[Time
         exposed=min(parts["all-reduce"], MAX_EXPOSED * reduced),
     )
     facts = {
+        "decode": decode,
         "clip_mb": found.clip_mb,
         "checkpoint_mb": checkpoint_mb,
         "half_gain": half_gain,

@@ -24,9 +24,9 @@ TIMES = Times(
 )  # fmt: skip
 CONDITIONS = Conditions(
     device="cpu", hardware="2 CPUs", ranks=2, clips=8, measured_clips=8, passes=1, steps=100,
-    threads=1, cpus=4, readers=16, precision="float32", compile="none", evaluate_every=2,
-    checkpoint_minutes=0.0, checkpoint_steps=0, checkpoint_mb=100.0, clip_mb=0.1, clip_reads=8,
-    gradient_mb=50.0, efficiency=0.3, half_gain=1.0, seconds=60.0,
+    threads=1, cpus=4, readers=16, decode="cpu", precision="float32", compile="none",
+    evaluate_every=2, checkpoint_minutes=0.0, checkpoint_steps=0, checkpoint_mb=100.0, clip_mb=0.1,
+    clip_reads=8, gradient_mb=50.0, efficiency=0.3, half_gain=1.0, seconds=60.0,
 )  # fmt: skip
 
 

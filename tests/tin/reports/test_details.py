@@ -90,7 +90,13 @@ def test_a_report_shows_what_the_doctor_has_measured(tmp_path):
     ).split()
     times = Times(**dict.fromkeys(names, 0.125))
     numbers = {field.name: 1 for field in fields(Conditions)}
-    texts = {"device": "cpu", "hardware": "a machine", "precision": "float32", "compile": "none"}
+    texts = {
+        "device": "cpu",
+        "hardware": "a machine",
+        "precision": "float32",
+        "compile": "none",
+        "decode": "cpu",
+    }
     found = diagnose(replace(times, forward=4.0, wait=0.0), Conditions(**{**numbers, **texts}))
     found.save(run_dir / "doctor.json")
     assert details_of(run_dir, None, []).diagnosis == found
