@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 BUFFER_BYTES = 1 << 20
 SUFFIX = ".tmp"
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -65,7 +65,7 @@ def atomic_file(
             check()
         with _explained(path, advice):
             temporary.replace(path)
-            sync_folder(path.parent)
+            _sync(path.parent)
     except OSError as error:
         if error.errno is None:  # numpy does not say why it failed to write an array
             raise _write_error(path, error, advice) from error
@@ -100,7 +100,7 @@ def write_link(path: Path, target: Path) -> None:
         with _explained(path, ""):
             temporary.symlink_to(target)
             temporary.replace(path)
-            sync_folder(path.parent)
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -118,14 +118,19 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         with _explained(path, ""):
             temporary.mkdir()
-        yield temporary
+        try:
+            yield temporary
+        except OSError as error:
+            if error.errno in FULL:  # of whatever fills the folder
+                raise _write_error(path, error, "") from error
+            raise
         with _explained(path, ""):
             for parent, _, names in os.walk(temporary):
                 for name in names:
                     _sync(Path(parent, name))
-                sync_folder(Path(parent))
+                _sync(Path(parent))
             temporary.rename(path)
-            sync_folder(path.parent)
+            _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -152,8 +157,13 @@ def remove_leftovers(folder: Path, name: str = "*", before: float | None = None)
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk, so that a rename survives a power failure."""
-    _sync(folder)
+    """Flush the names in a folder to the disk, so that a rename survives a power failure.
+
+    Raises:
+        WriteError: the disk is full or broken; names the folder, the reason and what to do.
+    """
+    with _explained(folder, ""):
+        _sync(folder)
 
 
 def sync_file(path: Path) -> None:
@@ -180,7 +190,7 @@ class _File(io.FileIO):
 
 
 def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         os.fsync(handle)
     finally:

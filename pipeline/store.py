@@ -100,7 +100,7 @@ class _Shard:
     """An open file that closes when the last thread drops it."""
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         if hasattr(os, "posix_fadvise"):  # no read-ahead: a clip needs a few scattered frames
             os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 

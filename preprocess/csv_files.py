@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from configs.files import atomic_file
+from configs.small_files import open_regular
 from preprocess.tars import ShardError
 
 
@@ -37,7 +38,8 @@ def read_keys(path: Path, num_videos: int) -> list[str]:
     import pandas as pd
 
     try:
-        rows = pd.read_csv(path, usecols=["key"], dtype=str, keep_default_na=False)
+        with open_regular(path) as file:
+            rows = pd.read_csv(file, usecols=["key"], dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise ShardError(f"{path}: {error}. Run `tin data merge` again.") from None
     if len(rows) != num_videos:

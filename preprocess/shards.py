@@ -18,6 +18,7 @@ import numpy as np
 from configs.files import atomic_file, write_text
 from configs.load import ConfigError, parse, read_yaml, to_yaml
 from configs.settings import Settings
+from configs.small_files import open_regular
 from preprocess.csv_files import read_keys, write_csv
 from preprocess.tars import ADVICE, ShardError
 
@@ -267,7 +268,7 @@ def dataset_digest(info: DatasetInfo) -> str:
 
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file in hex."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -275,6 +276,7 @@ def _open_table(folder: Path, split: str, name: str) -> np.ndarray:
     """Return a table, memory-mapped and checked for its type."""
     path = folder / f"{split}.{name}.npy"
     try:
+        open_regular(path).close()  # a FIFO would block
         table = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # numpy raises many types for a damaged header
         raise ShardError(f"{path}: {error}. Run `tin data merge` again.") from None

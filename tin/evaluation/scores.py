@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from configs.errors import TinError
-from configs.files import atomic_file, remove_leftovers, write_text
+from configs.files import atomic_file, remove_leftovers, sync_folder, write_text
 from configs.small_files import DamagedFileError, open_regular, read_json
 from tin.evaluation import metrics
 from tin.evaluation.averages import Average, average
@@ -131,6 +131,7 @@ def save(folder: Path, scores: Scores, result: dict[str, Any]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT).unlink(missing_ok=True)
+    sync_folder(folder)
     remove_leftovers(folder, before=time.time() - LEFTOVER_AGE_S)
     _save_arrays(folder / SCORES, scores)
     write_text(folder / PREDICTIONS, predictions(scores).to_csv(index=False))
