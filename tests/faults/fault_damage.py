@@ -97,8 +97,8 @@ class Subject:
     """Returns a digest of the content."""
     files: tuple[str, ...]
     """Patterns of the files that are damaged."""
-    older: str = ""
-    """What a reader may return instead, with a warning: an earlier result."""
+    may_fall_back: bool = False
+    """Whether the reader may use the checkpoint before it instead."""
 
 
 def _write_dataset(folder: Path) -> None:
@@ -180,7 +180,7 @@ DATASET = Subject("dataset", _write_dataset, _read_dataset, ("data/train.*", "da
 FRAMES = Subject("shards", _write_dataset, _read_dataset, ("data/*.tar",))
 RECORDS = Subject("records", _write_dataset, _read_records, ("data/*.tar",))
 CHECKPOINT = Subject(
-    "checkpoint", _write_checkpoints, _read_newest, ("checkpoints/step-00000002*",), "1 "
+    "checkpoint", _write_checkpoints, _read_newest, ("checkpoints/step-00000002*",), True
 )
 BEST = Subject("best.pt", _write_best, _read_best, ("checkpoints/best.pt",))
 SCORES = Subject(
@@ -205,7 +205,7 @@ def damages(
         home.mkdir()
         subject.write(home)
         intact = subject.read(home)
-        older = f"{subject.older}{_older(home)}" if subject.older else intact
+        older = f"1 {_older(home)}" if subject.may_fall_back else intact
         paths = sorted(path for pattern in subject.files for path in home.glob(pattern))
         for _ in range(count):
             path = draws.choice(paths)
@@ -213,11 +213,10 @@ def damages(
             shutil.copy2(path, kept)
             damage(path, draws)
             names = (path.name, path.stem) if path.name.startswith("train.") else (path.name,)
-            found = judge(partial(subject.read, home), [intact, older, ""], *names)
+            found = judge(partial(subject.read, home), [intact, "", older], *names)
             path.unlink(missing_ok=True)
             shutil.move(kept, path)
-            noticed = found.noticed
-            yield Outcome(noticed, f"{subject.name}: {found.problem}" if found.problem else "")
+            yield found._replace(problem=found.problem and f"{subject.name}: {found.problem}")
 
 
 def flips(subject: Subject, folder: Path, draws: random.Random, count: int) -> Iterator[Outcome]:
@@ -235,17 +234,17 @@ def damaged_runs(
         for name in TEXTS:
             run_dir = _write_small_files(folder / f"damaged-{number}")
             damage(run_dir / name, draws)
-            found = judge(lambda run_dir=run_dir: _shown(run_dir, intact), [expected])
+            found = judge(partial(_shown, run_dir, intact), [expected])
             shutil.rmtree(run_dir)
-            noticed = "the other run is shown" if found.noticed == "harmless" else found.noticed
-            yield Outcome(noticed, f"{name}: {found.problem}" if found.problem else "")
+            noticed = "the other run is shown" if not found.problem else found.noticed
+            yield Outcome(noticed, found.problem and f"{name}: {found.problem}")
 
 
 def write_bad_number(path: Path, draws: random.Random) -> None:
     """Replace a number in a text by NaN, infinity or a negative number."""
     data = path.read_bytes()
     places = [i for i, byte in enumerate(data) if chr(byte).isdigit()]
-    start = draws.choice(places)
+    start = draws.choice(places or [0])
     end = start
     while end < len(data) and chr(data[end]) in "0123456789.":
         end += 1
@@ -264,9 +263,7 @@ def bad_weights(folder: Path, draws: random.Random, count: int) -> Iterator[Outc
         weights = {key: tensor.clone() for key, tensor in state["model"].items()}
         weights[name].view(-1)[draws.randrange(600)] = float(draws.choice(["nan", "inf", "-inf"]))
         torch.save({**state, "model": weights}, path)
-        found = judge(partial(_read_newest, folder), [older])
-        noticed = "CheckpointError" if found.noticed == "harmless" else found.noticed
-        yield Outcome(noticed, found.problem)
+        yield judge(partial(_read_newest, folder), ["", "", older])
 
 
 def bad_scores(folder: Path, draws: random.Random, count: int) -> Iterator[Outcome]:
@@ -348,9 +345,7 @@ def damage_kinds() -> list[Kind]:
         "replaced by a FIFO": make_fifo,
     }
     kinds = [
-        Kind(
-            f"file of dataset, checkpoint or scores {name}", partial(damages, way, SUBJECTS), 2, 25
-        )
+        Kind(f"large file {name}", partial(damages, way, SUBJECTS), 2, 25)
         for name, way in ways.items()
     ]
     kinds += [

@@ -34,7 +34,8 @@ class Operation(NamedTuple):
 def watched(before: Callable[[Operation, Any], None]) -> Iterator[None]:
     """Call `before(operation, file)` before each operation in this block.
 
-    Writes are those of `configs.files`. `file` is a pair of the open file and the data in a write, and None otherwise.
+    Writes are those of `configs.files`. `file` is a pair of the open file and the data in a write,
+    and None otherwise.
     """
     write = configs.files._File.write
     fsync = os.fsync
@@ -47,7 +48,7 @@ def watched(before: Callable[[Operation, Any], None]) -> Iterator[None]:
         return write(file, data)
 
     def watched_fsync(handle: int) -> None:
-        before(Operation("fsync", os.readlink(f"/proc/self/fd/{handle}")), None)
+        before(Operation("fsync", str(Path(f"/proc/self/fd/{handle}").readlink())), None)
         fsync(handle)
 
     def watched_replace(source: Any, target: Any, **options: Any) -> None:
@@ -156,7 +157,7 @@ def lose_data(done: list[Operation]) -> None:
             dirty.discard(path)
             dirty.add(target)
     for path in dirty:
-        if os.path.exists(path):
+        if Path(path).exists():
             os.truncate(path, 0)
 
 
@@ -194,4 +195,4 @@ def lose_names(done: list[Operation], folder: Path, before: Path) -> None:
 
 def _parent(operation: Operation) -> str:
     """Return the folder that has the changed name."""
-    return os.path.dirname(operation.target or operation.path)
+    return str(Path(operation.target or operation.path).parent)

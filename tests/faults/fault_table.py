@@ -84,7 +84,8 @@ def judge(value: Callable[[], str], allowed: Sequence[str], *names: str) -> Outc
 
     Args:
         value: returns what a reader finds.
-        allowed: the values that are right. If a reader rejects the file, `""` must be allowed.
+        allowed: the values that are right, the intact one first. A third one is an earlier result
+            that takes its place. If a reader may reject the file, `""` must be allowed.
         names: texts of which an error message must contain one.
     """
     try:
@@ -102,7 +103,8 @@ def judge(value: Callable[[], str], allowed: Sequence[str], *names: str) -> Outc
         return Outcome("raw error", f"{type(error).__name__}: {error}")
     if found not in allowed:
         return Outcome("not noticed", f"silently wrong: {found!r} instead of {list(allowed)}")
-    return Outcome("harmless")
+    is_earlier = found in allowed[2:] and found != allowed[0]
+    return Outcome("the one before is used" if is_earlier else "harmless")
 
 
 @contextlib.contextmanager

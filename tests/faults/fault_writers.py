@@ -1,4 +1,4 @@
-"""The writers whose results must be the old one or the new one after any fault, and their faults."""
+"""Writers whose result must be the old one or the new one after any fault, and their faults."""
 
 import errno
 import itertools
@@ -315,7 +315,7 @@ def errors(
         for number, operation in enumerate(trial.operations):
             if operation.kind == kind:
                 trial.reset()
-                yield _failed(trial, lambda n=number: fail_at(n, code, trial.write))
+                yield _failed(trial, partial(fail_at, number, code, trial.write))
 
 
 def read_only(folder: Path, _: random.Random, repetitions: int) -> Iterator[Outcome]:
@@ -323,7 +323,7 @@ def read_only(folder: Path, _: random.Random, repetitions: int) -> Iterator[Outc
     for trial in each_trial(folder, WRITERS, repetitions):
         for number in range(sum(o.kind == "rename" for o in trial.operations)):
             trial.reset()
-            yield _failed(trial, lambda n=number: _open_read_only(n, trial.write))
+            yield _failed(trial, partial(_open_read_only, number, trial.write))
 
 
 def _open_read_only(number: int, write: Callable[[], None]) -> None:
@@ -353,7 +353,7 @@ def full_files(folder: Path, draws: random.Random, repetitions: int) -> Iterator
         for _ in range(repetitions if sizes else 0):
             trial.reset()
             limit = draws.randrange(max(sizes))
-            yield _failed(trial, lambda n=limit: _limited(n, trial.write))
+            yield _failed(trial, partial(_limited, limit, trial.write))
 
 
 def _limited(size: int, write: Callable[[], None]) -> None:
@@ -402,24 +402,28 @@ def second_writers(folder: Path, _: random.Random, repetitions: int) -> Iterator
     for trial in each_trial(folder, fenced, repetitions):
         for number in range(len(trial.operations)):
             trial.reset()
-            count = itertools.count()
-            started = number
-
-            def before(_: object, __: object, count=count, started=started) -> None:
-                if next(count) == started:
-                    Run(trial.work).start_attempt()
-
             try:
-                with watched(before):
-                    trial.write()
+                _start_second_at(number, trial)
             except FencedError:
                 noticed = "FencedError"
             else:
                 noticed = "the first was complete"
-            newest = max(Run(trial.work).attempts())
-            found = judge(lambda: trial.writer.read(trial.work), [trial.old, trial.new])
-            problem = found.problem or ("" if newest == 2 else "two attempts have a number")
+            found = judge(partial(trial.writer.read, trial.work), [trial.old, trial.new])
+            attempts = Run(trial.work).attempts()
+            problem = found.problem or ("" if attempts == [1, 2] else f"attempts {attempts}")
             yield Outcome(noticed, problem)
+
+
+def _start_second_at(number: int, trial: Trial) -> None:
+    """Let a writer write, and start another attempt of its run before one of its operations."""
+    count = itertools.count()
+
+    def before(_: object, __: object) -> None:
+        if next(count) == number:
+            Run(trial.work).start_attempt()
+
+    with watched(before):
+        trial.write()
 
 
 def writer_kinds() -> list[Kind]:
