@@ -34,12 +34,12 @@ class Kind:
 
     name: str
     inject: Callable[[Path, random.Random, int], Iterator[Outcome]]
-    """Takes an empty folder, random numbers and how often the kind is repeated; yields the outcome
-    of each injection."""
+    """Takes an empty folder, random numbers, and how often to inject the fault into each writer or
+    file; yields the outcome of each injection."""
     quick: int
-    """Repetitions in the tests; 0 leaves the kind out."""
+    """How often in the tests; 0 leaves the kind out."""
     full: int
-    """Repetitions in `make faults`."""
+    """How often in `make faults`."""
 
 
 @dataclass
@@ -64,14 +64,12 @@ def run_kinds(kinds: Sequence[Kind], *, full: bool, seed: int = 0) -> list[Row]:
     """Inject all kinds and return the table. The same seed injects the same faults."""
     rows = []
     for kind in kinds:
-        repetitions = kind.full if full else kind.quick
-        if not repetitions:
+        count = kind.full if full else kind.quick
+        if not count:
             continue
         row = Row(kind.name)
         with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-            for outcome in kind.inject(
-                Path(folder), random.Random(f"{seed} {kind.name}"), repetitions
-            ):
+            for outcome in kind.inject(Path(folder), random.Random(f"{seed} {kind.name}"), count):
                 row.noticed[outcome.noticed] += 1
                 if outcome.problem:
                     row.problems.append(outcome.problem)

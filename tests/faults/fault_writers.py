@@ -247,6 +247,10 @@ class Trial:
         self.new = writer.read(self.work)
         assert self.new and self.new != self.old, writer.name
 
+    def numbers(self, kind: str) -> list[int]:
+        """Return the numbers of the operations of a kind."""
+        return [n for n, operation in enumerate(self.operations) if operation.kind == kind]
+
     def reset(self) -> None:
         """Bring back the old result."""
         shutil.rmtree(self.work)
@@ -287,41 +291,47 @@ def _value(writer: Writer, folder: Path) -> str:
         return ""
 
 
-def each_trial(folder: Path, writers: Sequence[Writer], repetitions: int) -> Iterator[Trial]:
-    """Yield a trial of each writer, `repetitions` times."""
-    for repetition, writer in itertools.product(range(repetitions), writers):
-        yield Trial(writer, folder / f"{repetition}-{writers.index(writer)}")
+def each_trial(folder: Path, writers: Sequence[Writer]) -> Iterator[Trial]:
+    """Yield a trial of each writer."""
+    for number, writer in enumerate(writers):
+        yield Trial(writer, folder / str(number))
+
+
+def sampled(numbers: Sequence[int], draws: random.Random, count: int) -> list[int]:
+    """Return at most `count` of some numbers of operations, in order, always with the last one."""
+    if len(numbers) <= count:
+        return list(numbers)
+    return sorted([*draws.sample(numbers[:-1], count - 1), numbers[-1]])
 
 
 def kills(
-    kind: str, folder: Path, _: random.Random, repetitions: int,
+    kind: str, folder: Path, draws: random.Random, count: int,
     writers: Sequence[Writer] = WRITERS,
 ) -> Iterator[Outcome]:  # fmt: skip
-    """Kill each writer before each of its operations of a kind; in a write, in its middle."""
-    for trial in each_trial(folder, writers, repetitions):
-        for number, operation in enumerate(trial.operations):
-            if operation.kind == kind:
-                trial.reset()
-                kill_at(number, trial.write, folder / "log")
-                yield trial.outcome("SIGKILL")
+    """Kill each writer before `count` of its operations of a kind; in a write, in its middle."""
+    for trial in each_trial(folder, writers):
+        for number in sampled(trial.numbers(kind), draws, count):
+            trial.reset()
+            kill_at(number, trial.write, folder / "log")
+            yield trial.outcome("SIGKILL")
 
 
 def errors(
-    kind: str, code: int, folder: Path, _: random.Random, repetitions: int,
+    kind: str, code: int, folder: Path, draws: random.Random, count: int,
     writers: Sequence[Writer] = WRITERS,
 ) -> Iterator[Outcome]:  # fmt: skip
-    """Let each operation of a kind fail with an error of the operating system."""
-    for trial in each_trial(folder, writers, repetitions):
-        for number, operation in enumerate(trial.operations):
-            if operation.kind == kind:
-                trial.reset()
-                yield _failed(trial, partial(fail_at, number, code, trial.write))
+    """Let `count` operations of a kind fail with an error of the operating system."""
+    for trial in each_trial(folder, writers):
+        for number in sampled(trial.numbers(kind), draws, count):
+            trial.reset()
+            yield _failed(trial, partial(fail_at, number, code, trial.write))
 
 
-def read_only(folder: Path, _: random.Random, repetitions: int) -> Iterator[Outcome]:
+def read_only(folder: Path, draws: random.Random, count: int) -> Iterator[Outcome]:
     """Let each file be opened on a file system that is mounted read-only."""
-    for trial in each_trial(folder, WRITERS, repetitions):
-        for number in range(sum(o.kind == "rename" for o in trial.operations)):
+    for trial in each_trial(folder, WRITERS):
+        renames = range(len(trial.numbers("rename")))
+        for number in sampled(renames, draws, count):
             trial.reset()
             yield _failed(trial, partial(_open_read_only, number, trial.write))
 
@@ -346,11 +356,11 @@ def _open_read_only(number: int, write: Callable[[], None]) -> None:
         files.temporary_path = original
 
 
-def full_files(folder: Path, draws: random.Random, repetitions: int) -> Iterator[Outcome]:
+def full_files(folder: Path, draws: random.Random, count: int) -> Iterator[Outcome]:
     """Let the operating system end files at a random size, as a quota does."""
-    for trial in each_trial(folder, WRITERS, 1):
+    for trial in each_trial(folder, WRITERS):
         sizes = [path.stat().st_size for path in trial.work.rglob("*") if path.is_file()]
-        for _ in range(repetitions if sizes else 0):
+        for _ in range(count if sizes else 0):
             trial.reset()
             limit = draws.randrange(max(sizes))
             yield _failed(trial, partial(_limited, limit, trial.write))
@@ -380,13 +390,13 @@ def _failed(trial: Trial, write: Callable[[], None]) -> Outcome:
 
 
 def power_losses(
-    lost: str, folder: Path, _: random.Random, repetitions: int,
+    lost: str, folder: Path, draws: random.Random, count: int,
     writers: Sequence[Writer] = WRITERS,
 ) -> Iterator[Outcome]:  # fmt: skip
     """Kill each writer at each operation and after it, and lose all that was not flushed."""
-    for trial in each_trial(folder, writers, repetitions):
+    for trial in each_trial(folder, writers):
         num = len(trial.operations)
-        for number in range(num + 1):
+        for number in sampled(range(num + 1), draws, count):
             trial.reset()
             done = kill_at(number, trial.write, folder / "log")
             if lost == "data":
@@ -396,11 +406,11 @@ def power_losses(
             yield trial.outcome("power loss", complete=number == num)
 
 
-def second_writers(folder: Path, _: random.Random, repetitions: int) -> Iterator[Outcome]:
+def second_writers(folder: Path, draws: random.Random, count: int) -> Iterator[Outcome]:
     """Start a second attempt of a run at each operation of the first one's checkpoint."""
     fenced = [writer for writer in WRITERS if writer.name in ("checkpoint", "best.pt")]
-    for trial in each_trial(folder, fenced, repetitions):
-        for number in range(len(trial.operations)):
+    for trial in each_trial(folder, fenced):
+        for number in sampled(range(len(trial.operations)), draws, count):
             trial.reset()
             try:
                 _start_second_at(number, trial)
@@ -428,19 +438,20 @@ def _start_second_at(number: int, trial: Trial) -> None:
 
 def writer_kinds() -> list[Kind]:
     """Return all kinds of faults of writers."""
+    # Few writers have more than a dozen operations, so that 100 stands for all of them.
     kinds = [
-        Kind(f"killed at {name}", partial(kills, kind), 1, 2)
+        Kind(f"killed at {name}", partial(kills, kind), 2, 100)
         for kind, name in (("write", "a write"), ("fsync", "a flush"), ("rename", "a rename"))
     ]
     for code in (errno.ENOSPC, errno.EIO):
         for kind, name in (("write", "a write"), ("fsync", "a flush"), ("rename", "a rename")):
             text = f"{errno.errorcode[code]} at {name}"
-            kinds.append(Kind(text, partial(errors, kind, code), 1, 2))
+            kinds.append(Kind(text, partial(errors, kind, code), 2, 100))
     return [
         *kinds,
-        Kind("file system mounted read-only", read_only, 1, 2),
+        Kind("file system mounted read-only", read_only, 1, 100),
         Kind("file ends at a size limit", full_files, 1, 5),
-        Kind("power loss, unflushed data lost", partial(power_losses, "data"), 1, 2),
-        Kind("power loss, unflushed names lost", partial(power_losses, "names"), 1, 2),
-        Kind("two writers on one run", second_writers, 1, 3),
+        Kind("power loss, unflushed data lost", partial(power_losses, "data"), 3, 100),
+        Kind("power loss, unflushed names lost", partial(power_losses, "names"), 3, 100),
+        Kind("two writers on one run", second_writers, 2, 100),
     ]

@@ -6,6 +6,7 @@ import sys
 import time
 
 from fault_damage import damage_kinds
+from fault_ranks import rank_kinds
 from fault_table import problems, run_kinds, to_markdown
 from fault_writers import writer_kinds
 
@@ -19,7 +20,11 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)  # each fault would log a line
     began = time.monotonic()
-    kinds = [kind for kind in [*writer_kinds(), *damage_kinds()] if arguments.only in kind.name]
+    kinds = [
+        kind
+        for kind in [*writer_kinds(), *damage_kinds(), *rank_kinds()]
+        if arguments.only in kind.name
+    ]
     rows = run_kinds(kinds, full=not arguments.quick, seed=arguments.seed)
     print(to_markdown(rows))
     print(f"seed {arguments.seed}, {time.monotonic() - began:.0f} s")

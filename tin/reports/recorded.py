@@ -109,7 +109,9 @@ def _config(run_dir: Path, version: tuple[int, int]) -> Config:
 def _csv(path: Path, version: tuple[int, int]) -> pd.DataFrame:
     try:
         with open_regular(path) as file:
-            frame = pd.read_csv(file, on_bad_lines="skip", encoding_errors="replace")
+            frame = pd.read_csv(
+                file, index_col=False, on_bad_lines="skip", encoding_errors="replace"
+            )
     except (OSError, ValueError):
         return pd.DataFrame(columns=["epoch", "step"])
     for name in frame.columns:

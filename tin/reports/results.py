@@ -154,7 +154,7 @@ def _progress(run: Run, config: Config) -> dict[str, Any]:
     metrics, steps = read_curves(run.path)
     environments = read_environments(run)
     times = steps["time"].dropna().tolist() if "time" in steps else []
-    split = metrics.get("split", pd.Series(dtype=str))
+    split = metrics.get("split", pd.Series("", metrics.index))
 
     # The speed comes from the epochs if they recorded one, otherwise from the steps.
     trained = metrics[split == config.data.train_split]

@@ -145,6 +145,7 @@ def test_missing_queued_running_lost_and_stopped_runs_are_listed(tmp_path):
         ("config.yaml", b"train: {epoch: 3}", "broken:.*unknown setting train.epoch"),
         ("config.yaml", b"\xff\xfe\x00", "broken:"),
         ("metrics.csv", b"", "done"),
+        ("metrics.csv", b"epoch,step\n1,2\n", "done"),
         ("metrics.csv", b"epoch,split\n\x00\xff", "done"),
         ("metrics.csv", METRICS.encode() + b"\n0,val,10,2.0,0.5,0.9,,,0.01,9,3,0\n1,va", "done"),
         ("steps.csv", b"time\nnever\n", "done"),
