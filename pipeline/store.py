@@ -73,6 +73,11 @@ class FrameStore:
             jpegs += video.good[used]
         return ClipFrames(jpegs, bad_frames)
 
+    def reopen(self) -> None:
+        """Forget the open shards, so that each is opened again when it is read next."""
+        with self._lock:
+            self._open.clear()
+
     def close(self) -> None:
         """End the threads and close the shards."""
         self._pool.shutdown(cancel_futures=True)

@@ -9,6 +9,9 @@ from configs.files import atomic_file
 from configs.small_files import open_regular
 from preprocess.tars import ShardError
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""Beginnings of cells that a spreadsheet takes for a formula."""
+
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]], advice: str = "") -> None:
     """Write rows, the header first, as UTF-8 with Unix line ends.
@@ -27,6 +30,20 @@ def write_csv(path: Path, rows: Iterable[Sequence[object]], advice: str = "") ->
         text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
         csv.writer(text, lineterminator="\n").writerows(rows)
         text.detach()  # flushes the text and leaves the file open
+
+
+def harmless(cell: str) -> str:
+    """Return a text that a spreadsheet shows and never computes; numbers stay as they are.
+
+    This is for files that people open. Keys, and files that code reads back, are left alone.
+    """
+    if not cell.startswith(FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def read_keys(path: Path, num_videos: int) -> list[str]:

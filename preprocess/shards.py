@@ -1,8 +1,7 @@
 """Reads and writes the dataset on disk: tar shards of JPEG frames, with their tables.
 
-A folder holds dataset.yaml, the shards (with a `<key>.mjpeg` and a `<key>.json` for each video),
-and the tables of each split: videos.npy, frames.npy and labels.npy, which are memory-mapped, and a
-CSV file for people.
+A folder holds dataset.yaml, the shards (`<key>.mjpeg` and `<key>.json` of each video), and the
+tables of each split: videos.npy, frames.npy and labels.npy, memory-mapped, and a CSV for people.
 """
 
 import hashlib
@@ -203,8 +202,7 @@ def open_split(folder: str | Path, split: str) -> Split:
     folder = Path(folder)
     info = read_info(folder)
     if split not in info.splits:
-        names = ", ".join(info.splits)
-        raise ConfigError(f"{folder} has no split {split!r}; its splits are {names}")
+        raise ConfigError(f"{folder} has no split {split!r}, only {', '.join(info.splits)}")
     tables = {name: _open_table(folder, split, name) for name in TABLES}
     num_videos = len(tables["videos"])
     if num_videos != info.splits[split]:
@@ -236,8 +234,8 @@ def write_split(folder: Path, split: str, shards: Sequence[ShardRows]) -> dict[s
         names.append(f"{split}.{table}.npy")
         _write_table(folder / names[-1], [getattr(rows, table) for rows in shards], dtype)
     names.append(f"{split}.csv")
-    csv_rows = (row for rows in shards for row in rows.csv_rows)
-    write_csv(folder / names[-1], chain([CsvRow._fields], csv_rows), ADVICE)
+    csv_rows = chain([CsvRow._fields], *(rows.csv_rows for rows in shards))
+    write_csv(folder / names[-1], csv_rows, ADVICE)
     return {name: file_digest(folder / name) for name in names}
 
 
@@ -276,8 +274,8 @@ def _open_table(folder: Path, split: str, name: str) -> np.ndarray:
     """Return a table, memory-mapped and checked for its type."""
     path = folder / f"{split}.{name}.npy"
     try:
-        open_regular(path).close()  # a FIFO would block
-        table = np.lib.format.open_memmap(path, mode="r")
+        with open_regular(path):  # a FIFO would block
+            table = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # numpy raises many types for a damaged header
         raise ShardError(f"{path}: {error}. Run `tin data merge` again.") from None
     if table.dtype != TABLES[name] or table.ndim != 1:

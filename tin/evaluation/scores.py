@@ -14,6 +14,7 @@ import pandas as pd
 from configs.errors import TinError
 from configs.files import atomic_file, remove_leftovers, sync_folder, write_text
 from configs.small_files import DamagedFileError, open_regular, read_json
+from preprocess.csv_files import harmless
 from tin.evaluation import metrics
 from tin.evaluation.averages import Average, average
 from tin.evaluation.opposites import opposites, pair_accuracy
@@ -159,8 +160,8 @@ def predictions(scores: Scores) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "key": scores.keys,
-            "labels": [";".join(classes[row]) for row in truth],
-            "top1": classes[order[:, 0]],
+            "labels": [harmless(";".join(classes[row])) for row in truth],
+            "top1": [harmless(name) for name in classes[order[:, 0]]],
             "score": np.take_along_axis(mean, order[:, :1], axis=1)[:, 0].round(6),
             "label_rank": pd.Series(best_rank, dtype="Int64").where(scores.labeled),
         }

@@ -16,7 +16,7 @@ from configs.files import remove_leftovers, sync_file, sync_folder, write_text
 from configs.load import ConfigError, changes, parse, read_yaml
 from configs.node import node_name
 from configs.schema import Config
-from configs.small_files import DamagedFileError, open_regular, read_json
+from configs.small_files import DamagedFileError, read_bytes, read_json
 from tin.runs.environment import describe_environment as describe_environment
 
 log = logging.getLogger(__name__)
@@ -221,8 +221,7 @@ class Run:
         """
         if not (self.path / name).exists():
             return
-        with open_regular(self.path / name) as file:
-            text = file.read().decode("utf-8", "replace")
+        text = read_bytes(self.path / name, 1 << 30).decode("utf-8", "replace")
         rows = [row for row in map(_row, text.splitlines()) if len(row) == len(columns)][1:]
         step = columns.index("step")
         kept = [row for row in rows if STEP.fullmatch(row[step]) and int(row[step]) < before]

@@ -202,6 +202,19 @@ def test_the_csv_file_holds_fractions_and_markdown_holds_percent(tmp_path):
     assert "map_class" not in head  # an empty column is left out
 
 
+def test_names_of_runs_are_neither_html_nor_markdown_nor_formulas(tmp_path):
+    for name in ("=1+1", "<img src=x>", "[a](b)", "c`d"):
+        write_run(tmp_path / "runs" / name)
+    frame = load_runs([tmp_path / "runs"]).assign(recipe="=cmd()")
+    write_report(frame, tmp_path / "out")
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert "<img" not in text
+    assert "[a](b)" not in text
+    assert "\\[a\\](b)" in text
+    assert "<img src=x>" not in (tmp_path / "out" / "results.html").read_text()
+    assert "'=cmd()" in (tmp_path / "out" / "results.csv").read_text()
+
+
 def test_settings_that_all_runs_share_are_stated_once(tmp_path):
     write_run(tmp_path / "runs" / "a", "train.seed=1")
     write_run(tmp_path / "runs" / "b", "train.seed=2")
