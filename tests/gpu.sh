@@ -95,17 +95,17 @@ operator() {
         tin bench_op 200 bench op --no-compiled --seconds "$seconds" --clips 4 --clips 16 \
             --json "$work/parts/op.json"
         tin bench_steps 200 bench steps --form none --form graphs --seconds 2 \
-            --json "$work/parts/steps.json"
+            --json "$work/parts/bench_steps.json"
     else
         tests op_tests 200 tests/tin/op/test_interlace.py
         tests step_tests 200 tests/tin/training/test_pass_graph.py
         tin bench_op 200 bench op --no-compiled --seconds "$seconds" --clips 4 \
             --json "$work/parts/op.json"
         tin bench_steps 200 bench steps --form none --form graphs --seconds 1 --clips 2 \
-            --json "$work/parts/steps.json" model.arch=resnet18 clip.crop=64 clip.resize=64
+            --json "$work/parts/bench_steps.json" model.arch=resnet18 clip.crop=64 clip.resize=64
     fi
-    [ -e "$work/parts/op.json" ] && step aims 20 "$python" tests/bench_interlace.py "$work/parts/op.json"
-    [ "$gpu" ] && tin bench_compiled 100 bench steps --form default --seconds 2 --clips 6 \
+    [ -e "$work/parts/op.json" ] && step aims 20 "$python" -m tests.bench_interlace "$work/parts/op.json"
+    [ "$gpu" ] && tin bench_compiled 240 bench steps --form default --seconds 2 --clips 6 \
         --json "$work/parts/compiled.json"
 }
 
@@ -122,16 +122,16 @@ training() {
         [ "$decode" = gpu ] && ! has nvidia.dali && { leave_out "train_gpu" "no DALI"; continue; }
         tin "data_$decode" 60 bench data --json "$work/parts/data_$decode.json" "$work/dataset" \
             "${settings[@]}" "run.decode=$decode"
-        tin "train_$decode" 150 bench train --json "$work/parts/train_$decode.json" \
+        tin "train_$decode" 200 bench train --form none --form graphs --json "$work/parts/train_$decode.json" \
             "$work/dataset" "${settings[@]}" "run.decode=$decode"
     done
-    step resume 150 "$python" tests/bench_resume.py "$work/dataset" "${settings[@]}"
+    step resume 150 "$python" -m tests.bench_resume "$work/dataset" "${settings[@]}"
 }
 
 decoding() {
     if has av simplejpeg; then
         dataset
-        step decode 120 "$python" tests/bench_decode.py "$work/dataset"
+        step decode 120 "$python" -m tests.bench_decode "$work/dataset" "$work/parts/decode.json"
     else
         leave_out decode "av or simplejpeg is missing"
     fi

@@ -17,6 +17,7 @@ Json = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Also write all numbers to a JSON file.")
 ]
 Compiled = Annotated[bool, typer.Option(help="Also time torch.compile.")]
+Forms = Annotated[list[str] | None, typer.Option(metavar="FORM", help="A value of train.compile.")]
 Seconds = Annotated[float, typer.Option(help="Seconds for each line of the table.")]
 
 weights = typer.Typer(no_args_is_help=True, help="Fetch, import or export weights.")
@@ -159,10 +160,7 @@ def bench_steps(
     clips: Annotated[
         list[int] | None, typer.Option(metavar="N", help="A batch size; by default 6 and 32.")
     ] = None,
-    form: Annotated[
-        list[str] | None,
-        typer.Option(help="A value of train.compile; by default none, graphs and default."),
-    ] = None,
+    form: Forms = None,
 ) -> None:
     """Time training steps without a loader, for each temporal module and train.compile."""
     from tin.bench import steps
@@ -172,15 +170,17 @@ def bench_steps(
 
 
 @bench.command(name="train")
-def bench_train(dataset: Dataset, settings: Settings = None, json: Json = None) -> None:
-    """Time training with its loader, for each temporal module."""
+def bench_train(
+    dataset: Dataset, settings: Settings = None, json: Json = None, form: Forms = None
+) -> None:
+    """Time training with its loader, for each temporal module and train.compile."""
     from launch.usage import check_dataset
 
     check_dataset(dataset)
 
     from tin.bench import on_dataset
 
-    _show(on_dataset.bench_train(dataset, settings or (), json), json)
+    _show(on_dataset.bench_train(dataset, settings or (), form or ("none",), json), json)
 
 
 def check(as_json: JsonFlag = False) -> None:

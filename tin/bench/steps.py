@@ -1,5 +1,6 @@
 """Measures training steps on batches that are already on the device, in each form of the pass."""
 
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from tin.training.state import TrainingState
 from tin.training.step import train_step
 
 WARM_UP_STEPS = 5
-SLEEP_CYCLES = 200_000_000  # about 0.1 s on a GPU, longer than the host needs for a step
+PROFILED_STEPS = 3
 
 
 def bench_steps(
@@ -31,9 +32,10 @@ def bench_steps(
 ) -> Report:
     """Time the steps of a ResNet-50 for each temporal module and value of `train.compile`.
 
-    A row has the time of a step when steps follow each other (`wall_ms`), the time in which the
-    host starts a step (`host_ms`), and on a GPU the time of its kernels (`gpu_ms`), for which the
-    step is queued behind other work. The longer of the last two bounds the first.
+    A row has the time of a step when steps follow each other (`wall_ms`), and on a GPU the time in
+    which the host starts a step while the GPU is idle (`host_ms`), and the sum of the times of its
+    kernels (`gpu_ms`). The longer of the last two bounds the first. The host also waits if more
+    than about a thousand kernels are queued, so with large batches `host_ms` is too long.
 
     Args:
         clips: batch sizes.
@@ -103,25 +105,24 @@ def _measure(config: Config, run: Run, device: torch.device, seconds: float) -> 
 
 
 def _host_and_gpu(step: Callable[[], None], device: torch.device) -> dict[str, Value]:
-    """Return the median times in which the host starts a step, and in which a GPU computes it."""
+    """Return the time in which the host starts a step, and the time of its kernels on a GPU."""
     if device.type != "cuda":
         return {}
     host = []
-    gpu = []
     for _ in range(WARM_UP_STEPS):
-        start = torch.cuda.Event(enable_timing=True)
-        end = torch.cuda.Event(enable_timing=True)
-        torch.cuda._sleep(SLEEP_CYCLES)
-        start.record()
+        _wait(device)
         began = time.perf_counter()
         step()
         host.append(time.perf_counter() - began)
-        end.record()
-        end.synchronize()
-        gpu.append(start.elapsed_time(end))
+    _wait(device)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(PROFILED_STEPS):
+            step()
+        _wait(device)
+    kernels = sum(event.self_device_time_total for event in profile.key_averages())
     return {
-        "host_ms": 1e3 * sorted(host)[len(host) // 2],
-        "gpu_ms": sorted(gpu)[len(gpu) // 2],
+        "host_ms": 1e3 * statistics.median(host),
+        "gpu_ms": kernels / 1e3 / PROFILED_STEPS,
         "memory_gb": torch.cuda.max_memory_allocated() / 1e9,
     }
 

@@ -145,6 +145,9 @@ class TrainingState:
         if device.type == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(settings.deterministic)
+            # By default torch then fills each new tensor with NaN, which no result here needs.
+            # Missing in torch's stubs.
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             torch.backends.cudnn.benchmark = not settings.deterministic
         model = build_model(self.config, len(self.info.classes))
         if fresh:

@@ -238,7 +238,7 @@ def test_a_library_with_cuda_loads_and_passes_its_self_test_with_any_torch(monke
     )
     assert done.returncode == 0, done.stderr
     assert f"CUDA {library.cuda} for 9.0" in done.stdout
-    assert "cpu: at most 0." in done.stdout
+    assert "CPU, float32: compiled kernels; at most 0." in done.stdout
     assert not done.stderr
 
 
