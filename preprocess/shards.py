@@ -202,7 +202,8 @@ def open_split(folder: str | Path, split: str) -> Split:
     folder = Path(folder)
     info = read_info(folder)
     if split not in info.splits:
-        raise ConfigError(f"{folder} has no split {split!r}, only {', '.join(info.splits)}")
+        names = ", ".join(info.splits)
+        raise ConfigError(f"{folder} has no split {split!r}; its splits are {names}")
     tables = {name: _open_table(folder, split, name) for name in TABLES}
     num_videos = len(tables["videos"])
     if num_videos != info.splits[split]:
@@ -246,8 +247,7 @@ def write_info(folder: Path, info: DatasetInfo) -> None:
         WriteError: the disk is full or not writable.
     """
     values = info.model_copy(update={"digest": dataset_digest(info)})
-    text = to_yaml(stored_values(values))
-    write_text(folder / "dataset.yaml", text, advice=ADVICE)
+    write_text(folder / "dataset.yaml", to_yaml(stored_values(values)), advice=ADVICE)
 
 
 def stored_values(plan: ShardPlan) -> dict[str, Any]:

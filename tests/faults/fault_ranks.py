@@ -24,7 +24,7 @@ from synthetic_dataset import write_dataset
 from tin.runs.folder import Run
 from tin.training import trainer
 
-TIMEOUT_S = 120
+TIMEOUT_S = 300
 """A fault that is not noticed within this time hangs the run."""
 HANG_MINUTES = 10 / 60
 LONG_S = 600
