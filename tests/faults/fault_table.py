@@ -60,9 +60,8 @@ class HangError(Exception):
     """An injection did not end in time."""
 
 
-def run_kinds(kinds: Sequence[Kind], *, full: bool, seed: int = 0) -> list[Row]:
-    """Inject all kinds and return the table. The same seed injects the same faults."""
-    rows = []
+def run_kinds(kinds: Sequence[Kind], *, full: bool, seed: int = 0) -> Iterator[Row]:
+    """Inject all kinds, and yield the row of each. The same seed injects the same faults."""
     for kind in kinds:
         count = kind.full if full else kind.quick
         if not count:
@@ -73,8 +72,7 @@ def run_kinds(kinds: Sequence[Kind], *, full: bool, seed: int = 0) -> list[Row]:
                 row.noticed[outcome.noticed] += 1
                 if outcome.problem:
                     row.problems.append(outcome.problem)
-        rows.append(row)
-    return rows
+        yield row
 
 
 def judge(value: Callable[[], str], allowed: Sequence[str], *names: str) -> Outcome:
@@ -121,22 +119,24 @@ def time_limit(seconds: int = HANG_S) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def to_markdown(rows: Sequence[Row]) -> str:
-    """Return the table in Markdown, with a line of totals."""
-    lines = [
-        "| kind of fault | injections | how it was noticed | survived | lost or silently wrong |",
-        "|---|---|---|---|---|",
-    ]
-    for row in rows:
-        noticed = ", ".join(f"{name} {n}" for name, n in row.noticed.most_common(SHOWN))
-        bad = len(row.problems)
-        lines.append(
-            f"| {row.name} | {row.injections} | {noticed} | {row.injections - bad} | {bad} |"
-        )
+HEAD = (
+    "| kind of fault | injections | how it was noticed | survived | lost or silently wrong |\n"
+    "|---|---|---|---|---|"
+)
+
+
+def line(row: Row) -> str:
+    """Return a row of the table in Markdown."""
+    noticed = ", ".join(f"{name} {n}" for name, n in row.noticed.most_common(SHOWN))
+    bad = len(row.problems)
+    return f"| {row.name} | {row.injections} | {noticed} | {row.injections - bad} | {bad} |"
+
+
+def totals(rows: Sequence[Row]) -> str:
+    """Return the last line of the table."""
     total = sum(row.injections for row in rows)
     bad = sum(len(row.problems) for row in rows)
-    lines.append(f"| {len(rows)} kinds | {total} | | {total - bad} | {bad} |")
-    return "\n".join(lines) + "\n"
+    return f"| {len(rows)} kinds | {total} | | {total - bad} | {bad} |"
 
 
 def problems(rows: Sequence[Row]) -> list[str]:

@@ -7,7 +7,7 @@ import time
 
 from fault_damage import damage_kinds
 from fault_ranks import rank_kinds
-from fault_table import problems, run_kinds, to_markdown
+from fault_table import HEAD, line, problems, run_kinds, totals
 from fault_writers import writer_kinds
 
 
@@ -25,8 +25,12 @@ def main() -> int:
         for kind in [*writer_kinds(), *damage_kinds(), *rank_kinds()]
         if arguments.only in kind.name
     ]
-    rows = run_kinds(kinds, full=not arguments.quick, seed=arguments.seed)
-    print(to_markdown(rows))
+    rows = []
+    print(HEAD)
+    for row in run_kinds(kinds, full=not arguments.quick, seed=arguments.seed):
+        rows.append(row)
+        print(line(row), flush=True)
+    print(totals(rows))
     print(f"seed {arguments.seed}, {time.monotonic() - began:.0f} s")
     found = problems(rows)
     print("\n".join(found))
