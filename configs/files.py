@@ -52,18 +52,18 @@ def atomic_file(
     """
     temporary = temporary_path(path)
     try:
-        with _explained(path, advice):
+        with explained(path, advice):
             raw = _File(temporary, path, advice)
         with io.BufferedWriter(raw, BUFFER_BYTES) as file:
             yield file
-            with _explained(path, advice):
+            with explained(path, advice):
                 file.flush()
                 os.fsync(file.fileno())
         if verify:
             verify(temporary)
         if check:
             check()
-        with _explained(path, advice):
+        with explained(path, advice):
             temporary.replace(path)
             _sync(path.parent)
     except OSError as error:
@@ -97,7 +97,7 @@ def write_link(path: Path, target: Path) -> None:
     """
     temporary = temporary_path(path)
     try:
-        with _explained(path, ""):
+        with explained(path):
             temporary.symlink_to(target)
             temporary.replace(path)
             _sync(path.parent)
@@ -116,7 +116,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     temporary = temporary_path(path)
     try:
-        with _explained(path, ""):
+        with explained(path):
             temporary.mkdir()
         try:
             yield temporary
@@ -124,7 +124,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             if error.errno in FULL:  # of whatever fills the folder
                 raise _write_error(path, error, "") from error
             raise
-        with _explained(path, ""):
+        with explained(path):
             for parent, _, names in os.walk(temporary):
                 for name in names:
                     _sync(Path(parent, name))
@@ -162,7 +162,7 @@ def sync_folder(folder: Path) -> None:
     Raises:
         WriteError: the disk is full or broken; names the folder, the reason and what to do.
     """
-    with _explained(folder, ""):
+    with explained(folder):
         _sync(folder)
 
 
@@ -172,7 +172,7 @@ def sync_file(path: Path) -> None:
     Raises:
         WriteError: the disk is full or broken; names the file, the reason and what to do.
     """
-    with _explained(path, ""):
+    with explained(path):
         _sync(path)
 
 
@@ -185,7 +185,7 @@ class _File(io.FileIO):
         self._advice = advice
 
     def write(self, data: "ReadableBuffer") -> int:
-        with _explained(self._path, self._advice):
+        with explained(self._path, self._advice):
             return super().write(data)
 
 
@@ -198,8 +198,8 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _explained(path: Path, advice: str) -> Iterator[None]:
-    """Turn an OSError into a WriteError that names the file and says what to do."""
+def explained(path: Path, advice: str = "") -> Iterator[None]:
+    """Turn an OSError of the block into a WriteError that names the file and says what to do."""
     try:
         yield
     except OSError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import TinError
-from configs.files import remove_leftovers, sync_file, sync_folder, write_text
+from configs.files import explained, remove_leftovers, sync_file, sync_folder, write_text
 from configs.load import ConfigError, changes, parse, read_yaml
 from configs.node import node_name
 from configs.schema import Config
@@ -196,7 +196,7 @@ class Run:
             FencedError: a newer attempt has started.
         """
         self.check_fence()
-        with (self.path / name).open("a", newline="") as file:
+        with explained(self.path / name), (self.path / name).open("a", newline="") as file:
             writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
             if file.tell() == 0:
                 writer.writeheader()
