@@ -328,7 +328,7 @@ def errors(
 
 
 def read_only(folder: Path, draws: random.Random, count: int) -> Iterator[Outcome]:
-    """Let each file be opened on a file system that is mounted read-only."""
+    """Let no file be created, as on a file system that is mounted read-only."""
     for trial in each_trial(folder, WRITERS):
         renames = range(len(trial.numbers("rename")))
         for number in sampled(renames, draws, count):
@@ -337,7 +337,7 @@ def read_only(folder: Path, draws: random.Random, count: int) -> Iterator[Outcom
 
 
 def _open_read_only(number: int, write: Callable[[], None]) -> None:
-    """Let the creation of temporary file or folder `number` fail with EROFS."""
+    """Let the creation of temporary file or folder `number` fail."""
     import configs.files as files
 
     count = -1
@@ -346,7 +346,7 @@ def _open_read_only(number: int, write: Callable[[], None]) -> None:
     def named(path: Path) -> Path:
         nonlocal count
         count += 1
-        # Nothing can be created in /proc/self, not even by root, as on a read-only mount.
+        # Nothing can be created in /sys/kernel, not even by root.
         return original(path) if count != number else Path("/sys/kernel") / original(path).name
 
     files.temporary_path = named
@@ -449,7 +449,7 @@ def writer_kinds() -> list[Kind]:
             kinds.append(Kind(text, partial(errors, kind, code), 2, 100))
     return [
         *kinds,
-        Kind("file system mounted read-only", read_only, 1, 100),
+        Kind("no file can be created, as on a read-only mount", read_only, 1, 100),
         Kind("file ends at a size limit", full_files, 1, 5),
         Kind("power loss, unflushed data lost", partial(power_losses, "data"), 3, 100),
         Kind("power loss, unflushed names lost", partial(power_losses, "names"), 3, 100),
