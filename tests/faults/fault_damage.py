@@ -19,8 +19,10 @@ from launch.record import End, SubmittedJob, add_end, add_job
 from launch.status import statuses
 from pipeline.store import FrameStore
 from preprocess.integrity import check_dataset
-from preprocess.shards import open_split
-from preprocess.tars import ShardError, read_shard
+from preprocess.shard_rows import read_rows
+from preprocess.shards import open_split, read_info
+from preprocess.tars import ShardError
+from preprocess.verify import _check_tables, check_shard
 from tin.evaluation.scores import load as load_scores
 from tin.evaluation.scores import load_result
 from tin.reports.results import load_runs
@@ -128,13 +130,15 @@ def _read_dataset(folder: Path) -> str:
 
 
 def _read_records(folder: Path) -> str:
-    """Return what a merge reads from the shards."""
-    paths = sorted((folder / "data").glob("*.tar"))
-    for number in range(3):
-        path = folder / "data" / f"train-{number:05d}.tar"
-        if path not in paths:
-            raise ShardError(f"{path.name} is missing")
-    return str([record for path in paths for record in read_shard(path)])
+    """Return the rows of tables that the records give, after the checks of `tin data verify`."""
+    data = folder / "data"
+    info = read_info(data)
+    classes = {name: index for index, name in enumerate(info.classes)}
+    problems = [text for shard in range(3) for text in check_shard(data, "train", shard, str)[1]]
+    problems += _check_tables(open_split(data, "train"), info, range(3))
+    if problems:
+        raise ShardError("\n".join(problems))
+    return str([read_rows(data, "train", shard, classes).csv_rows for shard in range(3)])
 
 
 def _write_checkpoints(folder: Path) -> None:
