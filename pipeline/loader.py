@@ -120,6 +120,10 @@ class ClipLoader:
         end = self.num_steps if end_step is None else min(end_step, self.num_steps)
         return self._batches(epoch, iter(range(first_step, end)), self._iteration)
 
+    def reopen(self) -> None:
+        """Open the shards again before the next reads, because other files may have their names."""
+        self._store.reopen()
+
     def take_bad_frames(self) -> list[BadFrame]:
         """Return the damaged frames of the batches handed out since the last call."""
         taken = self._bad_frames

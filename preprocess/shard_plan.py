@@ -166,11 +166,11 @@ def _videos_per_shard(annotations: Annotations, settings: ShardSettings) -> int:
 def _estimate_bytes(video: Video, settings: ShardSettings) -> float:
     """Return about how many bytes a video takes in a shard; 0 if it cannot be probed."""
     path = Path(settings.source).expanduser() / video.path
-    if path.is_dir():
-        return sum(file.stat().st_size for file in list_frames(path))
     try:
+        if path.is_dir():
+            return sum(file.stat().st_size for file in list_frames(path) if file.is_file())
         info = probe(path)
-    except BadVideoError:
+    except (BadVideoError, OSError):
         return 0.0
     frames = info.seconds * settings.fps or info.num_frames or info.seconds * info.fps
     frames = min(frames, settings.frame_cap or frames)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from preprocess.csv_files import harmless
 from preprocess.shards import FRAME_ROW, LABEL, VIDEO_ROW, CsvRow, ShardRows, shard_name
 from preprocess.tars import ShardError, VideoRecord, read_shard
 
@@ -72,13 +73,13 @@ def _frame_rows(record: VideoRecord, start: int, shard: int) -> np.ndarray:
 def _csv_row(record: VideoRecord, shard: int) -> CsvRow:
     return CsvRow(
         key=record.key,
-        labels=";".join(record.labels),
+        labels=harmless(";".join(record.labels)),
         frames=record.num_frames,
         width=record.width,
         height=record.height,
         fps=f"{record.fps:.6g}",
         shard=shard,
         seconds=f"{record.seconds:.3f}",
-        source=record.source,
-        warning=record.warning,
+        source=harmless(record.source),
+        warning=harmless(record.warning),
     )

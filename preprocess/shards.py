@@ -1,8 +1,7 @@
 """Reads and writes the dataset on disk: tar shards of JPEG frames, with their tables.
 
-A folder holds dataset.yaml, the shards (with a `<key>.mjpeg` and a `<key>.json` for each video),
-and the tables of each split: videos.npy, frames.npy and labels.npy, which are memory-mapped, and a
-CSV file for people.
+A folder holds dataset.yaml, the shards (`<key>.mjpeg` and `<key>.json` of each video), and the
+tables of each split: videos.npy, frames.npy and labels.npy, memory-mapped, and a CSV for people.
 """
 
 import hashlib
@@ -18,6 +17,7 @@ import numpy as np
 from configs.files import atomic_file, write_text
 from configs.load import ConfigError, parse, read_yaml, to_yaml
 from configs.settings import Settings
+from configs.small_files import open_regular
 from preprocess.csv_files import read_keys, write_csv
 from preprocess.tars import ADVICE, ShardError
 
@@ -235,8 +235,8 @@ def write_split(folder: Path, split: str, shards: Sequence[ShardRows]) -> dict[s
         names.append(f"{split}.{table}.npy")
         _write_table(folder / names[-1], [getattr(rows, table) for rows in shards], dtype)
     names.append(f"{split}.csv")
-    csv_rows = (row for rows in shards for row in rows.csv_rows)
-    write_csv(folder / names[-1], chain([CsvRow._fields], csv_rows), ADVICE)
+    csv_rows = chain([CsvRow._fields], *(rows.csv_rows for rows in shards))
+    write_csv(folder / names[-1], csv_rows, ADVICE)
     return {name: file_digest(folder / name) for name in names}
 
 
@@ -247,8 +247,7 @@ def write_info(folder: Path, info: DatasetInfo) -> None:
         WriteError: the disk is full or not writable.
     """
     values = info.model_copy(update={"digest": dataset_digest(info)})
-    text = to_yaml(stored_values(values))
-    write_text(folder / "dataset.yaml", text, advice=ADVICE)
+    write_text(folder / "dataset.yaml", to_yaml(stored_values(values)), advice=ADVICE)
 
 
 def stored_values(plan: ShardPlan) -> dict[str, Any]:
@@ -267,7 +266,7 @@ def dataset_digest(info: DatasetInfo) -> str:
 
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file in hex."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -275,7 +274,8 @@ def _open_table(folder: Path, split: str, name: str) -> np.ndarray:
     """Return a table, memory-mapped and checked for its type."""
     path = folder / f"{split}.{name}.npy"
     try:
-        table = np.lib.format.open_memmap(path, mode="r")
+        with open_regular(path):  # a FIFO would block
+            table = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # numpy raises many types for a damaged header
         raise ShardError(f"{path}: {error}. Run `tin data merge` again.") from None
     if table.dtype != TABLES[name] or table.ndim != 1:

@@ -20,7 +20,7 @@ FLOORS = {
         "tars",
         "csv_files",
         "decode quarantine shards workers",
-        "integrity",
+        "copies integrity",
         "motions shard_rows videos",
         "graded_motions",
         "annotations frame_folders",
