@@ -40,7 +40,7 @@ FLOORS = {
     "tin": ["op", "models", "runs ranks", "evaluation", "training", "deploy bench reports"],
     "tin.op": ["cuda_toolkit trust", "build", "interlace", "selftest"],
     "tin.models": [
-        "imagenet modality temporal tensor_files time_blocks",
+        "dropout grouped_norm imagenet modality temporal tensor_files time_blocks",
         "causal mobilenet resnet size",
         "network",
         "tensor_names",
@@ -67,6 +67,7 @@ FLOORS = {
     ],
     "tin.training": [
         "average board device_random randaugment running_sums optim loaders bad_frames",
+        "any_ranks",
         "augment recorder state attempt",
         "skipping rows",
         "step",
