@@ -18,7 +18,7 @@ FLOORS = {
     ],
     "preprocess": [
         "tars",
-        "csv_files",
+        "csv_files tables",
         "decode quarantine shards workers",
         "integrity",
         "motions shard_rows videos",
