@@ -75,7 +75,7 @@ FLOORS = {
     ],
     "tin.reports": [
         "libraries recorded statistics tables",
-        "attempts curves measured",
+        "attempts curves intervals measured",
         "classes seeds",
         "comparisons details",
         "page",
