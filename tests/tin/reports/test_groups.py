@@ -95,7 +95,9 @@ def test_a_paired_test_exchanges_whole_groups():
 
 
 def test_the_error_over_seeds_and_groups_grows_with_the_groups():
-    values = np.stack([right_of(scores_of(seed)) for seed in (0, 1, 2)])
+    # The seeds are right on the same groups, up to one video in twenty.
+    rng = np.random.default_rng(1)
+    values = np.abs(right_of(scores_of(0)) - (rng.random((3, N)) < 0.05))
     grouped = estimate(values, GROUPS)
     single = estimate(values)
     assert grouped.mean == single.mean
