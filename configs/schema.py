@@ -180,6 +180,11 @@ class Config(Settings):
                 f"train.batch {train.batch} is not a multiple of"
                 f" train.accumulate {train.accumulate}; change one of them"
             )
+        if train.compile == "graphs" and train.bn == "sync":
+            raise ValueError(
+                "train.bn sync exchanges statistics in the middle of a pass, which train.compile"
+                " graphs cannot capture; set train.compile=none, or another train.bn"
+            )
         if clip.modality == "diff" and clip.frames_per_segment < 2:
             raise ValueError(
                 "clip.modality diff subtracts neighboring frames, but clip.frames_per_segment is"

@@ -123,9 +123,11 @@ class TrainSettings(Settings):
     rank. 0 uses all of them as one group, and results depend on the number of ranks."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Data type of autocast; `auto` is bfloat16 on a GPU and float32 on a CPU."""
-    compile: Literal["none", "default"] = "none"
-    """Run the model as it is (`none`), or compiled by torch.compile (`default`). The values false
-    and true of older recipes mean the same."""
+    compile: Literal["none", "default", "graphs"] = "none"
+    """Run the model as it is (`none`), compiled by torch.compile (`default`), or as it is, but with
+    the forward and backward pass replayed from a CUDA graph (`graphs`), which saves the time in
+    which the host launches kernels. The values false and true of older recipes mean `none` and
+    `default`."""
     deterministic: bool = False
     """Use only deterministic GPU algorithms, so that two runs are equal bit for bit. This is
     slower. Runs on a CPU are always deterministic."""

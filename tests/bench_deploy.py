@@ -1,4 +1,6 @@
-"""Times of trained models outside of their run, on one CPU core; run it as a script.
+"""Times trained models outside of their run, on one CPU core.
+
+    python -m tests.bench_deploy
 
 ONNX Runtime against eager torch for a TIN with ResNet-50, alternating, and the frames per second of
 streams. Times are CPU times of this process, so that other processes disturb them little.

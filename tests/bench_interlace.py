@@ -1,6 +1,6 @@
 """Compares the measured times of the operator with its targets; exits with 1 if one is missed.
 
-    python tests/bench_interlace.py [op.json of tin bench op]
+    python -m tests.bench_interlace [op.json of tin bench op]
 
 Without a file it first measures batches of 4 clips. The targets hold for float32 and contiguous
 tensors, as the geometric mean over the stages of ResNet-50. The results for channels_last are

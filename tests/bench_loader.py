@@ -1,6 +1,6 @@
 """CPU time per clip of the loader, compared with PyTorch's DataLoader and Pillow on JPEG folders.
 
-    python tests/bench_loader.py ../shared/videos/ucf101 [ROUNDS] [section.key=value ...]
+    python -m tests.bench_loader ../shared/videos/ucf101 [ROUNDS] [section.key=value ...]
 
 Both read the same clips of the same videos, with the same frames, crops and flips: 8 frames of 224
 pixels, float32 and normalized. The baseline is what the code of TSN, TSM and TIN does. The two

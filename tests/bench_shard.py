@@ -1,6 +1,6 @@
 """Measures the frames per second of `tin shard` against ffmpeg writing folders of JPEGs.
 
-    python tests/bench_shard.py VIDEOS [ROUNDS]
+    python -m tests.bench_shard VIDEOS [ROUNDS]
 
 VIDEOS is a folder that has videos at any depth, for example shared/videos. Both programs take turns
 on the same files, with the same frame size, number of processes and nearly the same quality. `tin

@@ -66,7 +66,7 @@ FLOORS = {
         "evaluate predict fuse",
     ],
     "tin.training": [
-        "average board device_random randaugment running_sums optim loaders bad_frames",
+        "average board device_random randaugment running_sums pass_graph optim loaders bad_frames",
         "any_ranks",
         "augment recorder state attempt",
         "skipping rows",
@@ -87,7 +87,7 @@ FLOORS = {
         "sources",
         "predictions timeline stream export",
     ],
-    "tin.bench": ["timing two_shifts", "architectures cases", "on_dataset"],
+    "tin.bench": ["timing two_shifts", "architectures cases", "on_dataset steps"],
     "launch": [
         "errors record reasons find table_values usage",
         "slurm_query local",

@@ -28,5 +28,6 @@ EXAMPLES = {
     "bench op": "tin bench op --seconds 1",
     "bench data": "tin bench data ~/shards/mine clip.crop=112",
     "bench model": "tin bench model --json model.json",
+    "bench steps": "tin bench steps --clips 6 train.bn=partial",
     "bench train": "tin bench train ~/shards/mine train.batch=8",
 }

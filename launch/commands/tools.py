@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Json = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Also write all numbers to a JSON file.")
 ]
+Compiled = Annotated[bool, typer.Option(help="Also time torch.compile.")]
+Forms = Annotated[list[str] | None, typer.Option(metavar="FORM", help="A value of train.compile.")]
 Seconds = Annotated[float, typer.Option(help="Seconds for each line of the table.")]
 
 weights = typer.Typer(no_args_is_help=True, help="Fetch, import or export weights.")
@@ -111,11 +113,12 @@ def bench_op(
     clips: Annotated[
         list[int] | None, typer.Option(metavar="N", help="A batch size; by default 1, 4 and 16.")
     ] = None,
+    compiled: Compiled = True,
 ) -> None:
     """Time the operator, a copy of its bytes, and other ways to compute the same."""
     from tin.bench import cases
 
-    _show(cases.bench_op(seconds, clips or (1, 4, 16)), json)
+    _show(cases.bench_op(seconds, clips or (1, 4, 16), compiled, json), json)
 
 
 @bench.command(name="data")
@@ -134,7 +137,7 @@ def bench_data(dataset: Dataset, settings: Settings = None, json: Json = None) -
 def bench_model(
     json: Json = None,
     seconds: Seconds = 10.0,
-    compiled: Annotated[bool, typer.Option(help="Also time torch.compile.")] = True,
+    compiled: Compiled = True,
     arch: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Compare these networks on the CPU, and nothing else."),
@@ -146,19 +149,38 @@ def bench_model(
     if arch:
         _show(architectures.bench_architectures(arch, seconds), json)
         return
-    _show(cases.bench_model(seconds, compiled), json)
+    _show(cases.bench_model(seconds, compiled, json), json)
+
+
+@bench.command(name="steps")
+def bench_steps(
+    settings: Settings = None,
+    json: Json = None,
+    seconds: Seconds = 2.0,
+    clips: Annotated[
+        list[int] | None, typer.Option(metavar="N", help="A batch size; by default 6 and 32.")
+    ] = None,
+    form: Forms = None,
+) -> None:
+    """Time training steps without a loader, for each temporal module and train.compile."""
+    from tin.bench import steps
+
+    forms = form or ("none", "graphs", "default")
+    _show(steps.bench_steps(clips or (6, 32), forms, seconds, settings or (), json), json)
 
 
 @bench.command(name="train")
-def bench_train(dataset: Dataset, settings: Settings = None, json: Json = None) -> None:
-    """Time training with its loader, for each temporal module."""
+def bench_train(
+    dataset: Dataset, settings: Settings = None, json: Json = None, form: Forms = None
+) -> None:
+    """Time training with its loader, for each temporal module and train.compile."""
     from launch.usage import check_dataset
 
     check_dataset(dataset)
 
     from tin.bench import on_dataset
 
-    _show(on_dataset.bench_train(dataset, settings or ()), json)
+    _show(on_dataset.bench_train(dataset, settings or (), form or ("none",), json), json)
 
 
 def check(as_json: JsonFlag = False) -> None:

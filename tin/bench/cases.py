@@ -5,6 +5,7 @@ import functools
 import itertools
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -27,6 +28,9 @@ COMPILED_CLIPS = 4  # the only batch that is compiled, since torch.compile takes
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 ARCH = "resnet50"
 T = 8  # frames of a clip
+SET_BYTES = 400e6  # of the tensors of a replay, several times the cache of a GPU
+MIN_SETS = 3
+MAX_SETS = 24
 CLASSES = 174
 CROP = 224
 
@@ -35,7 +39,9 @@ Forward = Callable[[Tensor], Tensor]
 Work = Literal["latency", "throughput", "training step"]
 
 
-def bench_op(seconds: float, clips: Sequence[int]) -> Report:
+def bench_op(
+    seconds: float, clips: Sequence[int], compiled: bool = True, path: Path | None = None
+) -> Report:
     """Time interlacing against a copy of x, for each stage of a ResNet-50 with 8 frames.
 
     The pass forward+backward is compared with copies of x and of the gradient. The ways are the
@@ -45,16 +51,20 @@ def bench_op(seconds: float, clips: Sequence[int]) -> Report:
     Args:
         seconds: time for each row of the table, which has at least five rounds.
         clips: batch sizes.
+        compiled: whether to measure torch.compile, too, which takes a minute.
+        path: file that holds the rows measured so far.
     """
     device = measuring_device()
     dtypes = [torch.float32, torch.bfloat16]
     if device.type != "cpu":
         dtypes.append(torch.float16)
-    report = Report("op", device)
+    report = Report("op", device, path=path)
     for batch, dtype, layout in itertools.product(clips, dtypes, LAYOUTS):
         for channels, side in STAGES:
             with _skip_if_out_of_memory(report, f"{batch} clips of {channels} x {side} x {side}"):
-                for name, calls in _op_calls(batch, channels, side, dtype, layout, device):
+                for name, calls in _op_calls(
+                    batch, channels, side, dtype, layout, device, compiled
+                ):
                     facts: dict[str, Value] = {
                         "clips": batch,
                         "dtype": str(dtype).removeprefix("torch."),
@@ -68,7 +78,13 @@ def bench_op(seconds: float, clips: Sequence[int]) -> Report:
 
 
 def _op_calls(
-    batch: int, C: int, side: int, dtype: torch.dtype, layout: str, device: torch.device
+    batch: int,
+    C: int,
+    side: int,
+    dtype: torch.dtype,
+    layout: str,
+    device: torch.device,
+    compiled: bool,
 ) -> Iterator[tuple[str, dict[str, Call]]]:
     """Yield each pass with the calls that are compared in it."""
     x = torch.randn(batch * T, C, side, side, device=device).to(dtype)
@@ -84,7 +100,7 @@ def _op_calls(
         "two shifts": functools.partial(two_shifts, shift=gathered),
         "two shifts by our kernel": functools.partial(two_shifts, shift=interlaced),
     }
-    if batch == COMPILED_CLIPS:
+    if compiled and batch == COMPILED_CLIPS:
         torch.compiler.reset()
         ways["definition, compiled"] = torch.compile(interlace_reference, fullgraph=True)
     leaves = [tensor.detach().requires_grad_() for tensor in (x, offsets, weights)]
@@ -103,23 +119,46 @@ def _op_calls(
     calls = {"copy": lambda: (x.clone(), grad.clone())}
     yield "forward+backward", calls | {name: forward_and_backward(op) for name, op in ways.items()}
     if device.type == "cuda":
-        yield (
-            "forward, graph",
-            {"copy": replayed(x.clone), "interlace": replayed(forward(interlace))},
-        )
+        yield from _graph_calls(x, grad, offsets, weights)
+
+
+def _graph_calls(
+    x: Tensor, grad: Tensor, offsets: Tensor, weights: Tensor
+) -> Iterator[tuple[str, dict[str, Call]]]:
+    """Yield forward and backward of the operator as replays of CUDA graphs, beside a copy of x.
+
+    A replay makes the call on several sets of tensors, one after the other. It therefore takes long
+    enough for the clock of the GPU, and no set is in a cache when its turn comes.
+    """
+    channels = x.shape[1] // 4
+    count = min(MAX_SETS, max(MIN_SETS, int(SET_BYTES / (x.numel() * x.element_size()))))
+    sets = [(torch.randn_like(x), torch.randn_like(grad)) for _ in range(count)]
+    backward = torch.ops.tin.interlace_backward
+
+    def repeated(call: Callable[[Tensor, Tensor], object]) -> Call:
+        return replayed(lambda: [call(own, own_grad) for own, own_grad in sets])
+
+    copies = repeated(lambda own, _: own.clone())
+    forwards = repeated(lambda own, _: interlace(own, offsets, weights, channels))
+    yield f"forward, graph of {count}", {"copy": copies, "interlace": forwards}
+    backwards = repeated(
+        lambda own, own_grad: backward(own_grad, own, offsets, weights, channels, True, True)
+    )
+    yield f"backward, graph of {count}", {"copy": copies, "interlace": backwards}
 
 
 def _geometric_means(report: Report) -> Iterator[str]:
     """Yield the mean ratio of the operator to the copy over the stages, for each condition."""
     ratios: dict[str, list[float]] = {}
     for row in report.rows:
-        key = ", ".join(str(row.facts[name]) for name in ("clips", "dtype", "layout", "pass"))
+        names = ("clips", "dtype", "layout", "pass")
+        key = ", ".join(str(row.facts[name]).partition(" of ")[0] for name in names)
         ratios.setdefault(key, []).append(row.ways["interlace"].ratio)
     for key, found in ratios.items():
         yield f"interlace / copy, {key}: {statistics.geometric_mean(found):.3f} (geometric mean)"
 
 
-def bench_model(seconds: float, compiled: bool) -> Report:
+def bench_model(seconds: float, compiled: bool, path: Path | None = None) -> Report:
     """Count and time a ResNet-50 with 8 frames of 224 pixels for each temporal module.
 
     TIN's module is measured with the operator and in plain PyTorch in the original's order of work.
@@ -131,9 +170,10 @@ def bench_model(seconds: float, compiled: bool) -> Report:
     Args:
         seconds: time for each row of the table, which has at least five rounds.
         compiled: whether to measure torch.compile, too.
+        path: file that holds the rows measured so far.
     """
     device = measuring_device()
-    report = Report("model", device)
+    report = Report("model", device, path=path)
     batches: dict[Work, int] = {"latency": 1, "throughput": 16, "training step": 16}
     if device.type == "cpu":
         batches = {"latency": 1, "throughput": 2, "training step": 1}

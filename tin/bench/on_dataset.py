@@ -61,10 +61,22 @@ def bench_data(dataset: Path, seconds: float = 20.0, settings: Sequence[str] = (
     return report
 
 
-def bench_train(dataset: Path, settings: Sequence[str] = ()) -> Report:
-    """Time training with its loader: the second of two epochs, for each temporal module."""
-    report = Report("train", measuring_device())
-    for temporal, shift_div in SHIFT_DIV.items():
+def bench_train(
+    dataset: Path,
+    settings: Sequence[str] = (),
+    forms: Sequence[str] = ("none",),
+    path: Path | None = None,
+) -> Report:
+    """Time training with its loader: the second of two epochs, for each temporal module.
+
+    Args:
+        dataset: folder of the dataset.
+        settings: settings of the runs that differ from the default.
+        forms: values of `train.compile`.
+        path: file that holds the rows measured so far.
+    """
+    report = Report("train", measuring_device(), path=path)
+    for form, (temporal, shift_div) in itertools.product(forms, SHIFT_DIV.items()):
         config = load(
             None,
             [
@@ -76,6 +88,7 @@ def bench_train(dataset: Path, settings: Sequence[str] = ()) -> Report:
                 "run.log_steps=1000000",  # one row an epoch
                 f"data.dataset={dataset}",
                 *settings,
+                f"train.compile={form}",
                 f"model.temporal={temporal}",
                 f"model.shift_div={shift_div}",
             ],
@@ -84,7 +97,11 @@ def bench_train(dataset: Path, settings: Sequence[str] = ()) -> Report:
             run_dir = Path(folder, "run")
             train(config, run_dir)
             row = pd.read_csv(run_dir / "steps.csv").iloc[-1].dropna()
-        facts: dict[str, Value] = {"temporal": temporal, "batch": config.train.batch}
+        facts: dict[str, Value] = {
+            "compile": form,
+            "temporal": temporal,
+            "batch": config.train.batch,
+        }
         for name in ("clips_per_s", "data_wait", "memory_gb", "gpu_use"):
             if name in row:
                 facts[name] = float(row[name])

@@ -15,6 +15,7 @@ from configs.files import write_text
 from tin.runs.folder import describe_environment
 
 FLUSH_BYTES = 256 * 2**20  # written before each call on a GPU; larger than any cache
+FLUSHES = 20  # about 2 ms of work on an H100, in which the host launches the measured call
 MIN_ROUNDS = 5
 MAX_ROUNDS = 500
 M_TRIM_THRESHOLD = -1  # of mallopt(3)
@@ -79,7 +80,9 @@ def _time_once(call: Call, device: torch.device) -> float:
     start = torch.cuda.Event(enable_timing=True)
     end = torch.cuda.Event(enable_timing=True)
     # Fill the caches with other data, and keep the GPU busy while the host launches the call.
-    torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=device).zero_()
+    other = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=device)
+    for _ in range(FLUSHES):
+        other.zero_()
     start.record()
     call()
     end.record()
@@ -141,10 +144,14 @@ class Report:
     device: torch.device
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    path: Path | None = None
+    """JSON file that is written after each row, so that a run which is stopped keeps its rows."""
 
     def add(self, facts: Mapping[str, Value], ways: Mapping[str, Times] | None = None) -> None:
         """Add a row; see `Row`."""
         self.rows.append(Row(dict(facts), dict(ways or {})))
+        if self.path:
+            self.save(self.path)
 
     def save(self, path: Path) -> None:
         """Write rows, notes and environment as JSON."""

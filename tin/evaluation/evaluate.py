@@ -33,6 +33,8 @@ from tin.runs.folder import Run, describe_environment
 from tin.runs.restore import find_checkpoint, precision_of, restore
 
 log = logging.getLogger(__name__)
+OPTIONS = ("sampling", "average", "checkpoint", "last_checkpoints", "precise_bn")
+"""Settings of a test that change its result, beside split, views and crop."""
 SECTIONS = ("test", "run", "data")  # sections of the settings that `tin test` may change
 
 
@@ -94,6 +96,9 @@ def evaluate(
 def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
     """Measure a trained run; return the folder ``tests/<split>-<clips>x<crops>-<crop>`` of it.
 
+    Other options of section `test` than the run's own are part of the name, such as
+    ``val-1x1-224+average=logits``, so that a test never replaces one with other options.
+
     Args:
         run_dir: folder of the run.
         settings: ``section.key=value`` of the sections test, run and data.
@@ -137,7 +142,7 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
         num_bad_frames = _check_frames(loader, world)
     finally:
         loader.close()
-    out = run.tests / f"{config.data.test_split}-{_views(config)}-{config.test_crop}"
+    out = run.tests / _folder_name(config, run.config())
     if scores is not None:
         result = {
             **_describe_data(config, loader, scores),
@@ -256,6 +261,16 @@ def _check_frames(loader: ClipLoader, world: World) -> int:
     if bad and world.is_main:
         log.warning("%d damaged frames were replaced by intact frames of their videos", len(bad))
     return len(bad)
+
+
+def _folder_name(config: Config, own: Config) -> str:
+    """Return the name of a test: what is measured, and options that differ from the run's own."""
+    name = f"{config.data.test_split}-{_views(config)}-{config.test_crop}"
+    for option in OPTIONS:
+        value = getattr(config.test, option)
+        if value != getattr(own.test, option):
+            name += f"+{option}={value}"
+    return name
 
 
 def _views(config: Config) -> str:

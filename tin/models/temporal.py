@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from configs.load import ConfigError
-from tin.op.interlace import interlace
+from tin.op.interlace import interlace, is_exporting
 
 MAX_OFFSET = 2.0  # frames
 INITIAL_OFFSET = 0.5  # frames
@@ -96,7 +96,7 @@ def _pool(x: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]
 
     Only `interlace` may use the returned x in a computation that is differentiated.
     """
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return x, x[:, :channels].mean((2, 3), dtype=dtype)  # exported files have no backward pass
     return _Pool.apply(x, channels, dtype)
 

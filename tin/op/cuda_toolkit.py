@@ -38,22 +38,23 @@ def find_toolkit() -> Toolkit | None:
 def architectures() -> tuple[str, ...]:
     """Return the compute capabilities to compile for: 9.0, or 9.0+PTX to include later GPUs.
 
-    TORCH_CUDA_ARCH_LIST names them ("7.5 8.6+PTX"). Without it, and with a torch that has CUDA,
-    they are those of the machine's GPUs, or `ARCHITECTURES` on a machine without a GPU. A torch
-    without CUDA needs none.
+    TORCH_CUDA_ARCH_LIST names them ("7.5 8.6+PTX"). A letter, as in 9.0a, asks for features of one
+    kind of GPU that the operator does not use, and is dropped. Without the variable, and with a
+    torch that has CUDA, they are those of the machine's GPUs, or `ARCHITECTURES` on a machine
+    without a GPU. A torch without CUDA needs none.
 
     Raises:
         ValueError: TORCH_CUDA_ARCH_LIST cannot be read.
     """
     names = re.findall(r"[^;, ]+", os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
     for name in names:
-        if not re.fullmatch(r"\d+\.\d(\+PTX)?", name):
+        if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", name):
             raise ValueError(
                 f"TORCH_CUDA_ARCH_LIST: found {name}, expected a compute capability such as 8.0 or"
                 " 9.0+PTX"
             )
     if names or torch.version.cuda is None:
-        return tuple(names)
+        return tuple(dict.fromkeys(re.sub("[af]", "", name) for name in names))
     here = tuple(f"{major}.{minor}" for major, minor in sorted(capabilities()))
     return here or ARCHITECTURES
 

@@ -4,14 +4,14 @@ import contextlib
 import os
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor
 
 from configs.errors import TinError
 from configs.node import node_name
@@ -80,11 +80,11 @@ class World:
         dist.gather_object(value, values, dst=0, group=self.group)
         return values
 
-    def broadcast_buffers(self, model: nn.Module) -> None:
-        """Copy the buffers of rank 0's model (BatchNorm statistics) to every rank."""
+    def broadcast_tensors(self, tensors: Iterable[Tensor]) -> None:
+        """Copy the values of rank 0's tensors into those of every rank."""
         if self.group:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, src=0)
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), src=0)
 
 
 class _Place(NamedTuple):

@@ -30,11 +30,11 @@ from tin.runs.folder import Run
 log = logging.getLogger(__name__)
 
 COLUMNS = (
-    "run recipe dataset temporal arch num_segments views crop pretrained seed epochs global_batch"
-    " params gflops top1 top1_low top1_high top5 top5_low top5_high mean_class mean_class_low"
-    " mean_class_high map_class map_class_low map_class_high map_sample map_sample_low"
-    " map_sample_high best_epoch published delta clips_per_s data_wait gpu_hours restarts state"
-    " commit test"
+    "run recipe dataset temporal arch num_segments views crop average pretrained seed epochs"
+    " global_batch params gflops top1 top1_low top1_high top5 top5_low top5_high mean_class"
+    " mean_class_low mean_class_high map_class map_class_low map_class_high map_sample"
+    " map_sample_low map_sample_high best_epoch published delta clips_per_s data_wait gpu_hours"
+    " restarts state commit test"
 ).split()
 INTEGERS = "num_segments crop seed epochs global_batch params best_epoch restarts".split()
 
@@ -43,7 +43,8 @@ def load_runs(paths: Iterable[str | Path]) -> pd.DataFrame:
     """Return a table of runs with one row for each test, or one for a run without a test.
 
     Accuracies are fractions, not percent. ``top1_low`` and ``top1_high`` are the ends of the 95 %
-    interval of ``top1``, and so on; they are NaN without a test. ``test`` is the name of the test.
+    interval of ``top1``, and so on; they are NaN without a test. ``average`` says what is averaged
+    over the views of a video, and ``test`` is the name of the test.
     ``clips_per_s`` and ``data_wait`` are those of training, ``best_epoch`` counts from 1, and
     ``gflops`` are 10^9 multiply-adds of one view. ``gpu_hours`` sums all attempts; an attempt that
     was killed counts up to the last step that it recorded. A run without a test shows the metrics
@@ -141,6 +142,7 @@ def _settings(config: Config) -> dict[str, Any]:
         "num_segments": config.clip.num_segments,
         "views": f"{config.test.clips}x{config.test.crops}",
         "crop": config.test_crop,
+        "average": config.test.average,
         "pretrained": Path(config.model.init).name,
         "seed": config.train.seed,
         "epochs": config.train.epochs,
@@ -182,7 +184,8 @@ def _best(measured: pd.DataFrame) -> dict[str, Any]:
 
 def _tested(folder: Path) -> dict[str, Any]:
     """Return the columns that a test fills; of a test that did not end, those of its name."""
-    parts = folder.name.rsplit("-", 2)  # split, clips x crops, pixels
+    # A name has split, clips x crops and pixels, and then options such as +average=logits.
+    parts = folder.name.partition("+")[0].rsplit("-", 2)
     views = parts[1] if len(parts) > 1 else ""
     crop = parts[2] if len(parts) > 2 else ""
     named = {
@@ -209,7 +212,8 @@ def _tested(folder: Path) -> dict[str, Any]:
         log.info("%s has no intervals: %s", folder, error)
     sizes = {name: number(result.get(name)) for name in ("params", "gflops")}
     dataset = {"dataset": str(result["dataset"])} if result.get("dataset") else {}
-    return {**named, **found, **sizes, **dataset}
+    average = str(result.get("average", "scores"))  # version 0.1 averaged scores
+    return {**named, **found, **sizes, **dataset, "average": average}
 
 
 def _compared(config: Config, row: dict[str, Any]) -> dict[str, Any]:

@@ -29,13 +29,13 @@ LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
     "±": "$\\pm$",
 }
 SHARED = (  # columns that are stated once where all rows agree
-    "recipe dataset temporal arch num_segments views crop pretrained seed epochs global_batch"
-    " params gflops published restarts commit test"
+    "recipe dataset temporal arch num_segments views crop average pretrained seed epochs"
+    " global_batch params gflops published restarts commit test"
 ).split()
 OPTIONAL = (  # columns that a narrow terminal leaves out, the first ones first
-    "test commit restarts pretrained gflops params recipe epochs best_epoch data_wait gpu_hours"
-    " clips_per_s dataset seed global_batch published top5 mean_class crop arch num_segments"
-    " goodput top5_range mean_class_range map_class_range map_sample_range top1_range"
+    "test average commit restarts pretrained gflops params recipe epochs best_epoch data_wait"
+    " gpu_hours clips_per_s dataset seed global_batch published top5 mean_class crop arch"
+    " num_segments goodput top5_range mean_class_range map_class_range map_sample_range top1_range"
 ).split()
 
 

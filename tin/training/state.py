@@ -27,6 +27,7 @@ from tin.runs.restore import config_of, load_weights, precision_of, require
 from tin.training.any_ranks import update_statistics
 from tin.training.average import update_average
 from tin.training.optim import build_optimizer, restore_optimizer
+from tin.training.pass_graph import PassGraph
 from tin.training.running_sums import RunningSums
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ class TrainingState:
         self._build(fresh=saved is None)
         if saved:
             self._restore(saved)
+        self.graph = self._pass_graph()
+        """Replays the passes of a step with `train.compile: graphs`, otherwise None."""
         self.replica = self._wrap()
         """The model that is trained: the model itself, or DDP around it."""
 
@@ -121,6 +124,13 @@ class TrainingState:
             decay = self.config.train.ema
             update_average(self.ema, self.model, decay, first=self.global_step == 0)
 
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        if self.graph:
+            self.graph.zero_gradients()
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
+
     def save(self, sums: list[float], name: str | None = None) -> None:
         """Write a checkpoint (rank 0 only); `sums` are the epoch's sums over all ranks."""
         if self.world.is_main:
@@ -144,6 +154,9 @@ class TrainingState:
         if device.type == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(settings.deterministic)
+            # By default torch then fills each new tensor with NaN, which no result here needs.
+            # Missing in torch's stubs.
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             torch.backends.cudnn.benchmark = not settings.deterministic
         model = build_model(self.config, len(self.info.classes))
         if fresh:
@@ -222,11 +235,19 @@ class TrainingState:
                 " or choose another run folder"
             )
 
+    def _pass_graph(self) -> PassGraph | None:
+        settings = self.config.train
+        if settings.compile != "graphs":
+            return None
+        # DDP does the same for its ranks.
+        self.world.broadcast_tensors([*self.model.parameters(), *self.model.buffers()])
+        return PassGraph(self.model, settings.batch // settings.accumulate // self.world.world_size)
+
     def _wrap(self) -> nn.Module:
         """Return the model as it is trained: compiled if asked for, in DDP with several ranks."""
         if self.config.train.compile == "default":
             self.model.compile()
-        if self.world.world_size == 1:
+        if self.world.world_size == 1 or self.graph:
             return self.model
         # find_unused_parameters keeps DDP from rebuilding its buckets after the first step, which
         # would change the order of its sums after a restart.

@@ -34,6 +34,8 @@ def train_step(state: TrainingState, batches: list[Batch]) -> Tensor:
     for index, batch in enumerate(batches):
         with state.gradient_sync(index == len(batches) - 1):
             _pass(state, batch, step * len(batches) + index, len(batches))
+    if state.graph:
+        state.graph.average_gradients()
     parameters = [p for p in state.model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if config.optim.clip_norm:
@@ -42,7 +44,7 @@ def train_step(state: TrainingState, batches: list[Batch]) -> Tensor:
         norm = skips.update(state, norm)
     else:
         state.update()
-    state.optimizer.zero_grad(set_to_none=True)
+    state.zero_grad()
     return norm
 
 
@@ -56,12 +58,23 @@ def _pass(state: TrainingState, batch: Batch, number: int, num_passes: int) -> N
     if config.model.dropout and state.keyed_dropout:
         num_clips = len(batch.clips)
         mask = dropout_mask(state.model, config, state.world, num_clips, number)
-        state.model.dropout.kept = mask
+        state.model.dropout.keep(mask)
     half = state.precision == "bfloat16"
-    with torch.autocast(state.world.device.type, torch.bfloat16, enabled=half):
-        logits = state.replica(x)
-    value = loss(logits, targets, config)
-    (value / num_passes).backward()
+
+    def forward_backward(x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(state.world.device.type, torch.bfloat16, enabled=half):
+            logits = state.replica(x)
+        value = loss(logits, targets, config)
+        (value / num_passes).backward()
+        return value.detach(), logits.detach()
+
+    if state.graph:
+        # The graph runs no Python code, so it cannot record the offsets of the modules.
+        every = config.run.offset_steps
+        eager = every > 0 and state.global_step % every == 0
+        value, logits = state.graph.run(forward_backward, x, targets, eager=eager)
+    else:
+        value, logits = forward_backward(x, targets)
     # A skipped step must not make the mean loss of the epoch NaN.
-    seen = value.detach().nan_to_num() if config.train.nan == "skip" else value.detach()
-    state.sums.add(seen, logits.detach(), batch.labels)
+    seen = value.nan_to_num() if config.train.nan == "skip" else value
+    state.sums.add(seen, logits, batch.labels)

@@ -250,7 +250,7 @@ class Trainer:
         state = self.state
         model = state.evaluated_model
         began = time.monotonic()
-        self.world.broadcast_buffers(model)
+        self.world.broadcast_tensors(model.buffers())  # the statistics of BatchNorm
         # The checkpoint of this epoch is saved: a signal may stop the evaluation anywhere.
         stopped = Stopped(
             f"stopped while evaluating epoch {state.epoch + 1}, whose checkpoint is saved:"

@@ -191,6 +191,7 @@ def test_a_result_says_whether_scores_or_logits_were_averaged(dataset, tmp_path)
     assert load_result(out)["average"] == "scores"
     by_scores = load_scores(out)
     out = _test(run_dir, "test.average=logits")
+    assert out.name == "train-2x1-32+average=logits"  # beside the test with other options
     assert load_result(out)["average"] == "logits"
     by_logits = load_scores(out)
     np.testing.assert_array_equal(by_logits.scores, by_scores.scores)  # the file's format is one
