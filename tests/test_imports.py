@@ -38,9 +38,9 @@ FLOORS = {
     ],
     "pipeline": ["random_numbers crops frames store", "plan", "batches", "graph", "loader"],
     "tin": ["op", "models", "runs ranks", "evaluation", "training", "deploy bench reports"],
-    "tin.op": ["cuda_toolkit trust", "build", "interlace", "selftest"],
+    "tin.op": ["cuda_toolkit trust", "build", "interlace", "nets selftest"],
     "tin.models": [
-        "dropout grouped_norm imagenet modality temporal tensor_files time_blocks",
+        "dropout grouped_norm imagenet modality norm temporal tensor_files time_blocks",
         "causal mobilenet resnet size",
         "network",
         "tensor_names",
@@ -63,7 +63,7 @@ FLOORS = {
     "tin.evaluation": [
         "averages metrics opposites precise_bn summary_line",
         "scores",
-        "evaluate predict fuse",
+        "described evaluate predict fuse",
     ],
     "tin.training": [
         "average board device_random randaugment running_sums pass_graph optim loaders bad_frames",

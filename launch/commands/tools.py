@@ -17,7 +17,9 @@ Json = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Also write all numbers to a JSON file.")
 ]
 Compiled = Annotated[bool, typer.Option(help="Also time torch.compile.")]
-Forms = Annotated[list[str] | None, typer.Option(metavar="FORM", help="A value of train.compile.")]
+Forms = Annotated[
+    list[str] | None, typer.Option("--form", metavar="FORM", help="A value of train.compile.")
+]
 Seconds = Annotated[float, typer.Option(help="Seconds for each line of the table.")]
 
 weights = typer.Typer(no_args_is_help=True, help="Fetch, import or export weights.")

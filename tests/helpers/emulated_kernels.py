@@ -43,9 +43,20 @@ class Tensors(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in names]
 
 
+class Nets(ctypes.Structure):
+    """tin::Nets of cuda/nets.h."""
+
+    _fields_ = [(name, ctypes.c_int) for name in ("B", "T", "F")]
+    _fields_ += [(name, ctypes.c_void_p) for name in ("pooled", "grad_offset", "grad_weight")]
+    _fields_ += [("parameters", ctypes.c_void_p * 8)]
+    _fields_ += [(name, ctypes.c_void_p) for name in ("offset", "weight", "state", "d_pooled")]
+    _fields_ += [("gradients", ctypes.c_void_p * 8)]
+
+
 def compile_cuda(library: Path, *flags: str) -> Path:
-    """Compile interlace.cu for the CPU; return the library."""
-    return _compile(library, "-DTIN_EMULATE", "-x", "c++", CUDA / "interlace.cu", *flags)
+    """Compile the kernels for the CPU; return the library."""
+    sources = (CUDA / "interlace.cu", CUDA / "nets.cu")
+    return _compile(library, "-DTIN_EMULATE", "-x", "c++", *sources, *flags)
 
 
 def compile_cpu(library: Path) -> Path:
@@ -80,10 +91,16 @@ class Kernels:
 
     def call(self, name: str, shape: Shape, dtype: str, **addresses: int) -> None:
         """Call the function ``name``; a tensor without an address is null."""
-        tensors = Tensors(**addresses)
+        self._call(name, ctypes.byref(shape), dtype, ctypes.byref(Tensors(**addresses)))
+
+    def call_nets(self, name: str, nets: Nets, dtype: str) -> None:
+        """Call the function ``name`` of the two nets."""
+        self._call(name, ctypes.byref(nets), dtype)
+
+    def _call(self, name: str, first: object, dtype: str, *others: object) -> None:
         entry = getattr(self.library, name)
         entry.restype = ctypes.c_char_p
-        error = entry(ctypes.byref(shape), TYPES.index(dtype), ctypes.byref(tensors), None)
+        error = entry(first, TYPES.index(dtype), *others, None)
         assert error is None, error
 
 

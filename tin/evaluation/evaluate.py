@@ -19,11 +19,11 @@ from pipeline.batches import BadDataError, check_bad_frames
 from pipeline.loader import ClipLoader
 from preprocess.shards import DatasetInfo
 from tin.evaluation.averages import Average
+from tin.evaluation.described import describe_data, describe_model, folder_name
 from tin.evaluation.precise_bn import recompute_statistics
 from tin.evaluation.scores import Scores, load_result, save
 from tin.evaluation.summary_line import log_result
 from tin.models.network import TIN
-from tin.models.size import count
 from tin.ranks.dataset_check import DatasetCheck
 from tin.ranks.distributed import World, cpus
 from tin.ranks.watchdog import Watchdog
@@ -33,8 +33,6 @@ from tin.runs.folder import Run, describe_environment
 from tin.runs.restore import find_checkpoint, precision_of, restore
 
 log = logging.getLogger(__name__)
-OPTIONS = ("sampling", "average", "checkpoint", "last_checkpoints", "precise_bn")
-"""Settings of a test that change its result, beside split, views and crop."""
 SECTIONS = ("test", "run", "data")  # sections of the settings that `tin test` may change
 
 
@@ -142,12 +140,12 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
         num_bad_frames = _check_frames(loader, world)
     finally:
         loader.close()
-    out = run.tests / _folder_name(config, run.config())
+    out = run.tests / folder_name(config, run.config())
     if scores is not None:
         result = {
-            **_describe_data(config, loader, scores),
+            **describe_data(config, loader, scores),
             "bad_frames": num_bad_frames,
-            **_describe_model(config, paths, state, model),
+            **describe_model(config, paths, state, model),
             "precision": precision,
             "seconds": round(seconds, 3),
             "clips_per_s": round(scores.scores[..., 0].size / seconds, 3),
@@ -261,47 +259,3 @@ def _check_frames(loader: ClipLoader, world: World) -> int:
     if bad and world.is_main:
         log.warning("%d damaged frames were replaced by intact frames of their videos", len(bad))
     return len(bad)
-
-
-def _folder_name(config: Config, own: Config) -> str:
-    """Return the name of a test: what is measured, and options that differ from the run's own."""
-    name = f"{config.data.test_split}-{_views(config)}-{config.test_crop}"
-    for option in OPTIONS:
-        value = getattr(config.test, option)
-        if value != getattr(own.test, option):
-            name += f"+{option}={value}"
-    return name
-
-
-def _views(config: Config) -> str:
-    return f"{config.test.clips}x{config.test.crops}"
-
-
-def _describe_data(config: Config, loader: ClipLoader, scores: Scores) -> dict[str, Any]:
-    """Return the part of result.json that says what was measured."""
-    return {
-        "split": config.data.test_split,
-        "views": _views(config),
-        "crop": config.test_crop,
-        "dataset": loader.info.name,
-        "dataset_digest": loader.info.digest,
-        "num_videos": loader.num_videos,
-        "missing": sorted(set(loader.split.keys()) - set(scores.keys)),
-    }
-
-
-def _describe_model(
-    config: Config, paths: Sequence[Path], state: dict[str, Any], model: nn.Module
-) -> dict[str, Any]:
-    """Return the part of result.json that says which model was measured."""
-    params, gflops = count(model, config)
-    return {
-        "checkpoint": paths[0].name,
-        "averaged_checkpoints": [path.name for path in paths] if len(paths) > 1 else [],
-        "precise_bn": config.test.precise_bn,
-        "epoch": state["epoch"],
-        "step": state["global_step"],
-        "ema": state["ema"] is not None,
-        "params": params,
-        "gflops": gflops,
-    }

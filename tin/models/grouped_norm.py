@@ -60,8 +60,8 @@ class GroupedBatchNorm(_BatchNorm):
 
 
 def group_norms(model: nn.Module, num_groups: int) -> None:
-    """Replace every BatchNorm of a model by one that normalizes `num_groups` groups."""
+    """Replace each BatchNorm of a model that trains by one that normalizes `num_groups` groups."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, _BatchNorm):
+            if isinstance(child, _BatchNorm) and child.training:
                 setattr(module, name, GroupedBatchNorm(child, num_groups))

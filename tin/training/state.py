@@ -32,8 +32,7 @@ from tin.training.running_sums import RunningSums
 
 log = logging.getLogger(__name__)
 SHOWN_DIGITS = 12  # of a digest in a message
-NEWER_ENTRIES = {"best_loss", "keyed_dropout"}
-"""Entries of a checkpoint that those of earlier versions lack."""
+NEWER_ENTRIES = {"best_loss", "keyed_dropout"}  # checkpoints of earlier versions lack them
 
 
 class TrainingState:
@@ -60,8 +59,7 @@ class TrainingState:
         """Damaged frames that all ranks found in this epoch."""
         self.sums = RunningSums(world.device)
         self.keyed_dropout = True
-        """Whether dropout masks are the same at every number of ranks. Runs that began before
-        tin-video had such masks end with the masks that they began with."""
+        """Whether masks do not depend on the ranks; runs that an earlier version began keep theirs."""
         self.best_loss = math.inf
         """The loss of that evaluation."""
         saved = _load_newest(run, world)
