@@ -59,7 +59,7 @@ class TrainingState:
         """Damaged frames that all ranks found in this epoch."""
         self.sums = RunningSums(world.device)
         self.keyed_dropout = True
-        """Whether masks do not depend on the ranks; runs that an earlier version began keep theirs."""
+        """Whether dropout masks do not depend on the ranks; older runs keep their own masks."""
         self.best_loss = math.inf
         """The loss of that evaluation."""
         saved = _load_newest(run, world)
