@@ -179,6 +179,9 @@ class RunSettings(Settings):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to compute on; `auto` is a GPU if there is one, otherwise the CPU."""
+    decode: Literal["auto", "gpu", "cpu"] = "auto"
+    """Where JPEGs are decoded: on the GPU by DALI, or in CPU threads of each rank. `auto` is the
+    GPU if the device is one and DALI is installed, otherwise the CPU."""
     threads: NonNegativeInt = 0
     """CPU threads of each rank for decoding and for PyTorch, or processes of `tin shard`; 0 uses
     all CPUs that the rank may use."""

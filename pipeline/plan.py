@@ -97,6 +97,14 @@ class EvaluationPlan:
     """``(B, K*F)`` frames of the videos, counted from 0."""
     regions: np.ndarray
     """``(B, C, 4)`` top, left, bottom, right in pixels of the stored frames."""
+    sizes: np.ndarray
+    """``(B, 2)`` width and height of the frames after scaling."""
+    corners: np.ndarray
+    """``(B, C, 2)`` x and y of the crops in the scaled frames."""
+
+    def rows(self, rows: list[int]) -> "EvaluationPlan":
+        """Return the plan of some of the videos."""
+        return EvaluationPlan(**{name: values[rows] for name, values in vars(self).items()})
 
 
 def check_batch(num_videos: int, config: Config, where: str) -> None:
@@ -187,7 +195,8 @@ def plan_evaluation(split: Split, config: Config, clips: np.ndarray) -> Evaluati
     reference = settings.sampling.startswith("reference")
     corners = view_corners(sizes, config.test_crop, config.test.crops, reference)
     regions = source_regions(corners, config.test_crop, sizes, width, height)
-    return EvaluationPlan(clips, frames.reshape(len(clips), K * frames.shape[2]), regions)
+    frames = frames.reshape(len(clips), K * frames.shape[2])
+    return EvaluationPlan(clips, frames, regions, sizes, corners)
 
 
 def _shard_starts(split: Split) -> np.ndarray:

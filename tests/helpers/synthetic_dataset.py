@@ -13,7 +13,6 @@ import torch
 
 from configs.files import atomic_file
 from configs.load import load
-from pipeline.batches import MEAN, STD
 from pipeline.loader import ClipLoader
 from preprocess.shard_rows import read_rows
 from preprocess.shards import (
@@ -152,9 +151,8 @@ def _record(video: int, labels: Sequence[str], width: int, height: int) -> Video
 
 
 def left_color(x: torch.Tensor) -> torch.Tensor:
-    """Return the mean color of the leftmost column, as 0 to 255, shape ``(..., 3)``."""
-    column = x[..., 0].mean(dim=-1)
-    return 255 * (column * torch.tensor(STD) + torch.tensor(MEAN))
+    """Return the mean color of the leftmost column of ``(..., H, W, 3)``, shape ``(..., 3)``."""
+    return x[..., 0, :].float().mean(dim=-2)
 
 
 @contextmanager

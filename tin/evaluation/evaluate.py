@@ -19,10 +19,11 @@ from pipeline.batches import BadDataError, check_bad_frames
 from pipeline.loader import ClipLoader
 from preprocess.shards import DatasetInfo
 from tin.evaluation.averages import Average
-from tin.evaluation.described import describe_data, describe_model, folder_name
+from tin.evaluation.description import describe_data, describe_model, folder_name
 from tin.evaluation.precise_bn import recompute_statistics
 from tin.evaluation.scores import Scores, load_result, save
 from tin.evaluation.summary_line import log_result
+from tin.models.clip_input import normalized
 from tin.models.network import TIN
 from tin.ranks.dataset_check import DatasetCheck
 from tin.ranks.distributed import World, cpus
@@ -74,7 +75,7 @@ def evaluate(
     with torch.no_grad():
         for batch in steps:
             with torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                logits = model(batch.x.flatten(0, 1))
+                logits = model(normalized(batch.x).flatten(0, 1))
             rows.append(batch.clips)
             labels.append(batch.labels)
             scores.append(activation(logits.float()).unflatten(0, batch.x.shape[:2]))

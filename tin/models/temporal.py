@@ -93,7 +93,7 @@ class TemporalInterlace(nn.Module):
         if _has_kernel(pooled):
             offset = self.offset_net
             layers = (offset.conv, offset.fc1, offset.fc2, self.weight_net.conv)
-            return interlace_nets(pooled, [p for net in layers for p in (net.weight, net.bias)])
+            return interlace_nets(pooled, [p for layer in layers for p in layer.parameters()])
         # The nets see time last, (B, F, T). Autocast is off because an offset in bfloat16 would be
         # too coarse.
         pooled = pooled.unflatten(0, (-1, self.num_segments)).transpose(1, 2)

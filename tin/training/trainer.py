@@ -97,7 +97,8 @@ class Trainer:
         num_steps = self.train_loader.num_steps // config.train.accumulate
         self.state = TrainingState(config, run, world, self.train_loader.info, num_steps)
         check.finish()
-        self.environment = start_attempt(run, config, world, self.state.auto)
+        auto = {**self.state.auto, "decode": self.train_loader.decode}
+        self.environment = start_attempt(run, config, world, auto)
         self.state.check_best()
         self.flags = FlagAllReduce(world)
         self.watchdog = Watchdog(run.job, run.attempt, world.rank, config.run.hang_minutes)

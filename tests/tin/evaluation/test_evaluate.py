@@ -17,6 +17,7 @@ from tin.evaluation.evaluate import evaluate
 from tin.evaluation.evaluate import test as measure
 from tin.evaluation.scores import load as load_scores
 from tin.evaluation.scores import load_result
+from tin.models.clip_input import normalized
 from tin.models.network import build_model
 from tin.ranks.distributed import start
 from tin.runs import checkpoint
@@ -112,7 +113,7 @@ def test_scores_are_the_softmax_of_each_single_view(dataset):
     for row, batch in enumerate(batches):
         with torch.no_grad():
             for view in range(3):
-                want = model(batch.x[:, view]).softmax(1)[0]
+                want = model(normalized(batch.x[:, view])).softmax(1)[0]
                 torch.testing.assert_close(torch.from_numpy(scores.scores[row, view]), want)
 
 

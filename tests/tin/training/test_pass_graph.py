@@ -100,7 +100,7 @@ def gpu_batches(count: int, clips: int = 4) -> list[Batch]:
     generator = torch.Generator().manual_seed(5)
     return [
         Batch(
-            torch.randn(clips, 4, 3, 32, 32, generator=generator).cuda(),
+            torch.randint(256, (clips, 4, 1, 32, 32, 3), generator=generator).byte().cuda(),
             torch.randint(0, 6, (clips,), generator=generator).cuda(),
             torch.arange(clips).cuda(),
         )

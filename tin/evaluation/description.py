@@ -1,4 +1,4 @@
-"""The name of a test's folder, and the part of result.json that says what was measured."""
+"""What the folder and the result.json of a test say about it."""
 
 from collections.abc import Sequence
 from pathlib import Path
