@@ -67,6 +67,8 @@ def load_or_create_plan(
     # Make the plan again with the number of videos per shard that was estimated at the start.
     started = read_plan(folder)
     plan = make_plan(annotations, settings, started.videos_per_shard)
+    # Finished shards of an earlier version hold no groups, so the others must not need them.
+    plan = plan.model_copy(update={"groups": started.groups})
     before = started.model_dump()
     after = plan.model_dump()
     changed = [name for name in before if before[name] != after[name]]
@@ -112,6 +114,7 @@ def make_plan(
         seed=settings.seed,
         annotations=annotations.digest,
         tool={name: version(name) for name in _tools(settings)},
+        groups=True,
     )
 
 

@@ -18,7 +18,7 @@ FLOORS = {
     ],
     "preprocess": [
         "tars",
-        "csv_files",
+        "csv_files tables",
         "decode quarantine shards workers",
         "copies integrity",
         "motions shard_rows videos",
@@ -46,7 +46,7 @@ FLOORS = {
     "tin": ["op", "models", "runs ranks", "evaluation", "training", "deploy bench reports"],
     "tin.op": ["cuda_toolkit trust", "build", "interlace", "nets selftest"],
     "tin.models": [
-        "clip_input imagenet modality norm temporal tensor_files time_blocks",
+        "clip_input dropout grouped_norm imagenet modality norm temporal tensor_files time_blocks",
         "causal mobilenet resnet size",
         "network",
         "tensor_names",
@@ -74,6 +74,7 @@ FLOORS = {
     ],
     "tin.training": [
         "average board device_random randaugment running_sums pass_graph optim loaders bad_frames",
+        "any_ranks",
         "augment recorder state attempt",
         "skipping rows",
         "step",
@@ -81,7 +82,7 @@ FLOORS = {
     ],
     "tin.reports": [
         "libraries recorded statistics tables",
-        "attempts curves measured",
+        "attempts curves intervals measured",
         "classes seeds",
         "comparisons details",
         "page",
