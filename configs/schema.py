@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from configs.data_schema import DataSettings, check_data
 from configs.predict_schema import PredictSettings
 from configs.settings import Settings
 from configs.train_schema import (
@@ -61,6 +62,8 @@ class ShardSettings(Settings):
     frame_cap: NonNegativeInt = 0
     """Maximum number of stored frames per video; longer videos are thinned evenly. 0 keeps all
     frames, which dense sampling requires."""
+    max_seconds: PositiveFloat = 600.0
+    """Time that one video may take, in seconds. A video that takes longer goes to quarantine."""
     shard_mb: PositiveFloat = 1000.0
     """Target size of a shard, in 10^6 bytes. It fixes the number of videos per shard before the
     first video is encoded."""
@@ -68,33 +71,6 @@ class ShardSettings(Settings):
     """Number of jobs that encode in parallel."""
     seed: NonNegativeInt = 0
     """Seed of the shuffle that spreads the videos over the shards, and of the `held_out` groups."""
-
-
-class DataSettings(Settings):
-    """Which dataset a run uses, and in which order it reads it."""
-
-    dataset: str = ""
-    """Folder of a dataset, or its name in site.yaml."""
-    train_split: str = "train"
-    """Split to train on."""
-    test_split: str = "val"
-    """Split to evaluate during training and in `tin test`."""
-    order: Literal["global", "local"] = "global"
-    """Order of an epoch. `global` shuffles all videos. `local` shuffles the shards, then the videos
-    within each window of `window_shards` shards, so that reads stay in few files."""
-    window_shards: PositiveInt = 16
-    """Number of shards in a window of `order: local`."""
-    balanced: bool = False
-    """Draw equally many training clips of each class. An epoch keeps its number of clips: videos of
-    small classes are repeated with other crops, those of large classes take turns."""
-    folds: NonNegativeInt = 0
-    """Cross-validation: divide the groups of `train_split` into this many folds, and train on all
-    but one. `test_split: fold` evaluates on that one. 0 disables it."""
-    fold: NonNegativeInt = 0
-    """Which of the `folds` is held out, counted from 0."""
-    bad_frames: float = Field(0.001, ge=0, le=1)
-    """Fraction of an epoch's frames that may be damaged before the run stops. 20 damaged frames are
-    always allowed."""
 
 
 Modality = Literal["rgb", "diff", "flow"]
@@ -150,28 +126,6 @@ class AugmentSettings(Settings):
     applies one of them, drawn at random."""
 
 
-def _check_data(data: DataSettings, train: TrainSettings) -> None:
-    """Reject settings of section `data` that are impossible together, or with those of `train`."""
-    if data.folds == 1 or data.fold >= max(data.folds, 1):
-        raise ValueError(
-            f"data.fold {data.fold} of data.folds {data.folds} does not exist; set data.folds to 2"
-            " or more, and data.fold to a number below it"
-        )
-    if data.balanced and data.order == "local":
-        raise ValueError(
-            "data.balanced draws from all shards, but data.order is local; set data.order=global"
-        )
-    if data.balanced and train.loss == "bce":
-        raise ValueError(
-            "data.balanced needs one label per video, but train.loss is bce; leave it out"
-        )
-    if data.balanced and train.class_weights != "none":
-        raise ValueError(
-            f"data.balanced and train.class_weights {train.class_weights} would both correct the"
-            " same imbalance; set data.balanced=false or train.class_weights=none"
-        )
-
-
 class Config(Settings):
     """A recipe with all of its settings."""
 
@@ -202,7 +156,12 @@ class Config(Settings):
         train = self.train
         clip = self.clip
         check_training_sections(self.model, self.optim, train)
-        _check_data(self.data, train)
+        check_data(self.data, train)
+        if train.bn_clips and train.bn == "sync":
+            raise ValueError(
+                f"train.bn_clips {train.bn_clips} computes statistics over groups of clips, but"
+                " train.bn sync computes them over all ranks; set train.bn_clips=0 or train.bn=full"
+            )
         if train.batch % train.accumulate:
             raise ValueError(
                 f"train.batch {train.batch} is not a multiple of"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from configs.data_schema import DataSettings
 from configs.load import ConfigError
-from configs.schema import DataSettings
 from pipeline.balance import first_labels
 from preprocess.shards import Split, open_split
 

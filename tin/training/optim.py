@@ -19,6 +19,10 @@ FLOW_FIRST_LR = 5.0  # of TSN, TSM and TIN: ImageNet's filters know nothing abou
 REFERENCE_OFFSET_LAYERS = 32  # the original counts two for each of ResNet-50's 16 blocks
 
 
+STATE_TENSORS = ("momentum_buffer", "exp_avg", "exp_avg_sq")
+"""Entries of the state of SGD and of AdamW that have the shape of their parameter."""
+
+
 class Group(NamedTuple):
     """Parameters that share their factors to the learning rate and weight decay of the recipe."""
 
@@ -85,11 +89,23 @@ def build_optimizer(model: TIN, config: Config) -> torch.optim.Optimizer:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Load the state of a checkpoint, but keep whether the update is fused on this machine."""
+    """Load the state of a checkpoint, but keep whether the update is fused on this machine.
+
+    Raises:
+        ValueError: a tensor of the state does not have the shape of its parameter.
+    """
     # torch reads the entry `fused` to decide where AdamW's number of steps is stored.
     fused = {"fused": optimizer.defaults["fused"]}
     groups = [group | fused for group in saved["param_groups"]]
     optimizer.load_state_dict({**saved, "param_groups": groups})
+    for parameter, values in optimizer.state.items():
+        for name in STATE_TENSORS:
+            tensor = values.get(name)
+            if tensor is not None and tensor.shape != parameter.shape:
+                raise ValueError(
+                    f"found a tensor of shape {tuple(tensor.shape)} for a parameter of shape"
+                    f" {tuple(parameter.shape)}"
+                )
 
 
 def learning_rate(config: Config, step: int, steps_per_epoch: int) -> float:
