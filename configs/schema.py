@@ -60,6 +60,8 @@ class ShardSettings(Settings):
     frame_cap: NonNegativeInt = 0
     """Maximum number of stored frames per video; longer videos are thinned evenly. 0 keeps all
     frames, which dense sampling requires."""
+    max_seconds: PositiveFloat = 600.0
+    """Time that one video may take, in seconds. A video that takes longer goes to quarantine."""
     shard_mb: PositiveFloat = 1000.0
     """Target size of a shard, in 10^6 bytes. It fixes the number of videos per shard before the
     first video is encoded."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from configs.small_files import DamagedFileError, open_regular
 from preprocess.shards import (
     Split,
     dataset_digest,
@@ -68,6 +69,8 @@ def _changed(path: Path, digests: dict[str, str]) -> str:
         found = file_digest(path)
     except OSError as error:
         return f"{path}: {error.strerror}. Run `tin data merge` to write the tables again."
+    except DamagedFileError as error:
+        return str(error)
     if found == wanted:
         return ""
     return (
@@ -96,11 +99,13 @@ def _shard_problem(split: Split, shard: int, frames_end: int) -> str:
     advice = "Restore the file, or delete it and run `tin shard` and `tin data merge` again."
     header_at = _padded(frames_end)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             found = os.fstat(file.fileno()).st_size
             header = os.pread(file.fileno(), tarfile.BLOCKSIZE, header_at)
     except OSError as error:
         return f"{path}: {error.strerror}. {advice}"
+    except DamagedFileError as error:
+        return str(error)
     try:
         record = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except tarfile.TarError:

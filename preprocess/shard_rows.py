@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from preprocess.csv_files import harmless
 from preprocess.shards import CsvRow, ShardRows, shard_name
 from preprocess.tables import FRAME_ROW, GROUP, LABEL, VIDEO_ROW, group_number
 from preprocess.tars import ShardError, VideoRecord, read_shard
@@ -81,14 +82,14 @@ def _group_of(record: VideoRecord) -> str:
 def _csv_row(record: VideoRecord, shard: int) -> CsvRow:
     return CsvRow(
         key=record.key,
-        labels=";".join(record.labels),
+        labels=harmless(";".join(record.labels)),
         frames=record.num_frames,
         width=record.width,
         height=record.height,
         fps=f"{record.fps:.6g}",
         shard=shard,
         seconds=f"{record.seconds:.3f}",
-        source=record.source,
-        warning=record.warning,
-        group=record.group,
+        source=harmless(record.source),
+        warning=harmless(record.warning),
+        group=harmless(record.group),
     )

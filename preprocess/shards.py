@@ -18,6 +18,7 @@ import numpy as np
 from configs.files import write_text
 from configs.load import ConfigError, parse, read_yaml, to_yaml
 from configs.settings import Settings
+from configs.small_files import open_regular
 from preprocess.csv_files import read_keys, write_csv
 from preprocess.tables import open_table, table_types, write_table
 from preprocess.tars import ADVICE, ShardError
@@ -265,8 +266,7 @@ def write_info(folder: Path, info: DatasetInfo) -> None:
         WriteError: the disk is full or not writable.
     """
     values = info.model_copy(update={"digest": dataset_digest(info)})
-    text = to_yaml(stored_values(values))
-    write_text(folder / "dataset.yaml", text, advice=ADVICE)
+    write_text(folder / "dataset.yaml", to_yaml(stored_values(values)), advice=ADVICE)
 
 
 def stored_values(plan: ShardPlan) -> dict[str, Any]:
@@ -287,5 +287,5 @@ def dataset_digest(info: DatasetInfo) -> str:
 
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file in hex."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

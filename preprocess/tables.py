@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.files import atomic_file
+from configs.small_files import open_regular
 from preprocess.tars import ADVICE, ShardError
 
 VIDEO_ROW = np.dtype(
@@ -58,7 +59,8 @@ def open_table(folder: Path, split: str, table: str) -> np.ndarray:
     """
     path = table_path(folder, split, table)
     try:
-        rows = np.lib.format.open_memmap(path, mode="r")
+        with open_regular(path):  # a FIFO would block
+            rows = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # numpy raises many types for a damaged header
         raise ShardError(f"{path}: {error}. Run `tin data merge` again.") from None
     if rows.dtype != ALL_TABLES[table] or rows.ndim != 1:

@@ -28,8 +28,6 @@ MAX_RECORD_BYTES = 256 << 20
 """The size limit of a `.json`: about ten million frames."""
 KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 """Keys of videos. webdataset ends a key at a dot, and names in USTAR have at most 100 bytes."""
-MAX_BYTES = 8**11 - 1
-"""The size limit of a video: USTAR writes sizes in 11 octal digits."""
 END = bytes(2 * tarfile.BLOCKSIZE)
 ADVICE = "Finished shards are kept."
 """What is still intact when a file of a dataset cannot be written."""

@@ -12,6 +12,7 @@ import numpy as np
 import simplejpeg
 
 from configs.progress import show_progress
+from configs.small_files import DamagedFileError, open_regular
 from preprocess.integrity import check_shards
 from preprocess.shard_plan import num_shards, read_plan
 from preprocess.shard_rows import read_rows
@@ -87,13 +88,13 @@ def check_shard(folder: Path, split: str, shard: int, note: Note) -> tuple[int, 
     path = folder / shard_name(split, shard)
     found: list[str] = []
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             for record, start in read_shard(path):
                 file.seek(start)
                 found += _check_video(file.read(record.size), record)
     except OSError as error:
         found.append(error.strerror or str(error))
-    except ShardError as error:
+    except (ShardError, DamagedFileError) as error:
         found.append(str(error))
     problems = [text if str(path) in text else f"{path}: {text}" for text in found]
     if len(problems) > MAX_PROBLEMS:

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from configs.errors import TinError
-from configs.files import atomic_file, remove_leftovers, write_text
+from configs.files import atomic_file, remove_leftovers, sync_folder, write_text
 from configs.small_files import DamagedFileError, open_regular, read_json
+from preprocess.csv_files import harmless
 from tin.evaluation import metrics
 from tin.evaluation.averages import Average, average
 from tin.evaluation.opposites import opposites, pair_accuracy
@@ -134,6 +135,7 @@ def save(folder: Path, scores: Scores, result: dict[str, Any]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT).unlink(missing_ok=True)
+    sync_folder(folder)
     remove_leftovers(folder, before=time.time() - LEFTOVER_AGE_S)
     _save_arrays(folder / SCORES, scores)
     write_text(folder / PREDICTIONS, predictions(scores).to_csv(index=False))
@@ -161,8 +163,8 @@ def predictions(scores: Scores) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "key": scores.keys,
-            "labels": [";".join(classes[row]) for row in truth],
-            "top1": classes[order[:, 0]],
+            "labels": [harmless(";".join(classes[row])) for row in truth],
+            "top1": [harmless(name) for name in classes[order[:, 0]]],
             "score": np.take_along_axis(mean, order[:, :1], axis=1)[:, 0].round(6),
             "label_rank": pd.Series(best_rank, dtype="Int64").where(scores.labeled),
         }

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from configs.files import WriteError, write_text
+from configs.small_files import read_bytes
 from tin.evaluation.opposites import opposites
 from tin.evaluation.scores import RESULT, SCORES, Scores, likelihoods, load, load_result
 from tin.reports.measured import by_label, labeled_groups
@@ -61,7 +62,7 @@ def intervals_of(folder: Path, result: Mapping[str, Any]) -> Intervals:
     try:
         facts = (folder / SCORES).stat()
         made_from = [facts.st_size, facts.st_mtime_ns]
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = json.loads(read_bytes(path).decode("utf-8"))
         known = _checked(kept["intervals"]) if kept["made_from"] == made_from else None
     except (OSError, ValueError, KeyError, TypeError):
         known = None
