@@ -17,6 +17,8 @@ class GroupedBatchNorm(_BatchNorm):
     """Sum of the means of all groups since the last update, ``(C,)``."""
     variance_sum: Tensor
     """Sum of the unbiased variances of all groups since the last update, ``(C,)``."""
+    num_summed: Tensor
+    """Number of these groups, a scalar. A pass without its damaged clips may have fewer groups."""
 
     def __init__(self, norm: _BatchNorm, num_groups: int):
         """Take over the parameters and running statistics of `norm`."""
@@ -27,6 +29,7 @@ class GroupedBatchNorm(_BatchNorm):
         # Not persistent: checkpoints are written between optimizer steps, where the sums are zero.
         self.register_buffer("mean_sum", torch.zeros_like(norm.bias.detach()), persistent=False)
         self.register_buffer("variance_sum", torch.zeros_like(norm.bias.detach()), persistent=False)
+        self.register_buffer("num_summed", torch.zeros_like(self.mean_sum[0]), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize by the statistics of the groups in training, else by the running ones."""
@@ -44,6 +47,7 @@ class GroupedBatchNorm(_BatchNorm):
         self.num_batches_tracked += 1
         self.mean_sum.zero_()
         self.variance_sum.zero_()
+        self.num_summed.zero_()
 
     def _normalized(self, part: Tensor) -> Tensor:
         """Normalize a group and add its statistics to the sums."""
@@ -53,6 +57,7 @@ class GroupedBatchNorm(_BatchNorm):
         y = F.batch_norm(part, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
         self.mean_sum += mean
         self.variance_sum += variance
+        self.num_summed += 1
         return y
 
     def _check_input_dim(self, input: Tensor) -> None:

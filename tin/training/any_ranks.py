@@ -15,7 +15,7 @@ from tin.ranks.distributed import World
 from tin.training.device_random import DROPOUT, uniforms
 
 
-def update_statistics(model: nn.Module, config: Config, world: World) -> None:
+def update_statistics(model: nn.Module, world: World) -> None:
     """Update the running statistics of grouped BatchNorms; all ranks call it once a step.
 
     All ranks get the same values: the mean over the groups of all ranks and passes of the step.
@@ -26,10 +26,9 @@ def update_statistics(model: nn.Module, config: Config, world: World) -> None:
         return
     # One all-reduce for the statistics of all norms.
     sums = [total for norm in norms for total in (norm.mean_sum, norm.variance_sum)]
-    flat = torch.cat(sums)
+    flat = torch.cat([*sums, norms[0].num_summed[None]])
     world.all_reduce(flat)
-    flat /= config.train.batch // config.train.bn_clips
-    means = flat.split([len(total) for total in sums])
+    means = (flat[:-1] / flat[-1]).split([len(total) for total in sums])
     for index, norm in enumerate(norms):
         norm.update(means[2 * index], means[2 * index + 1])
 

@@ -121,7 +121,7 @@ class TrainingState:
     def update(self) -> None:
         """Update the weights, the statistics of grouped BatchNorms, and the moving average."""
         self.optimizer.step()
-        update_statistics(self.model, self.config, self.world)
+        update_statistics(self.model, self.world)
         if self.ema:
             decay = self.config.train.ema
             update_average(self.ema, self.model, decay, first=self.global_step == 0)

@@ -9,16 +9,18 @@ import pytest
 import torch
 from any_ranks_runs import losses
 from short_runs import ONE_EPOCH, SETTINGS, assert_same_bits, mark_as_incomplete, train_run
+from torch import nn
 
 from configs.load import ConfigError, load
 from pipeline.plan import bn_groups
 from preprocess.shards import read_info
+from tin.models.grouped_norm import group_norms
 from tin.models.network import TIN
 from tin.ranks.distributed import World
 from tin.runs import checkpoint
 from tin.runs.folder import Run
 from tin.runs.settings import resolve
-from tin.training.any_ranks import dropout_mask
+from tin.training.any_ranks import dropout_mask, update_statistics
 from tin.training.state import TrainingState
 
 NUM_STEPS = 51
@@ -115,6 +117,17 @@ def test_a_run_that_began_without_keyed_masks_ends_without_them(dataset, tmp_pat
     config = resolve(None, tmp_path, [])
     state = TrainingState(config, Run(tmp_path), World(0, 0, 1, torch.device("cpu")), info, 6)
     assert state.keyed_dropout is False
+
+
+def test_statistics_count_the_groups_of_a_pass_without_its_damaged_clips():
+    model = nn.Sequential(nn.BatchNorm2d(3).double())
+    group_norms(model, 4)
+    x = torch.randn(5, 3, 2, 2, dtype=torch.float64)  # of 8 clips
+    model(x)
+    update_statistics(model, World(0, 0, 1, torch.device("cpu")))
+    groups = [x[:2], x[2:4], x[4:]]
+    mean = sum(group.mean((0, 2, 3)) for group in groups) / 3
+    torch.testing.assert_close(model[0].running_mean, 0.1 * mean)
 
 
 def test_masks_of_a_global_batch_are_the_same_at_any_number_of_ranks_and_passes():
