@@ -14,13 +14,14 @@ from configs.files import write_text
 from configs.load import dataset_path, parse, read_yaml
 from configs.progress import show_progress
 from configs.schema import Config
+from preprocess.csv_files import harmless
 from preprocess.shards import read_info
 from tin.evaluation.scores import RESULT, ScoresError, load_result
 from tin.models.network import build_model
 from tin.models.size import count
 from tin.reports.attempts import gpu_hours, number, read_environments, state_of
 from tin.reports.contents import collect, notes, read_tests
-from tin.reports.measured import intervals_of
+from tin.reports.intervals import intervals_of
 from tin.reports.page import page
 from tin.reports.recorded import config_of, find_runs, read_curves, tests_of
 from tin.reports.seeds import readable_seeds, seed_groups, seed_table
@@ -79,12 +80,12 @@ def write_report(frame: pd.DataFrame, out: Path, detail: Sequence[Path] = ()) ->
         detail: runs whose details are on the page; none for the eight best ones.
     """
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "results.csv", frame.to_csv(index=False))
+    write_text(out / "results.csv", _for_people(frame).to_csv(index=False))
     tests, problems = read_tests(frame)
     groups = seed_groups(frame, tests)
     seeds = seed_table(frame, groups)
     if len(seeds):
-        write_text(out / "results_seeds.csv", seeds.to_csv(index=False))
+        write_text(out / "results_seeds.csv", _for_people(seeds).to_csv(index=False))
         seeds = readable_seeds(seeds)
     table, shared = readable(frame)
     remarks = notes(frame["run"].unique().tolist())
@@ -94,6 +95,11 @@ def write_report(frame: pd.DataFrame, out: Path, detail: Sequence[Path] = ()) ->
     target = out / "results.html"
     write_text(target, page(collect(frame, groups, seeds, tests, problems, detail)))
     return target
+
+
+def _for_people(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose texts are no formulas for a spreadsheet."""
+    return frame.map(lambda cell: harmless(cell) if isinstance(cell, str) else cell)
 
 
 def _rows(run_dir: Path) -> list[dict[str, Any]]:
@@ -156,7 +162,7 @@ def _progress(run: Run, config: Config) -> dict[str, Any]:
     metrics, steps = read_curves(run.path)
     environments = read_environments(run)
     times = steps["time"].dropna().tolist() if "time" in steps else []
-    split = metrics.get("split", pd.Series(dtype=str))
+    split = metrics.get("split", pd.Series("", metrics.index))
 
     # The speed comes from the epochs if they recorded one, otherwise from the steps.
     trained = metrics[split == config.data.train_split]

@@ -15,7 +15,7 @@ from configs.schema import Config
 from pipeline.batches import Batch
 from tin.evaluation.evaluate import evaluate
 from tin.models.network import record_offsets, recorded_offsets
-from tin.ranks.dataset_check import DatasetCheck
+from tin.ranks.dataset_check import DatasetCheck, compare_copies
 from tin.ranks.distributed import World, cpus, start
 from tin.ranks.gpu_health import GpuHealth
 from tin.ranks.node_check import check_node
@@ -156,6 +156,8 @@ class Trainer:
         log_steps = self.config.run.log_steps
         accumulate = self.config.train.accumulate
         state.train_mode()
+        for loader in (self.train_loader, self.test_loader):
+            compare_copies(self.world, self.config.data.dataset, loader)
         self.saved_at = time.monotonic()
         epoch = Interval(self.train_loader, self._finite_sums())
         interval = epoch

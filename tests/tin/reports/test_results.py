@@ -158,6 +158,7 @@ def test_missing_queued_running_lost_and_stopped_runs_are_listed(tmp_path):
         ("config.yaml", b"train: {epoch: 3}", "broken:.*unknown setting train.epoch"),
         ("config.yaml", b"\xff\xfe\x00", "broken:"),
         ("metrics.csv", b"", "done"),
+        ("metrics.csv", b"epoch,step\n1,2\n", "done"),
         ("metrics.csv", b"epoch,split\n\x00\xff", "done"),
         ("metrics.csv", METRICS.encode() + b"\n0,val,10,2.0,0.5,0.9,,,0.01,9,3,0\n1,va", "done"),
         ("steps.csv", b"time\nnever\n", "done"),
@@ -214,6 +215,19 @@ def test_the_csv_file_holds_fractions_and_markdown_holds_percent(tmp_path):
     assert "| 75.00 |" in cells
     assert "| +25.00 |" in cells
     assert "map_class" not in head  # an empty column is left out
+
+
+def test_names_of_runs_are_neither_html_nor_markdown_nor_formulas(tmp_path):
+    for name in ("=1+1", "<img src=x>", "[a](b)", "c`d"):
+        write_run(tmp_path / "runs" / name)
+    frame = load_runs([tmp_path / "runs"]).assign(recipe="=cmd()")
+    write_report(frame, tmp_path / "out")
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert "<img" not in text
+    assert "[a](b)" not in text
+    assert "\\[a\\](b)" in text
+    assert "<img src=x>" not in (tmp_path / "out" / "results.html").read_text()
+    assert "'=cmd()" in (tmp_path / "out" / "results.csv").read_text()
 
 
 def test_settings_that_all_runs_share_are_stated_once(tmp_path):
