@@ -242,6 +242,30 @@ def test_clips_and_crops_of_a_video_and_frames_of_a_clip_keep_their_order():
     assert np.array_equal(found[0][1, 6, 1], last[4:36, :32])  # the left crop of the third clip
 
 
+def weights(pixels: int, side: int) -> np.ndarray:
+    """Return the definition of scaling an axis, float64 ``(side, pixels)``: a triangle filter."""
+    step = pixels / side
+    centers = (np.arange(side) + 0.5) * step
+    distance = np.abs(np.arange(pixels) + 0.5 - centers[:, None])
+    found = np.clip(1 - distance / max(step, 1), 0, None)
+    return found / found.sum(1, keepdims=True)
+
+
+@KINDS
+@pytest.mark.parametrize("size", [(144, 168), (60, 90), (112, 112)], ids=str)
+def test_pixels_are_within_a_gray_level_of_the_definition(kind, size):
+    """Rounding alone makes 0.25 on average; libjpeg-turbo, torch and DALI round more than once."""
+    height, width = size
+    data = jpeg(noise(320, 240))
+    (found,) = train(kind, [data], [(20, 30, width, height)], [0], 112)
+    image = simplejpeg.decode_jpeg(data.tobytes())[30 : 30 + height, 20 : 20 + width]
+    rows, columns = weights(height, 112), weights(width, 112)
+    want = np.einsum("ah,hbc->abc", rows, np.einsum("bw,hwc->hbc", columns, image))
+    difference = np.abs(found - want)
+    assert difference.mean() < 0.5
+    assert difference.max() < 1.5
+
+
 DEVICES = [
     ("threads", "cpu"),
     ("dali", "cpu"),

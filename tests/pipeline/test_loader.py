@@ -1,6 +1,8 @@
 """The loader: exact positions, any number of ranks, the content of batches, and the cost."""
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -10,8 +12,8 @@ import pytest
 import torch
 from synthetic_dataset import SETTINGS, clip_loaders, color, left_color, write_dataset
 
-from configs.load import load
-from pipeline.loader import ClipLoader
+from configs.load import ConfigError, load
+from pipeline.loader import ClipLoader, decode_way
 from pipeline.plan import Order, plan_training
 from preprocess.shards import DatasetInfo, open_split, read_info, write_info
 
@@ -208,6 +210,48 @@ def test_a_gpu_loads_the_same_batches_as_the_cpu(folder, load_clips, training):
         assert difference.float().mean() < 1  # gray levels
     again = list(load_clips(folder, training=training, device="cuda:0").epoch(0))
     assert equal(found, again)
+
+
+# Ways of decoding
+
+
+def test_decoding_on_a_gpu_is_rejected_without_one(folder):
+    config = load(None, [*SETTINGS, "run.decode=gpu"])
+    with pytest.raises(ConfigError, match="the device is the CPU; set run.decode=cpu"):
+        ClipLoader(folder, "train", config, training=True)
+
+
+def test_without_dali_frames_are_decoded_on_the_cpu(monkeypatch):
+    cuda = torch.device("cuda", 0)
+    assert decode_way(load(None, []), cuda) == "gpu"
+    assert decode_way(load(None, []), torch.device("cpu")) == "cpu"
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    assert decode_way(load(None, []), cuda) == "cpu"
+    with pytest.raises(ConfigError, match="needs NVIDIA DALI"):
+        decode_way(load(None, ["run.decode=gpu"]), cuda)
+
+
+def test_loading_on_a_cpu_imports_no_dali(folder):
+    code = (
+        "import sys; sys.modules['nvidia.dali'] = None\n"
+        "from configs.load import load\n"
+        "from pipeline.loader import ClipLoader\n"
+        "for training in (True, False):\n"
+        f"    loader = ClipLoader({str(folder)!r}, 'train', load(None, {list(SETTINGS)}),"
+        " training=training)\n"
+        "    next(loader.epoch(0))\n"
+        "    loader.close()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_both_ways_of_decoding_give_nearly_the_same_batches(folder, load_clips, training):
+    loaders = [load_clips(folder, "test.crops=3", training=training) for _ in range(2)]
+    loaders[1].decode = "gpu"  # its graph runs on the CPU here
+    for one, two in zip(loaders[0].epoch(1), loaders[1].epoch(1), strict=True):
+        assert one.x.shape == two.x.shape
+        assert (one.x.int() - two.x.int()).abs().max() <= 2
 
 
 # Size

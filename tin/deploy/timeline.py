@@ -25,7 +25,6 @@ from preprocess.decode import DEFAULT_FPS, BadVideoError, Decoding, probe
 from tin.deploy.rgb_frames import center_crop, video_frames
 from tin.deploy.scorer import Scorer, check_frames
 from tin.deploy.video_lists import list_videos
-from tin.evaluation.predict import frames_input
 from tin.ranks.distributed import cpus
 
 log = logging.getLogger(__name__)
@@ -186,7 +185,7 @@ def picture(timeline: Timeline, classes: Sequence[str], title: str) -> bytes:
 def _windows(
     path: Path, config: Config, decoding: Decoding | None
 ) -> Iterator[tuple[list[float], Tensor]]:
-    """Yield the times of the frames of each window, and its input ``(T, 3, S, S)``."""
+    """Yield the times of the frames of each window, and its frames, uint8 ``(T, 1, S, S, 3)``."""
     T = config.clip.num_segments
     stride = config.predict.stride or config.clip.stride
     step = config.predict.step or max(1, T // 2)
@@ -208,7 +207,7 @@ def _windows(
 def _window(recent: Sequence[tuple[float, np.ndarray]], T: int) -> tuple[list[float], Tensor]:
     times = [seconds for seconds, _ in recent]
     pixels = torch.from_numpy(np.stack([crop for _, crop in recent]))
-    return times, frames_input(pixels[None], T)[0]
+    return times, pixels.unflatten(0, (T, -1))
 
 
 def _write_scores(path: Path, timeline: Timeline, classes: Sequence[str]) -> None:
