@@ -26,8 +26,8 @@ SAMPLE_S = 60.0
 """After this many seconds and `MIN_SAMPLE` videos, no more videos are encoded."""
 ROW_BYTES = 20
 """Of a frame in the table of frames."""
-TABLES = 4
-"""Files of a split beside its shards: three tables and a list."""
+TABLES = 5
+"""Files of a split beside its shards: four tables and a list."""
 DATASET_FILES = 3
 """dataset.yaml, plan.yaml and quarantine.csv."""
 
