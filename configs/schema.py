@@ -172,6 +172,11 @@ class Config(Settings):
         """Reject settings that are valid one by one but impossible together."""
         train = self.train
         clip = self.clip
+        if train.bn_clips and train.bn == "sync":
+            raise ValueError(
+                f"train.bn_clips {train.bn_clips} computes statistics over groups of clips, but"
+                " train.bn sync computes them over all ranks; set train.bn_clips=0 or train.bn=full"
+            )
         if train.batch % train.accumulate:
             raise ValueError(
                 f"train.batch {train.batch} is not a multiple of"

@@ -9,8 +9,8 @@
 namespace tin {
 namespace {
 
-constexpr int kMaxOffset = 2;           // MAX_OFFSET of tin/models/temporal.py
-constexpr int kNetTile = 8;             // frames that a thread of the backward reads at once
+constexpr int kMaxOffset = 2;             // MAX_OFFSET of tin/models/temporal.py
+constexpr int kNetTile = 8;               // frames that a thread of the backward reads at once
 constexpr int kNetFrames = 3 * kNetTile;  // frames whose gradients a warp keeps in shared memory
 static_assert(kNetFrames + 2 <= kWarp, "a lane computes the gradients of one frame");
 
@@ -127,8 +127,8 @@ __device__ __forceinline__ void conv_gradients(const Nets& n, int64_t b, int t, 
   const A second = offset_argument_gradient(n, state, b, 1);
 #pragma unroll 8
   for (int j = 0; j < n.T; ++j)
-    grads[0] += parameter<A>(n, kFc1)[int64_t(j) * n.T + t] *
-                fc1_gradient(n, state, j, first, second);
+    grads[0] +=
+        parameter<A>(n, kFc1)[int64_t(j) * n.T + t] * fc1_gradient(n, state, j, first, second);
   const A* grad = static_cast<const A*>(n.grad_weight) + (b * n.T + t) * 4;
 #pragma unroll
   for (int i = 0; i < 2; ++i)

@@ -61,6 +61,7 @@ class ClipLoader:
         rank: rank of this process.
         world_size: number of ranks.
         device: where batches go.
+        store: what reads the frames; None reads them from the shards with ``run.readers`` threads.
 
     Raises:
         ConfigError: the split does not exist, it is smaller than a batch, the ranks do not
@@ -78,6 +79,7 @@ class ClipLoader:
         rank: int = 0,
         world_size: int = 1,
         device: str = "cpu",
+        store: FrameStore | None = None,
     ) -> None:
         self.info: DatasetInfo = read_info(folder)
         self.split: Split = open_split(folder, split)
@@ -93,7 +95,7 @@ class ClipLoader:
         self._config = config
         self._device = torch.device(device)
         self.decode = decode_way(config, self._device)
-        self._store = FrameStore(self.split, config.run.readers)
+        self._store = store or FrameStore(self.split, config.run.readers)
         self._decoder: ThreadDecoder | DaliDecoder | None = None
         self._bad_frames: list[BadFrame] = []
         self._iteration = 0  # counts the iterators; only the latest one may continue

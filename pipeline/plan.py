@@ -131,6 +131,23 @@ def check_batch(num_videos: int, config: Config, where: str) -> None:
     )
 
 
+def bn_groups(config: Config, world_size: int) -> int:
+    """Return into how many groups of `train.bn_clips` a rank splits the clips of a pass.
+
+    Raises:
+        ConfigError: `train.bn_clips` does not divide them; names the numbers that do.
+    """
+    train = config.train
+    clips = train.batch // train.accumulate // world_size
+    if clips % train.bn_clips or not clips:
+        fitting = [str(number) for number in range(1, clips + 1) if clips % number == 0]
+        raise ConfigError(
+            f"train.bn_clips {train.bn_clips} does not divide the {clips} clips of a pass on each"
+            f" of {world_size} ranks; set it to one of {', '.join(fitting)}, or to 0"
+        )
+    return clips // train.bn_clips
+
+
 def training_positions(step: int, clips_per_step: int, rank: int, world_size: int) -> np.ndarray:
     """Return the positions of an epoch that a rank takes at a step, in ascending order."""
     share = clips_per_step // world_size

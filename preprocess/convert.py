@@ -171,6 +171,7 @@ def encode(video: Video, settings: ShardSettings) -> tuple[VideoRecord, list[byt
         seconds=encoded.seconds,
         warning=encoded.warning,
         planes=encoded.planes,
+        group=video.group,
     )
     return record, encoded.jpegs
 
@@ -220,7 +221,8 @@ def merge(folder: str | Path) -> ShardResult:
     for split, numbers in shards.items():
         read = partial(_numbered_rows, folder, split, classes)
         rows = dict(run_tasks(read, numbers, num_cpus()))
-        tables |= write_split(folder, split, [rows[shard] for shard in numbers])
+        in_order = [rows[shard] for shard in numbers]
+        tables |= write_split(folder, split, in_order, groups=plan.groups)
         counts[split] = sum(len(rows[shard].videos) for shard in numbers)
     bad = [video for name in names for video in read_shard_list(folder, name)]
     write_dataset_list(folder, bad)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from configs.small_files import DamagedFileError, open_regular
 from preprocess.shards import (
-    TABLES,
     Split,
     dataset_digest,
     file_digest,
     open_split,
     read_info,
 )
+from preprocess.tables import table_path, table_types
 from preprocess.tars import END, ShardError
 
 READERS = 16
@@ -44,8 +44,9 @@ def check_dataset(folder: str | Path, splits: Iterable[str]) -> None:
     problems: list[str] = []
     for split in dict.fromkeys(splits):
         tables = open_split(folder, split)
-        names = [*(f"{split}.{table}.npy" for table in TABLES), f"{split}.csv"]
-        problems += [text for name in names if (text := _changed(folder / name, info.tables))]
+        paths = [table_path(folder, split, table) for table in table_types(info.groups)]
+        paths.append(folder / f"{split}.csv")
+        problems += [text for path in paths if (text := _changed(path, info.tables))]
         if not problems:  # changed tables do not tell where the shards end
             problems += check_shards(tables)
     if problems:

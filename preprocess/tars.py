@@ -62,6 +62,8 @@ class VideoRecord:
     """Size of `<key>.mjpeg`, in bytes."""
     planes: int = 1
     """JPEGs of a frame: 2 for flow, along x and along y. Only records of flow contain it."""
+    group: str = ""
+    """Group of the video in the annotations. Only records of videos with a group contain it."""
 
     @property
     def num_frames(self) -> int:
@@ -85,6 +87,8 @@ def append_video(file: BinaryIO, record: VideoRecord, jpegs: Sequence[bytes]) ->
     values = asdict(record)
     if record.planes == 1:
         del values["planes"]
+    if not record.group:
+        del values["group"]
     text = json.dumps(values, separators=(",", ":")).encode()
     _append(file, f"{record.key}.mjpeg", record.size, jpegs)
     _append(file, f"{record.key}.json", len(text), [text])

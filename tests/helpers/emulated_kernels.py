@@ -59,6 +59,11 @@ def compile_cuda(library: Path, *flags: str) -> Path:
     return _compile(library, "-DTIN_EMULATE", "-x", "c++", *sources, *flags)
 
 
+def compile_nets(library: Path) -> Path:
+    """Compile only the kernels of the two nets for the CPU; return the library."""
+    return _compile(library, "-DTIN_EMULATE", "-x", "c++", CUDA / "nets.cu")
+
+
 def compile_cpu(library: Path) -> Path:
     """Compile the operator for CPUs, with an entry ``forward_cpu`` that is like those for CUDA."""
     entry = library.with_suffix(".cpp")
@@ -132,5 +137,27 @@ def sweep(kernels: Kernels) -> None:
         kernels.call("tin_backward_cuda", shape, dtype, **addresses)
 
 
+def sweep_nets(kernels: Kernels) -> None:
+    """Call the kernels of the two nets for some shapes, types and orders of threads, as `sweep`."""
+    shapes = [(2, 8, 16), (9, 3, 33), (1, 49, 4), (1, 1, 64)]
+    for (B, T, F), dtype, reverse in itertools.product(shapes, TYPES[:2], (False, True)):
+        kernels.reverse(reverse)
+        sizes = {"pooled": B * T * F, "d_pooled": B * T * F, "state": B * (4 * T + 2)}
+        sizes |= {"offset": B * 4, "grad_offset": B * 4}
+        sizes |= {"weight": B * T * 4, "grad_weight": B * T * 4}
+        arrays = {name: np.ones(size, dtype) for name, size in sizes.items()}
+        nets = Nets(B, T, F, **{name: array.ctypes.data for name, array in arrays.items()})
+        lengths = [3 * F, 1, T * T, T, 2 * T, 2, 6 * F, 2]
+        parameters = [np.ones(length, dtype) for length in lengths]
+        gradients = [np.ones(length, dtype) for length in lengths]
+        for i in range(8):
+            nets.parameters[i] = parameters[i].ctypes.data
+            nets.gradients[i] = gradients[i].ctypes.data
+        kernels.call_nets("tin_nets_forward_cuda", nets, dtype)
+        kernels.call_nets("tin_nets_backward_cuda", nets, dtype)
+
+
 if __name__ == "__main__":
-    sweep(Kernels(Path(sys.argv[1])))
+    compiled = Kernels(Path(sys.argv[1]))
+    sweep(compiled)
+    sweep_nets(compiled)

@@ -178,7 +178,9 @@ def _joined(gathered: list[list[np.ndarray]], loader: ClipLoader, average: Avera
         labels = labels.astype(np.uint8)
     keys = loader.split.keys()
     names = [keys[row] for row in rows]
-    return Scores(names, labels[order], scores[order], loader.info.classes, average)
+    stored = loader.split.groups
+    groups = None if stored is None else stored[rows]
+    return Scores(names, labels[order], scores[order], loader.info.classes, average, groups)
 
 
 def _config(run: Run, settings: Sequence[str]) -> Config:

@@ -17,7 +17,8 @@ from configs.load import ConfigError
 from configs.schema import Config
 from pipeline.plan import plan_evaluation
 from preprocess.frame_folders import encode_folder
-from preprocess.shards import FRAME_ROW, LABEL, VIDEO_ROW, Split
+from preprocess.shards import Split
+from preprocess.tables import FRAME_ROW, LABEL, VIDEO_ROW
 from preprocess.videos import BadVideoError, EncodedVideo, encode_video
 from tin.evaluation.averages import average
 from tin.evaluation.scores import ScoresError

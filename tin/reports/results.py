@@ -21,7 +21,7 @@ from tin.models.network import build_model
 from tin.models.size import count
 from tin.reports.attempts import gpu_hours, number, read_environments, state_of
 from tin.reports.contents import collect, notes, read_tests
-from tin.reports.measured import intervals_of
+from tin.reports.intervals import intervals_of
 from tin.reports.page import page
 from tin.reports.recorded import config_of, find_runs, read_curves, tests_of
 from tin.reports.seeds import readable_seeds, seed_groups, seed_table

@@ -12,6 +12,7 @@ from configs.load import ConfigError, dump, load
 from pipeline.batches import BadDataError
 from pipeline.loader import ClipLoader
 from preprocess.shards import open_split, shard_name
+from preprocess.tables import group_number
 from tin.evaluation.evaluate import evaluate
 from tin.evaluation.evaluate import test as measure
 from tin.evaluation.scores import load as load_scores
@@ -217,6 +218,15 @@ def test_the_last_checkpoint_is_tested_when_asked(dataset, tmp_path):
         _test(run_dir)
     out = _test(run_dir, "test.checkpoint=last")
     assert load_result(out)["checkpoint"] == "step-00000030-a01.pt"
+
+
+def test_the_groups_of_the_videos_are_stored_with_the_scores(tmp_path):
+    names = ("anna", "ben", "anna", "carl", "ben", "anna", "dora")
+    dataset = _dataset(tmp_path / "data", groups=names)
+    scores = load_scores(_test(_run(tmp_path / "run", f"data.dataset={dataset}")))
+    # The fourth video, the only one of its group, has no intact frame.
+    wanted = [group_number(name) for name in names if name != "carl"]
+    assert scores.groups.tolist() == wanted
 
 
 @pytest.mark.parametrize("setting", ["clip.num_segments=4", "model.arch=resnet34"])

@@ -83,7 +83,7 @@ def assert_near(found, expected, error=1e-5):
 def kernels(tmp_path_factory):
     if not shutil.which("g++"):
         pytest.skip("no g++")
-    return Kernels(emulated_kernels.compile_cuda(tmp_path_factory.mktemp("nets") / "emulated.so"))
+    return Kernels(emulated_kernels.compile_nets(tmp_path_factory.mktemp("nets") / "emulated.so"))
 
 
 def pointers(tensors):

@@ -99,6 +99,7 @@ SETTINGS_OF_STEPS = {
     "interlace": ["train.bn=partial"],
     "shift": ["model.temporal=shift", "optim.clip_norm=0", "optim.momentum=0"],
     "skip": ["train.nan=skip", "train.ema=0.9", "train.accumulate=2"],
+    "groups": ["train.bn_clips=2", "train.accumulate=2", "train.batch=8", "train.nan=skip"],
     "several labels": ["train.loss=bce"],
     "smooth": ["train.label_smoothing=0.1", "optim.groups=single", "optim.nesterov=true"],
 }

@@ -22,8 +22,13 @@ GRAPHS = "train.compile=graphs"
 
 @pytest.mark.parametrize(
     "settings",
-    [[], ["train.accumulate=2", "train.ema=0.9", "run.offset_steps=2"], ["train.nan=skip"]],
-    ids=["plain", "accumulate", "skip"],
+    [
+        [],
+        ["train.accumulate=2", "train.ema=0.9", "run.offset_steps=2"],
+        ["train.nan=skip"],
+        ["train.bn_clips=2"],
+    ],
+    ids=["plain", "accumulate", "skip", "groups"],
 )
 def test_a_run_with_graphs_has_the_bits_of_one_without(dataset, tmp_path, settings):
     settings = [f"data.dataset={dataset}", *ONE_EPOCH, *settings]
