@@ -8,29 +8,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def pip(*words: object) -> None:
-    """Run pip, and raise an error if it fails."""
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*command, *map(str, words)], check=True, capture_output=True, text=True)
+from wheel import ROOT, build, pip
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """Build the wheel from a copy of all files that git does not ignore."""
-    source = tmp_path_factory.mktemp("source")
-    out = tmp_path_factory.mktemp("wheel")
-    command = ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).exists():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
-    pip("wheel", source, "--no-deps", "--no-build-isolation", "--wheel-dir", out)
-    return next(out.glob("tin_video-*.whl"))
+    """Return the wheel of this checkout."""
+    return build(tmp_path_factory.mktemp("wheel"))
 
 
 def test_the_wheel_contains_sources_recipes_and_licenses(wheel):
