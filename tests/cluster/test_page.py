@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cluster_actions import ask, call_prod, wait
 from page_steps import PageCommand, PageFile, page_steps
-from slurm_users import FIRST_UID, User
+from slurm_users import User
 
 pytestmark = pytest.mark.cluster
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "cluster.md"
@@ -32,28 +32,27 @@ def test_the_page_works_line_by_line(installed: Path):
         if step.command == "tin status runs/first":
             number = commands.count(step.command)
             if number == 1:
-                _preempt()
+                _preempt(user)
             elif number == 2:
-                ask("scontrol", "update", f"JobId={_job('PD')}", "StartTime=now")
+                ask("scontrol", "update", f"JobId={_job(user, 'PD')}", "StartTime=now")
     assert len(commands) >= 15
-    ask("scancel", "-u", FIRST_UID)
+    user.told("scancel -u alice")
 
 
-def _preempt() -> None:
+def _preempt(user: User) -> None:
     """Let a job of higher priority preempt the job that runs, and delay its next start.
 
     Without the delay, a reader on a busy machine would miss that it is queued again.
     """
-    job = _job("R")
+    job = _job(user, "R")
     call_prod(ask("squeue", "-h", "-j", job, "-o", "%N").strip())
     wait("the requeue", lambda: ask("squeue", "-h", "-j", job, "-o", "%T").strip() == "PENDING")
     ask("scontrol", "update", f"JobId={job}", "StartTime=now+300")
 
 
-def _job(state: str) -> str:
+def _job(user: User, state: str) -> str:
     """Return the first job of the user in a state."""
-    listed = ask("squeue", "-h", "-u", FIRST_UID, "-t", state, "-S", "i", "-o", "%A")
-    return listed.split()[0]
+    return user.told(f"squeue -h -u {user.name} -t {state} -S i -o %A").split()[0]
 
 
 def _repeat(user: User, step: PageCommand) -> None:
