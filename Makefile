@@ -4,7 +4,7 @@ DALI ?= cuda13
 VENV := .venv/installed-$(DALI)
 TIN := .venv/bin/tin
 
-.PHONY: demo test lint bench nvcc test-cluster soak
+.PHONY: demo test lint faults bench nvcc test-cluster soak
 demo: $(VENV)
 	.venv/bin/python examples/demo.py demo
 
@@ -15,6 +15,12 @@ lint: $(VENV)
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+
+# Injects thousands of faults and prints a table, which fails if a result is lost or silently wrong.
+# `make test` has a short form. SEED=1 injects others; ONLY=killed selects kinds by their names.
+faults: $(VENV)
+	PYTHONPATH=.:tests/helpers:tests/faults .venv/bin/python tests/faults/run.py \
+	    --seed $(or $(SEED),0) --only '$(ONLY)'
 
 bench: $(VENV)
 	$(TIN) op build

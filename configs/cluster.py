@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from configs.load import ConfigError, parse, read_yaml, with_settings
 from configs.settings import Settings
@@ -81,6 +81,20 @@ class Cluster(Settings):
     """Copy shards to the local disk of each node first."""
     stages: dict[Stage, dict[str, Any]] = {}
     """Settings that differ for one stage, for example `shard: {partition: cpu}`."""
+
+    @field_validator("*")
+    @classmethod
+    def _check_lines(cls, value: Any) -> Any:
+        """Reject a line break, which would add a line to the batch script."""
+        texts = [value] if isinstance(value, str) else []
+        if isinstance(value, tuple):
+            texts += value
+        elif isinstance(value, dict):
+            texts += [text for item in value.items() for text in item if isinstance(text, str)]
+        for text in texts:
+            if not text.replace("\t", " ").isprintable():
+                raise ValueError(f"found {text!a}, expected one line of printable characters")
+        return value
 
     @property
     def num_gpus(self) -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 BUFFER_BYTES = 1 << 20
 SUFFIX = ".tmp"
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -52,20 +52,20 @@ def atomic_file(
     """
     temporary = temporary_path(path)
     try:
-        with _explained(path, advice):
+        with explained(path, advice):
             raw = _File(temporary, path, advice)
         with io.BufferedWriter(raw, BUFFER_BYTES) as file:
             yield file
-            with _explained(path, advice):
+            with explained(path, advice):
                 file.flush()
                 os.fsync(file.fileno())
         if verify:
             verify(temporary)
         if check:
             check()
-        with _explained(path, advice):
+        with explained(path, advice):
             temporary.replace(path)
-            sync_folder(path.parent)
+            _sync(path.parent)
     except OSError as error:
         if error.errno is None:  # numpy does not say why it failed to write an array
             raise _write_error(path, error, advice) from error
@@ -97,10 +97,10 @@ def write_link(path: Path, target: Path) -> None:
     """
     temporary = temporary_path(path)
     try:
-        with _explained(path, ""):
+        with explained(path):
             temporary.symlink_to(target)
             temporary.replace(path)
-            sync_folder(path.parent)
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -116,16 +116,21 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     temporary = temporary_path(path)
     try:
-        with _explained(path, ""):
+        with explained(path):
             temporary.mkdir()
-        yield temporary
-        with _explained(path, ""):
+        try:
+            yield temporary
+        except OSError as error:
+            if error.errno in FULL:  # of whatever fills the folder
+                raise _write_error(path, error, "") from error
+            raise
+        with explained(path):
             for parent, _, names in os.walk(temporary):
                 for name in names:
                     _sync(Path(parent, name))
-                sync_folder(Path(parent))
+                _sync(Path(parent))
             temporary.rename(path)
-            sync_folder(path.parent)
+            _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -152,8 +157,13 @@ def remove_leftovers(folder: Path, name: str = "*", before: float | None = None)
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk, so that a rename survives a power failure."""
-    _sync(folder)
+    """Flush the names in a folder to the disk, so that a rename survives a power failure.
+
+    Raises:
+        WriteError: the disk is full or broken; names the folder, the reason and what to do.
+    """
+    with explained(folder):
+        _sync(folder)
 
 
 def sync_file(path: Path) -> None:
@@ -162,7 +172,7 @@ def sync_file(path: Path) -> None:
     Raises:
         WriteError: the disk is full or broken; names the file, the reason and what to do.
     """
-    with _explained(path, ""):
+    with explained(path):
         _sync(path)
 
 
@@ -175,12 +185,12 @@ class _File(io.FileIO):
         self._advice = advice
 
     def write(self, data: "ReadableBuffer") -> int:
-        with _explained(self._path, self._advice):
+        with explained(self._path, self._advice):
             return super().write(data)
 
 
 def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         os.fsync(handle)
     finally:
@@ -188,8 +198,8 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _explained(path: Path, advice: str) -> Iterator[None]:
-    """Turn an OSError into a WriteError that names the file and says what to do."""
+def explained(path: Path, advice: str = "") -> Iterator[None]:
+    """Turn an OSError of the block into a WriteError that names the file and says what to do."""
     try:
         yield
     except OSError as error:

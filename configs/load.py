@@ -216,7 +216,14 @@ def original_dataset_path(name: str) -> Path:
 
 
 def run_path(run: str | Path) -> Path:
-    """Return the path of a run folder; a relative one starts in the folder `runs` of site.yaml."""
+    """Return the path of a run folder; a relative one starts in the folder `runs` of site.yaml.
+
+    Raises:
+        ConfigError: the name has a line break or another control character, which would change
+            batch scripts and tables.
+    """
+    if not str(run).isprintable():
+        raise ConfigError(f"the name of a run must be printable, found {str(run)!a}")
     return Path(load_site().runs).expanduser() / Path(run).expanduser()
 
 

@@ -60,6 +60,8 @@ class ShardSettings(Settings):
     frame_cap: NonNegativeInt = 0
     """Maximum number of stored frames per video; longer videos are thinned evenly. 0 keeps all
     frames, which dense sampling requires."""
+    max_seconds: PositiveFloat = 600.0
+    """Time that one video may take, in seconds. A video that takes longer goes to quarantine."""
     shard_mb: PositiveFloat = 1000.0
     """Target size of a shard, in 10^6 bytes. It fixes the number of videos per shard before the
     first video is encoded."""
@@ -170,6 +172,11 @@ class Config(Settings):
         """Reject settings that are valid one by one but impossible together."""
         train = self.train
         clip = self.clip
+        if train.bn_clips and train.bn == "sync":
+            raise ValueError(
+                f"train.bn_clips {train.bn_clips} computes statistics over groups of clips, but"
+                " train.bn sync computes them over all ranks; set train.bn_clips=0 or train.bn=full"
+            )
         if train.batch % train.accumulate:
             raise ValueError(
                 f"train.batch {train.batch} is not a multiple of"

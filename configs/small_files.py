@@ -4,11 +4,12 @@ A run folder may hold a FIFO, a link to a device or garbage. Whatever a file con
 returns its content or raises a `DamagedFileError` that names the file.
 """
 
+import io
 import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -25,7 +26,7 @@ class DamagedFileError(TinError, ValueError):
     is_final = True
 
 
-def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
+def open_regular(path: Path, *, follow: bool = True) -> io.BufferedReader:
     """Open a regular file for reading; a FIFO or a device is an error and never blocks.
 
     Args:

@@ -117,6 +117,10 @@ class TrainSettings(Settings):
     bn: Literal["full", "partial", "frozen", "sync"] = "partial"
     """Which BatchNorm layers train: all (`full`), only the first and those of non-local blocks
     (`partial`), none (`frozen`), or all, with statistics over all ranks (`sync`, on GPUs only)."""
+    bn_clips: NonNegativeInt = 0
+    """Compute the BatchNorm statistics of training over groups of this many clips, so that training
+    is the same at every number of ranks, up to rounding. It must divide the clips of a pass on a
+    rank. 0 uses all of them as one group, and results depend on the number of ranks."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Data type of autocast; `auto` is bfloat16 on a GPU and float32 on a CPU."""
     compile: Literal["none", "default", "graphs"] = "none"
@@ -175,6 +179,9 @@ class RunSettings(Settings):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to compute on; `auto` is a GPU if there is one, otherwise the CPU."""
+    decode: Literal["auto", "gpu", "cpu"] = "auto"
+    """Where JPEGs are decoded: on the GPU by DALI, or in CPU threads of each rank. `auto` is the
+    GPU if the device is one and DALI is installed, otherwise the CPU."""
     threads: NonNegativeInt = 0
     """CPU threads of each rank for decoding and for PyTorch, or processes of `tin shard`; 0 uses
     all CPUs that the rank may use."""

@@ -8,10 +8,12 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <array>
 #include <limits>
 #include <tuple>
 
 #include "interlace.h"
+#include "nets.h"
 #ifdef TIN_WITH_CUDA
 #include <dlfcn.h>
 #endif
@@ -178,6 +180,103 @@ Gradients backward(const Tensor& grad, const Tensor& x, const Tensor& offset, co
   return {dx, d_offset, d_weight};
 }
 
+#ifdef TIN_WITH_CUDA
+using Parameters = std::array<Tensor, tin::kNetParameters>;
+using AllGradients =  // of pooled and of the eight parameters
+    std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+// Stops a call whose tensors would make a kernel access foreign memory.
+void check_net_tensor(const Tensor& tensor, const Tensor& pooled, int64_t size) {
+  STD_TORCH_CHECK(tensor.scalar_type() == pooled.scalar_type() && tensor.is_cuda() &&
+                      tensor.get_device() == pooled.get_device() && tensor.is_contiguous() &&
+                      tensor.numel() == size,
+                  "interlace_nets: expected contiguous tensors of one type and GPU; found ",
+                  tensor.numel(), " elements, expected ", size);
+}
+
+// Returns the sizes and the input of the nets, or raises an error.
+tin::Nets checked_nets(const Tensor& pooled, const Tensor& fc1) {
+  STD_TORCH_CHECK(pooled.dim() == 2 && fc1.dim() == 2 && fc1.size(0) > 0,
+                  "interlace_nets: pooled and the weight of fc1 must have 2 dimensions");
+  const int64_t T = fc1.size(0), F = pooled.size(1), B = pooled.size(0) / T;
+  const int64_t most = std::numeric_limits<int32_t>::max() / 6;
+  STD_TORCH_CHECK(B * T == pooled.size(0) && F > 0 && F <= most && B <= most && T <= 1 << 14,
+                  "interlace_nets: pooled must be (B*T, F), found ", pooled.size(0), " frames of ",
+                  F, " channels and T = ", T);
+  const auto type = pooled.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double,
+                  "interlace_nets: pooled must be float32 or float64");
+  check_net_tensor(pooled, pooled, B * T * F);
+  tin::Nets n{};
+  n.B = int(B), n.T = int(T), n.F = int(F);
+  n.pooled = pooled.const_data_ptr();
+  return n;
+}
+
+int64_t net_parameter_size(const tin::Nets& n, int which) {
+  const int64_t T = n.T, F = n.F;
+  const int64_t sizes[] = {3 * F, 1, T * T, T, 2 * T, 2, 6 * F, 2};
+  return sizes[which];
+}
+
+// Returns offset, weight, and the state that the backward needs.
+Gradients nets_forward(const Tensor& pooled, const Tensor& offset_conv,
+                       const Tensor& offset_conv_bias, const Tensor& fc1, const Tensor& fc1_bias,
+                       const Tensor& fc2, const Tensor& fc2_bias, const Tensor& weight_conv,
+                       const Tensor& weight_conv_bias) {
+  tin::Nets n = checked_nets(pooled, fc1);
+  const Tensor* parameters[] = {&offset_conv, &offset_conv_bias, &fc1,         &fc1_bias,
+                                &fc2,         &fc2_bias,         &weight_conv, &weight_conv_bias};
+  for (int i = 0; i < tin::kNetParameters; ++i) {
+    check_net_tensor(*parameters[i], pooled, net_parameter_size(n, i));
+    n.parameters[i] = parameters[i]->const_data_ptr();
+  }
+  Cuda device(pooled);
+  Tensor offset = torch::stable::new_empty(pooled, {n.B, 4});
+  Tensor weight = torch::stable::new_empty(pooled, {n.B, n.T, 4});
+  Tensor state = torch::stable::new_empty(pooled, {n.B, tin::state_size(n.T)});
+  n.offset = offset.mutable_data_ptr();
+  n.weight = weight.mutable_data_ptr();
+  n.state = state.mutable_data_ptr();
+  if (n.B > 0) check_cuda(tin_nets_forward_cuda(&n, type_of(pooled), device.stream));
+  return {offset, weight, state};
+}
+
+// Returns the gradients of pooled and of the eight parameters.
+AllGradients nets_backward(const Tensor& grad_offset, const Tensor& grad_weight,
+                           const Tensor& pooled, const Tensor& offset_conv, const Tensor& fc1,
+                           const Tensor& fc2, const Tensor& weight_conv, const Tensor& state) {
+  tin::Nets n = checked_nets(pooled, fc1);
+  const int64_t B = n.B, T = n.T, F = n.F;
+  const std::tuple<tin::NetParameter, const Tensor*> parameters[] = {
+      {tin::kOffsetConv, &offset_conv},
+      {tin::kFc1, &fc1},
+      {tin::kFc2, &fc2},
+      {tin::kWeightConv, &weight_conv}};
+  for (const auto& [which, parameter] : parameters) {
+    check_net_tensor(*parameter, pooled, net_parameter_size(n, which));
+    n.parameters[which] = parameter->const_data_ptr();
+  }
+  check_net_tensor(grad_offset, pooled, B * 4);
+  check_net_tensor(grad_weight, pooled, B * T * 4);
+  check_net_tensor(state, pooled, B * tin::state_size(n.T));
+  Cuda device(pooled);
+  const auto empty = [&](std::initializer_list<int64_t> sizes) {
+    return torch::stable::new_empty(pooled, sizes);
+  };
+  Tensor d_pooled = empty({B * T, F});
+  Parameters made = {empty({1, F, 3}), empty({1}), empty({T, T}),    empty({T}),
+                     empty({2, T}),    empty({2}), empty({2, F, 3}), empty({2})};
+  n.grad_offset = grad_offset.const_data_ptr();
+  n.grad_weight = grad_weight.const_data_ptr();
+  n.state = const_cast<void*>(state.const_data_ptr());  // the backward only reads it
+  n.d_pooled = d_pooled.mutable_data_ptr();
+  for (int i = 0; i < tin::kNetParameters; ++i) n.gradients[i] = made[i].mutable_data_ptr();
+  check_cuda(tin_nets_backward_cuda(&n, type_of(pooled), device.stream));
+  return std::tuple_cat(std::make_tuple(d_pooled), made);
+}
+#endif
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(tin, CPU, library) {
@@ -188,5 +287,7 @@ STABLE_TORCH_LIBRARY_IMPL(tin, CPU, library) {
 STABLE_TORCH_LIBRARY_IMPL(tin, CUDA, library) {
   library.impl("interlace", TORCH_BOX(&forward<Cuda>));
   library.impl("interlace_backward", TORCH_BOX(&backward<Cuda>));
+  library.impl("interlace_nets", TORCH_BOX(&nets_forward));
+  library.impl("interlace_nets_backward", TORCH_BOX(&nets_backward));
 }
 #endif

@@ -1,4 +1,4 @@
-// Emulates the part of CUDA that interlace.cu uses, so that tests can run its kernels on a CPU.
+// Emulates the part of CUDA that the .cu files use, so that tests can run the kernels on a CPU.
 //
 // Blocks run one after the other, and the threads of a block are fibers. A warp runs alone until
 // all of its threads wait for the block or have ended, so that warps drift as far apart as the code
@@ -41,10 +41,12 @@ struct cudaLaunchConfig_t {
 };
 inline const char* cudaGetErrorString(cudaError_t) { return "invalid argument"; }
 
+using std::min;
+
 inline dim3 blockIdx, threadIdx;
 
 extern "C" {
-int tin_emulate_reversed = 0;
+inline int tin_emulate_reversed = 0;
 }
 
 namespace emulate {

@@ -69,14 +69,6 @@ cudaError_t with_vector(Type type, int size, const Body& body) {
   return cudaErrorInvalidValue;
 }
 
-cudaLaunchConfig_t launch(int64_t blocks, void* stream) {
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(unsigned(blocks));
-  config.blockDim = dim3(kThreads);
-  config.stream = static_cast<cudaStream_t>(stream);
-  return config;
-}
-
 template <typename Vec>
 cudaError_t forward(const Shape& s, const Tensors& p, void* stream) {
   using T = typename Vec::T;
@@ -108,10 +100,6 @@ cudaError_t backward(const Shape& s, int chunks, const Tensors& p, void* stream)
   return cudaLaunchKernelEx(&finish, finish_kernel<A>, s, chunks, offset, weight,
                             static_cast<const A*>(partial), static_cast<A*>(p.d_offset),
                             static_cast<A*>(p.d_weight));
-}
-
-const char* text(cudaError_t error) {
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
 }  // namespace

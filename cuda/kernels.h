@@ -357,5 +357,17 @@ __global__ void __launch_bounds__(kThreads)
   d_offset[group] = A(total);
 }
 
+inline cudaLaunchConfig_t launch(int64_t blocks, void* stream) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(unsigned(blocks));
+  config.blockDim = dim3(kThreads);
+  config.stream = static_cast<cudaStream_t>(stream);
+  return config;
+}
+
+inline const char* text(cudaError_t error) {
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
 }  // namespace
 }  // namespace tin

@@ -10,7 +10,7 @@ import typer
 import typer.main
 
 from configs.progress import QUIET
-from launch.commands import cluster, data, deploy, results, tools, training
+from launch.commands import cluster, data, deploy, doctor, results, tools, training
 from launch.commands.examples import EXAMPLES
 from launch.errors import exit_code, explain, set_up_libraries, set_up_logging
 
@@ -116,6 +116,6 @@ def _add_examples(typed: typer.Typer, prefix: str = "") -> None:
             _add_examples(inner.typer_instance, f"{inner.name} ")
 
 
-for group in (data, training, results, deploy, tools, cluster):
+for group in (data, training, results, deploy, doctor, tools, cluster):
     group.add_to(app)
 _add_examples(app)

@@ -1,10 +1,12 @@
 """The queued and running jobs of a run: list them, cancel them, print their logs."""
 
 import getpass
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from configs.errors import TinError
 from launch import local
 from launch.record import (
     End,
@@ -16,6 +18,8 @@ from launch.record import (
     unnumbered_jobs,
 )
 from launch.slurm_query import Queued, SlurmError, ask, queued
+
+log = logging.getLogger(__name__)
 
 
 def active(run_dirs: Sequence[Path]) -> dict[Path, dict[str, str]]:
@@ -39,18 +43,24 @@ def cancel(run_dirs: Sequence[Path]) -> dict[Path, list[str]]:
     """
     cancelled: dict[Path, list[str]] = {}
     for run_dir, live in _live_jobs(run_dirs).items():
-        earlier_ends = ends(run_dir)
         cancelled[run_dir] = []
         for job, state in live:
             if job.executor == "local":
                 local.stop(job.id)  # its ranks record how they end
             else:
                 _scancel(job.id, state)
-                restart = sum(end.id == job.id for end in earlier_ends)
-                end = End(job.id, restart, job.stage, "cancelled", progress(run_dir))
-                add_end(run_dir, end)
+                _record(run_dir, job)
             cancelled[run_dir].append(f"{job.id} ({job.stage})")
     return cancelled
+
+
+def _record(run_dir: Path, job: SubmittedJob) -> None:
+    """Record that a job was cancelled; warn if the run's records cannot be read or written."""
+    try:
+        restart = sum(end.id == job.id for end in ends(run_dir))
+        add_end(run_dir, End(job.id, restart, job.stage, "cancelled", progress(run_dir)))
+    except (TinError, OSError, ValueError) as error:
+        log.warning("job %s is cancelled, but that could not be recorded: %s", job.id, error)
 
 
 def cancel_jobs(jobs: Sequence[SubmittedJob]) -> None:
@@ -75,10 +85,22 @@ def _scancel(job_id: str, state: str) -> None:
 
 def _live_jobs(run_dirs: Sequence[Path]) -> dict[Path, list[tuple[SubmittedJob, str]]]:
     """Return the queued and running jobs of each run, each with its state, by one squeue."""
-    jobs_of_run = {run_dir: [*all_jobs(run_dir), *unnumbered_jobs(run_dir)] for run_dir in run_dirs}
+    jobs_of_run = {run_dir: _known_jobs(run_dir) for run_dir in run_dirs}
     of_slurm = [job for known in jobs_of_run.values() for job in known if job.executor == "slurm"]
     in_slurm = queued(of_slurm)
     return {run_dir: _live_of(known, in_slurm) for run_dir, known in jobs_of_run.items()}
+
+
+def _known_jobs(run_dir: Path) -> list[SubmittedJob]:
+    """Return the recorded jobs of a run; none, with a warning, if its records are damaged.
+
+    A damaged run must not keep the jobs of the others from being listed and cancelled.
+    """
+    try:
+        return [*all_jobs(run_dir), *unnumbered_jobs(run_dir)]
+    except (TinError, OSError) as error:
+        log.warning("%s: its jobs are not known: %s", run_dir, error)
+        return []
 
 
 def _live_of(

@@ -17,9 +17,15 @@ from typing import Any, Literal, NamedTuple
 from pydantic import TypeAdapter
 
 from configs.errors import TinError
-from configs.files import WriteError, sync_folder, write_text
+from configs.files import WriteError, sync_file, sync_folder, write_text
 from configs.node import node_name
-from configs.small_files import DamagedFileError, read_bytes, read_json, read_record
+from configs.small_files import (
+    DamagedFileError,
+    open_regular,
+    read_bytes,
+    read_json,
+    read_record,
+)
 from tin.runs.folder import Run
 
 Outcome = Literal["done", "stopped", "failed", "lost", "gave up", "cancelled"]
@@ -236,12 +242,12 @@ def last_rows(path: Path, num_bytes: int = TAIL_BYTES) -> list[dict[str, str]]:
     Only the head and the tail of the file are read, because a long run has many rows.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.readline()
             size = file.seek(0, os.SEEK_END)
             start = file.seek(max(size - num_bytes, len(head)))
             tail = file.read()
-    except OSError:
+    except (OSError, DamagedFileError):
         return []
     lines = tail.decode(errors="replace").splitlines()
     if start > len(head):
@@ -266,7 +272,7 @@ def _append_line(path: Path, line: str) -> None:
                 f"cannot append to {path}: {written} of {len(data)} bytes were written. Free some"
                 " disk space, remove the incomplete last line, then run the same command again."
             )
-        os.fsync(file.fileno())
+    sync_file(path)
     if is_new:
         sync_folder(path.parent)
 

@@ -1,11 +1,11 @@
 """Turns the plan of a step into frames to read, and the decoded frames into a batch.
 
 A source (`TrainingSource`, `EvaluationSource`) knows the split and the settings, and makes one step
-after the other. A step (`TrainingStep`, `EvaluationStep`) has a plan, says what the DALI graph
-needs to know, and makes a `Batch` of the views that come out of the graph. A step of the loader is
-one forward pass: ``train.accumulate`` of them make one optimizer step.
+after the other. A step (`TrainingStep`, `EvaluationStep`) has a plan, says what the decoder needs
+to know, and makes a `Batch` of the views that the decoder gives. A step of the loader is one
+forward pass: ``train.accumulate`` of them make one optimizer step.
 
-B clips, K clips of a video, C crops of a clip, T segments of L frames per clip, S side of the crop.
+B clips, K clips of a video, T segments of L frames per clip, S side of the crop.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,8 @@ from torch import Tensor
 from configs.errors import BAD_DATA, TinError
 from configs.load import ConfigError
 from configs.schema import ClipSettings, Config
+from pipeline.decoded import Arguments, Shape
+from pipeline.labels import labels_of, mirrored_labels
 from pipeline.plan import (
     EvaluationPlan,
     TrainingPlan,
@@ -51,9 +53,8 @@ class Batch:
     """The input of one step. All three tensors are on the loader's device."""
 
     x: Tensor
-    """``(B, T, L*3, S, S)``, in evaluation ``(B, V, T, L*3, S, S)`` with V = K*C, the crops of a
-    clip next to each other: float32 RGB, normalized with ImageNet's mean and deviation. A flow
-    dataset has L*2 channels, x before y, normalized with `FLOW_MEAN` and `FLOW_STD`."""
+    """uint8 ``(B, T, L, S, S, 3)``, in evaluation ``(B, V, T, L, S, S, 3)``. V is K times the crops
+    of a clip, which lie next to each other. A flow dataset has 2 colors, x before y."""
     labels: Tensor
     """``(B,)`` int64, -1 without a label; for a multi-label dataset ``(B, classes)`` float32 with
     values 0 and 1."""
@@ -86,8 +87,9 @@ class TrainingSource:
         self.num_steps = split.num_videos // settings.batch * settings.accumulate
         self.num_rows = self._clips_per_step // world_size
         _check_modality(split, info, config)
-        self.frames_per_row = config.clip.num_segments * config.clip.frames_per_segment
-        self.max_bad_frames = _max_bad_frames(split, config, self.frames_per_row)
+        frames = config.clip.num_segments * config.clip.frames_per_segment
+        self.shape = Shape(1, 1, frames, config.clip.crop, split.planes)
+        self.max_bad_frames = _max_bad_frames(split, config, frames)
 
     def step(self, epoch: int, number: int) -> "TrainingStep":
         """Return step ``number`` of an epoch."""
@@ -128,8 +130,8 @@ class TrainingStep:
                 self.plan.replace(row, other)
         return clips, bad_frames
 
-    def arguments(self) -> dict[str, np.ndarray]:
-        """Return the inputs of the training graph, a row per clip."""
+    def arguments(self) -> Arguments:
+        """Return the arguments of `cut_training`, a row per clip."""
         x, y, width, height = self.plan.boxes.astype(np.int32).T
         return {
             "corner": np.stack([y, x], axis=1),
@@ -137,20 +139,18 @@ class TrainingStep:
             "flip": self.plan.flips.astype(np.int32),
         }
 
-    def batch(self, views: Sequence[Tensor], device: torch.device) -> Batch:
-        """Return the only view of the graph as a batch."""
+    def batch(self, views: Tensor, device: torch.device) -> Batch:
+        """Return the decoded views of the step, ``(B, 1, T*L, S, S, C)``, as a batch."""
         config = self._source.config
         info = self._source.info
         clips = self.plan.clips
-        S = config.clip.crop
-        x = views[0].view(-1, config.clip.num_segments, batch_channels(config.clip), S, S)
+        x = views[:, 0].unflatten(1, (config.clip.num_segments, -1))
         if config.clip.modality == "flow":
-            # Motion to the right becomes motion to the left in a mirror.
-            x[torch.from_numpy(self.plan.flips), :, ::2] *= -1
-        labels = _labels(self._source.split, info, clips, len(clips))
+            _turn_motion(x, torch.from_numpy(self.plan.flips))
+        labels = labels_of(self._source.split, info, clips, len(clips))
         if config.augment.flip == "labels":
             flips = torch.from_numpy(self.plan.flips)
-            labels[flips] = _mirrored(labels[flips], torch.tensor(info.left_right))
+            labels[flips] = mirrored_labels(labels[flips], torch.tensor(info.left_right))
         return Batch(x, _copied(labels, device), _copied(torch.from_numpy(clips), device))
 
 
@@ -169,9 +169,10 @@ class EvaluationSource:
         self.num_steps = -(-split.num_videos // (self.num_rows * world_size))
         self.mirrored = [view >= 5 for view in range(config.test.crops)]
         _check_modality(split, info, config)
-        clip_frames = config.clip.num_segments * config.clip.frames_per_segment
-        self.frames_per_row = config.test.clips * clip_frames
-        self.max_bad_frames = _max_bad_frames(split, config, self.frames_per_row)
+        frames = config.clip.num_segments * config.clip.frames_per_segment
+        K = config.test.clips
+        self.shape = Shape(K, config.test.crops, frames, config.test_crop, split.planes)
+        self.max_bad_frames = _max_bad_frames(split, config, K * frames)
 
     def step(self, epoch: int, number: int) -> "EvaluationStep":
         """Return step ``number``, which is the same in every epoch."""
@@ -193,32 +194,39 @@ class EvaluationStep:
         """Leave out the videos that have no good frame."""
         good = [row for row, clip in enumerate(clips) if clip.jpegs]
         bad_frames = [bad for clip in clips for bad in clip.bad_frames]
-        plan = self.plan
-        self.plan = EvaluationPlan(plan.clips[good], plan.frames[good], plan.regions[good])
+        self.plan = self.plan.rows(good)
         return [clips[row] for row in good], bad_frames
 
-    def arguments(self) -> dict[str, np.ndarray]:
-        """Return the inputs of the evaluation graph, a row per video."""
-        num_crops = self.plan.regions.shape[1]
-        return {f"region{crop}": self.plan.regions[:, crop] for crop in range(num_crops)}
+    def arguments(self) -> Arguments:
+        """Return the arguments of `cut_evaluation`, and the regions of DALI; a row per video."""
+        plan = self.plan
+        return {
+            "scaled": plan.sizes,
+            "corners": plan.corners,
+            "mirrored": np.tile(self._source.mirrored, (len(plan.clips), 1)),
+            "regions": plan.regions,
+        }
 
-    def batch(self, views: Sequence[Tensor], device: torch.device) -> Batch:
-        """Return the views of the graph, one per crop, as a batch padded with zeros."""
-        config = self._source.config
-        num_rows = self._source.num_rows
+    def batch(self, views: Tensor | None, device: torch.device) -> Batch:
+        """Return the decoded views ``(videos, V, T*L, S, S, C)`` as a batch padded with zeros.
+
+        They are None if none of the videos has a good frame.
+        """
+        source = self._source
+        num_rows = source.num_rows
         num_videos = len(self.plan.clips)
-        K = config.test.clips
-        S = config.test_crop
-        shape = (config.clip.num_segments, batch_channels(config.clip), S, S)
-        x = torch.zeros(num_rows, K, config.test.crops, *shape, device=device)
-        for crop, view in enumerate(views):
-            x[:num_videos, :, crop] = view.view(num_videos, K, *shape)
-            if config.clip.modality == "flow" and self._source.mirrored[crop]:
-                x[:num_videos, :, crop, :, ::2] *= -1
+        x = views
+        if x is None or num_videos < num_rows:
+            x = torch.zeros(source.shape.of(num_rows), dtype=torch.uint8, device=device)
+        if views is not None and num_videos < num_rows:
+            x[:num_videos] = views
+        x = x.unflatten(2, (source.config.clip.num_segments, -1))
+        if source.config.clip.modality == "flow":
+            _turn_motion(x.movedim(1, 0), torch.tensor(source.mirrored * source.config.test.clips))
         clips = torch.full((num_rows,), -1)
         clips[:num_videos] = torch.from_numpy(self.plan.clips)
-        labels = _labels(self._source.split, self._source.info, self.plan.clips, num_rows)
-        return Batch(x.flatten(1, 2), _copied(labels, device), _copied(clips, device))
+        labels = labels_of(self._source.split, self._source.info, self.plan.clips, num_rows)
+        return Batch(x, _copied(labels, device), _copied(clips, device))
 
 
 Step = TrainingStep | EvaluationStep
@@ -258,19 +266,6 @@ def _max_bad_frames(split: Split, config: Config, frames_per_video: int) -> int:
     return max(MIN_ALLOWED_BAD_FRAMES, int(share))
 
 
-def _labels(split: Split, info: DatasetInfo, clips: np.ndarray, num_rows: int) -> Tensor:
-    """Return the labels of ``clips``, padded to ``num_rows`` rows without a label."""
-    found = [split.labels_of(clip) for clip in clips]
-    if info.multi_label:
-        labels = torch.zeros(num_rows, len(info.classes))
-        for row, classes in enumerate(found):
-            labels[row, torch.from_numpy(classes.astype(np.int64))] = 1
-        return labels
-    labels = torch.full((num_rows,), -1)
-    labels[: len(found)] = torch.tensor([row[0] if len(row) else -1 for row in found])
-    return labels
-
-
 def _copied(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor on `device`. The host does not wait for what the device computes meanwhile.
 
@@ -281,8 +276,11 @@ def _copied(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def _mirrored(labels: Tensor, mirror: Tensor) -> Tensor:
-    """Return the labels of mirrored clips; ``mirror`` ``(classes,)`` is its own inverse."""
-    if labels.is_floating_point():
-        return labels[:, mirror]
-    return torch.where(labels < 0, labels, mirror[labels])
+def _turn_motion(x: Tensor, flips: Tensor) -> None:
+    """Turn motion to the right into motion to the left, in the parts of x that are mirrored.
+
+    ``x`` ``(N, ..., 2)`` holds x and y of flow, and ``flips`` ``(N,)`` is on the CPU. The middle
+    127.5 is no motion, so v becomes 255 - v, which inverts all bits.
+    """
+    mask = _copied(flips.to(torch.uint8) * 255, x.device)
+    x[..., 0].bitwise_xor_(mask.view(-1, *[1] * (x.dim() - 2)))

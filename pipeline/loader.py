@@ -1,27 +1,41 @@
 """Loads batches of clips from the shards onto the device, from any position of an epoch.
 
 A step passes two queues. In the first, threads read its frames from the shards, up to
-``run.prefetch`` steps ahead. In the second, the DALI graph decodes them.
+``run.prefetch`` steps ahead. In the second, a decoder decodes them: threads of this process, or a
+DALI graph on a GPU, as ``run.decode`` says.
 """
 
+import importlib.util
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
 
 from configs.errors import TinError
+from configs.load import ConfigError
 from configs.schema import Config
-from pipeline.batches import Batch, EvaluationSource, Step, TrainingSource, check_bad_frames
-from pipeline.graph import Graph, evaluation_graph, training_graph
+from pipeline.batches import (
+    Batch,
+    EvaluationSource,
+    EvaluationStep,
+    Step,
+    TrainingSource,
+    check_bad_frames,
+)
+from pipeline.cutting import cut_evaluation, cut_training
 from pipeline.store import BadFrame, ClipFrames, FrameStore
+from pipeline.threads import ThreadDecoder
 from preprocess.shards import DatasetInfo, Split, open_split, read_info
 from preprocess.workers import num_cpus
 
-MAX_DECODING = 2  # steps in the graph: one is decoded while a decoded one waits to be taken
+if TYPE_CHECKING:
+    from pipeline.graph import DaliDecoder
+
+MAX_DECODING = 2  # steps in the decoder: one is decoded while a decoded one waits to be taken
 
 Reading = tuple[Step, list[Future[ClipFrames]]]
 Decoding = tuple[Step, list[BadFrame]]
@@ -46,11 +60,12 @@ class ClipLoader:
             ``config.test`` says.
         rank: rank of this process.
         world_size: number of ranks.
-        device: where batches go: ``cpu``, or a GPU, which then also decodes.
+        device: where batches go.
+        store: what reads the frames; None reads them from the shards with ``run.readers`` threads.
 
     Raises:
-        ConfigError: the split does not exist, it is smaller than a batch, or the ranks do not
-            divide a batch.
+        ConfigError: the split does not exist, it is smaller than a batch, the ranks do not
+            divide a batch, or `run.decode` does not fit the device.
         ShardError: the dataset cannot be read.
     """
 
@@ -64,6 +79,7 @@ class ClipLoader:
         rank: int = 0,
         world_size: int = 1,
         device: str = "cpu",
+        store: FrameStore | None = None,
     ) -> None:
         self.info: DatasetInfo = read_info(folder)
         self.split: Split = open_split(folder, split)
@@ -78,8 +94,9 @@ class ClipLoader:
         self.max_bad_frames = self._source.max_bad_frames
         self._config = config
         self._device = torch.device(device)
-        self._store = FrameStore(self.split, config.run.readers)
-        self._graph: Graph | None = None
+        self.decode = decode_way(config, self._device)
+        self._store = store or FrameStore(self.split, config.run.readers)
+        self._decoder: ThreadDecoder | DaliDecoder | None = None
         self._bad_frames: list[BadFrame] = []
         self._iteration = 0  # counts the iterators; only the latest one may continue
 
@@ -96,12 +113,16 @@ class ClipLoader:
         """
         self._iteration += 1
         try:
-            if self._graph:
-                self._graph.drain()  # steps of an abandoned iterator
+            if self._decoder:
+                self._decoder.drain()  # steps of an abandoned iterator
         except RuntimeError:  # a broken frame of that iterator must not end this epoch
-            self._graph = None
+            self._drop_decoder()
         end = self.num_steps if end_step is None else min(end_step, self.num_steps)
         return self._batches(epoch, iter(range(first_step, end)), self._iteration)
+
+    def reopen(self) -> None:
+        """Open the shards again before the next reads, because other files may have their names."""
+        self._store.reopen()
 
     def take_bad_frames(self) -> list[BadFrame]:
         """Return the damaged frames of the batches handed out since the last call."""
@@ -112,7 +133,7 @@ class ClipLoader:
     def close(self) -> None:
         """End all threads. The loader cannot be used afterwards."""
         self._iteration += 1
-        self._graph = None
+        self._drop_decoder()
         self._store.close()
 
     def _batches(self, epoch: int, numbers: Iterator[int], iteration: int) -> Iterator[Batch]:
@@ -126,7 +147,7 @@ class ClipLoader:
                     raise RuntimeError("the loader was closed or started another epoch meanwhile")
                 began = time.perf_counter()
 
-                # Fill the graph with one step, and with a second one if its frames have been read.
+                # Fill the decoder with one step, and a second one if its frames have been read.
                 self._read_ahead(epoch, numbers, reading)
                 while reading and (
                     not decoding or (len(decoding) < MAX_DECODING and _is_read(reading[0]))
@@ -136,7 +157,7 @@ class ClipLoader:
                 if not decoding:
                     return
 
-                # Take the oldest step out of the graph. Its bad frames are counted first, so that
+                # Take the oldest step out of the decoder. Its bad frames are counted first, so that
                 # the caller can list them even if this step is rejected.
                 step, bad_frames = decoding.popleft()
                 self._bad_frames += bad_frames
@@ -163,45 +184,72 @@ class ClipLoader:
         step, futures = reading
         clips, bad_frames = step.complete([future.result() for future in futures], self._store)
         if clips:
-            if self._graph is None:
-                self._graph = self._make_graph()
-            # The graph works on images: repeat the arguments of a row for each of its images.
-            per_row = self._source.frames_per_row * self.split.planes
-            arguments = step.arguments()
-            self._graph.start(
-                [jpeg for clip in clips for jpeg in clip.jpegs],
-                **{name: np.repeat(rows, per_row, axis=0) for name, rows in arguments.items()},
-            )
+            if self._decoder is None:
+                self._decoder = self._make_decoder()
+            self._decoder.start([clip.jpegs for clip in clips], step.arguments())
         return step, bad_frames
 
     def _finish(self, step: Step) -> Batch:
         """Wait for the decoded frames of a step and return its batch."""
-        if not len(step.plan.clips):  # none of its videos has a good frame
-            return step.batch([], self._device)
-        assert self._graph, "a step with clips has been started in the graph"
+        if isinstance(step, EvaluationStep) and not len(step.plan.clips):
+            return step.batch(None, self._device)  # none of its videos has a good frame
+        assert self._decoder, "a step with clips has been started in the decoder"
         try:
-            return step.batch(self._graph.finish(), self._device)
-        except RuntimeError as error:
-            self._graph = None  # a DALI pipeline cannot be used after an error
+            views = self._decoder.finish()
+        except (RuntimeError, ValueError) as error:
+            self._drop_decoder()  # a DALI pipeline cannot be used after an error
             raise DecodeError(
                 f"{self.split.folder}: a frame of the videos {step.plan.clips.tolist()} of split"
                 f" {self.split.name} cannot be decoded although its checksum is correct. Create the"
                 f" dataset again. {error}"
             ) from error
+        return step.batch(views, self._device)
 
-    def _make_graph(self) -> Graph:
-        """Return the graph for the steps of this loader."""
+    def _make_decoder(self) -> "ThreadDecoder | DaliDecoder":
+        """Return the decoder for the steps of this loader."""
         source = self._source
-        # The graph sees images, two of which are a frame of flow.
-        gray = self._config.clip.modality == "flow"
-        num_images = source.num_rows * source.frames_per_row * self.split.planes
+        is_training = isinstance(source, TrainingSource)
         threads = self._config.run.threads or num_cpus()
-        if isinstance(source, TrainingSource):
-            side = self._config.clip.crop
-            return training_graph(num_images, side, threads, self._device, gray)
-        crop = self._config.test_crop
-        mirrored = source.mirrored
-        return evaluation_graph(num_images, crop, mirrored, threads, self._device, gray)
+        if self.decode == "cpu":
+            cut = cut_training if is_training else cut_evaluation
+            return ThreadDecoder(source.shape, cut, threads, self._device)
+        from pipeline.graph import DaliDecoder
+
+        mirrored = None if isinstance(source, TrainingSource) else source.mirrored
+        return DaliDecoder(source.shape, source.num_rows, mirrored, threads, self._device)
+
+    def _drop_decoder(self) -> None:
+        if self._decoder:
+            self._decoder.close()
+        self._decoder = None
+
+
+def decode_way(config: Config, device: torch.device) -> Literal["cpu", "gpu"]:
+    """Return how frames are decoded on a device: what `run.decode` says, or `auto` becomes.
+
+    Raises:
+        ConfigError: `run.decode` is `gpu`, but there is no GPU or DALI is not installed.
+    """
+    way = config.run.decode
+    if way == "auto":
+        return "gpu" if device.type == "cuda" and _has_dali() else "cpu"
+    if way == "gpu" and device.type != "cuda":
+        raise ConfigError(
+            "run.decode is gpu, but the device is the CPU; set run.decode=cpu or run.decode=auto"
+        )
+    if way == "gpu" and not _has_dali():
+        raise ConfigError(
+            "run.decode is gpu, which needs NVIDIA DALI, but it cannot be imported; install"
+            " tin-video[cuda13] or tin-video[cuda12], or set run.decode=cpu"
+        )
+    return way
+
+
+def _has_dali() -> bool:
+    try:
+        return importlib.util.find_spec("nvidia.dali") is not None
+    except (ImportError, ValueError):  # the package nvidia is missing, or its import is blocked
+        return False
 
 
 def _is_read(reading: Reading) -> bool:

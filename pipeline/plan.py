@@ -97,6 +97,14 @@ class EvaluationPlan:
     """``(B, K*F)`` frames of the videos, counted from 0."""
     regions: np.ndarray
     """``(B, C, 4)`` top, left, bottom, right in pixels of the stored frames."""
+    sizes: np.ndarray
+    """``(B, 2)`` width and height of the frames after scaling."""
+    corners: np.ndarray
+    """``(B, C, 2)`` x and y of the crops in the scaled frames."""
+
+    def rows(self, rows: list[int]) -> "EvaluationPlan":
+        """Return the plan of some of the videos."""
+        return EvaluationPlan(**{name: values[rows] for name, values in vars(self).items()})
 
 
 def check_batch(num_videos: int, config: Config, where: str) -> None:
@@ -121,6 +129,23 @@ def check_batch(num_videos: int, config: Config, where: str) -> None:
     raise ConfigError(
         f"train.batch {settings.batch} is more than the {num_videos} videos of {where}. {advice}"
     )
+
+
+def bn_groups(config: Config, world_size: int) -> int:
+    """Return into how many groups of `train.bn_clips` a rank splits the clips of a pass.
+
+    Raises:
+        ConfigError: `train.bn_clips` does not divide them; names the numbers that do.
+    """
+    train = config.train
+    clips = train.batch // train.accumulate // world_size
+    if clips % train.bn_clips or not clips:
+        fitting = [str(number) for number in range(1, clips + 1) if clips % number == 0]
+        raise ConfigError(
+            f"train.bn_clips {train.bn_clips} does not divide the {clips} clips of a pass on each"
+            f" of {world_size} ranks; set it to one of {', '.join(fitting)}, or to 0"
+        )
+    return clips // train.bn_clips
 
 
 def training_positions(step: int, clips_per_step: int, rank: int, world_size: int) -> np.ndarray:
@@ -170,7 +195,8 @@ def plan_evaluation(split: Split, config: Config, clips: np.ndarray) -> Evaluati
     reference = settings.sampling.startswith("reference")
     corners = view_corners(sizes, config.test_crop, config.test.crops, reference)
     regions = source_regions(corners, config.test_crop, sizes, width, height)
-    return EvaluationPlan(clips, frames.reshape(len(clips), K * frames.shape[2]), regions)
+    frames = frames.reshape(len(clips), K * frames.shape[2])
+    return EvaluationPlan(clips, frames, regions, sizes, corners)
 
 
 def _shard_starts(split: Split) -> np.ndarray:

@@ -73,6 +73,11 @@ class FrameStore:
             jpegs += video.good[used]
         return ClipFrames(jpegs, bad_frames)
 
+    def reopen(self) -> None:
+        """Forget the open shards, so that each is opened again when it is read next."""
+        with self._lock:
+            self._open.clear()
+
     def close(self) -> None:
         """End the threads and close the shards."""
         self._pool.shutdown(cancel_futures=True)
@@ -100,7 +105,7 @@ class _Shard:
     """An open file that closes when the last thread drops it."""
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         if hasattr(os, "posix_fadvise"):  # no read-ahead: a clip needs a few scattered frames
             os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 

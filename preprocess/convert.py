@@ -39,8 +39,8 @@ from preprocess.shards import (
     write_info,
     write_split,
 )
-from preprocess.tars import ADVICE, MAX_BYTES, ShardError, VideoRecord, append_video, end_shard
-from preprocess.videos import EncodedVideo, encode_video
+from preprocess.tars import ADVICE, ShardError, VideoRecord, append_video, end_shard
+from preprocess.videos import MAX_VIDEO_BYTES, TOO_LARGE, EncodedVideo, encode_video
 from preprocess.workers import CrashError, Note, num_cpus, run_tasks
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,9 @@ def shard(config: Config, folder: str | Path, part: int | None = None) -> ShardR
     encode_task = partial(encode_shard, folder, settings)
     processes = config.run.threads or num_cpus()
     began = time.monotonic()
-    for count, name in enumerate(run_tasks(encode_task, todo, processes, _quarantine_crashed), 1):
+    limit = settings.max_seconds
+    written = run_tasks(encode_task, todo, processes, _quarantine_crashed, limit)
+    for count, name in enumerate(written, 1):
         progress = progress_text(count, len(todo), time.monotonic() - began)
         log.info("%s: wrote %s (%s)", folder, name, progress)
     if part is None:
@@ -133,6 +135,7 @@ def encode_shard(folder: Path, settings: ShardSettings, task: ShardTask, note: N
                 bad.append(QuarantinedVideo(video.key, video.path, str(error)))
             else:
                 append_video(file, record, jpegs)
+        note("")
         end_shard(file)
         write_shard_list(folder, task.name, bad)
     return task.name
@@ -145,14 +148,16 @@ def encode(video: Video, settings: ShardSettings) -> tuple[VideoRecord, list[byt
         BadVideoError: the video goes to quarantine.
     """
     path = Path(settings.source).expanduser() / video.path
-    if settings.format == "kinetics" and not path.exists():
-        raise BadVideoError(MISSING)
     try:
+        if settings.format == "kinetics" and not path.exists():
+            raise BadVideoError(MISSING)
         encoded = encode_frames(path, settings, video.reverse)
+    except MemoryError:
+        raise BadVideoError("its frames need more memory than a worker may take") from None
     except OSError as error:
         raise BadVideoError(f"cannot read the file: {error.strerror or error}") from None
-    if sum(map(len, encoded.jpegs)) > MAX_BYTES:
-        raise BadVideoError("the frames have more than 8 GiB; set shard.frame_cap or shard.fps")
+    if sum(map(len, encoded.jpegs)) > MAX_VIDEO_BYTES:
+        raise BadVideoError(TOO_LARGE)
     record = VideoRecord(
         key=video.key,
         labels=video.labels,
@@ -166,6 +171,7 @@ def encode(video: Video, settings: ShardSettings) -> tuple[VideoRecord, list[byt
         seconds=encoded.seconds,
         warning=encoded.warning,
         planes=encoded.planes,
+        group=video.group,
     )
     return record, encoded.jpegs
 
@@ -215,7 +221,8 @@ def merge(folder: str | Path) -> ShardResult:
     for split, numbers in shards.items():
         read = partial(_numbered_rows, folder, split, classes)
         rows = dict(run_tasks(read, numbers, num_cpus()))
-        tables |= write_split(folder, split, [rows[shard] for shard in numbers])
+        in_order = [rows[shard] for shard in numbers]
+        tables |= write_split(folder, split, in_order, groups=plan.groups)
         counts[split] = sum(len(rows[shard].videos) for shard in numbers)
     bad = [video for name in names for video in read_shard_list(folder, name)]
     write_dataset_list(folder, bad)
@@ -257,9 +264,9 @@ def _log_mirror_images(plan: ShardPlan) -> None:
 
 def _quarantine_crashed(error: CrashError[ShardTask]) -> ShardTask:
     """Return the task again, now without the video that crashed the decoder."""
-    if error.note is None:
+    if not error.note:
         raise ShardError(
-            f"{error.task.name}: {error.reason} before it opened a video. Check the installation"
+            f"{error.task.name}: {error.reason} while no video was open. Check the installation"
             " with `tin check`."
         )
     return replace(error.task, crashes=(*error.task.crashes, (error.note, error.reason)))

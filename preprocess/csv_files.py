@@ -6,7 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from configs.files import atomic_file
+from configs.small_files import open_regular
 from preprocess.tars import ShardError
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""Beginnings of cells that a spreadsheet takes for a formula."""
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]], advice: str = "") -> None:
@@ -28,6 +32,20 @@ def write_csv(path: Path, rows: Iterable[Sequence[object]], advice: str = "") ->
         text.detach()  # flushes the text and leaves the file open
 
 
+def harmless(cell: str) -> str:
+    """Return a text that a spreadsheet shows and never computes; numbers stay as they are.
+
+    This is for files that people open. Keys, and files that code reads back, are left alone.
+    """
+    if not cell.startswith(FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
 def read_keys(path: Path, num_videos: int) -> list[str]:
     """Return the column `key` of a CSV file that has a row for each of `num_videos`.
 
@@ -37,7 +55,8 @@ def read_keys(path: Path, num_videos: int) -> list[str]:
     import pandas as pd
 
     try:
-        rows = pd.read_csv(path, usecols=["key"], dtype=str, keep_default_na=False)
+        with open_regular(path) as file:
+            rows = pd.read_csv(file, usecols=["key"], dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise ShardError(f"{path}: {error}. Run `tin data merge` again.") from None
     if len(rows) != num_videos:

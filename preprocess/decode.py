@@ -16,6 +16,9 @@ CONTAINERS = (
     "m4v,ivf,nut,gif,mxf,dv,rm,vob"
 )
 """Formats that may be opened. Playlists and scripts are left out, since they open other files."""
+MAX_PIXELS = 64_000_000
+"""Largest frame that is decoded. A file of a few bytes can announce a frame that fills the memory.
+"""
 OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
 
 
@@ -108,10 +111,27 @@ def _open(path: Path) -> InputContainer:
     except (av.FFmpegError, ValueError) as error:
         raise BadVideoError(f"the file is not a video: {reason_of(error)}") from None
     stream = container.streams.best("video")
-    if stream is None or stream.codec_context is None:
+    if not isinstance(stream, av.VideoStream) or stream.codec_context is None:
         container.close()
         raise BadVideoError("the file has no video stream that can be decoded")
+    try:
+        check_pixels(stream.width, stream.height)
+    except BadVideoError:
+        container.close()
+        raise
+    # A later frame may be larger than the first.
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     return container
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Check that a frame is not too large to be decoded.
+
+    Raises:
+        BadVideoError: it has more than `MAX_PIXELS`.
+    """
+    if width * height > MAX_PIXELS:
+        raise BadVideoError(f"frames of {width}x{height} pixels; the limit is {MAX_PIXELS} pixels")
 
 
 def _video_stream(container: InputContainer) -> av.VideoStream:

@@ -4,6 +4,7 @@ A pixel of 128 means no motion; 0 and 255 mean 20 pixels to the left or up, and 
 down, as in the flow images of TSN.
 """
 
+import io
 import itertools
 import re
 from collections.abc import Sequence
@@ -16,8 +17,9 @@ from PIL import Image
 
 from configs.load import ConfigError
 from configs.schema import ShardSettings
-from preprocess.decode import BadVideoError
-from preprocess.frame_folders import list_frames
+from configs.small_files import read_bytes
+from preprocess.decode import BadVideoError, check_pixels
+from preprocess.frame_folders import MAX_FILE_BYTES, list_frames
 from preprocess.videos import EncodedVideo, check_share, stored_size, thinned
 
 PLANES = 2
@@ -145,10 +147,13 @@ def _pairs_of_files(files: Sequence[Path], axes: Sequence[str]) -> list[tuple[Pa
 
 def _planes(names: Sequence[Path]) -> tuple[Image.Image, Image.Image]:
     """Return the gray pictures along x and y of a flow frame."""
-    if len(names) == 1:
-        red, green, _ = Image.open(names[0]).convert("RGB").split()
+    images = [Image.open(io.BytesIO(read_bytes(name, MAX_FILE_BYTES))) for name in names]
+    for image in images:
+        check_pixels(*image.size)
+    if len(images) == 1:
+        red, green, _ = images[0].convert("RGB").split()
         return red, green
-    x, y = (Image.open(name).convert("L") for name in names)
+    x, y = (image.convert("L") for image in images)
     if x.size != y.size:
         raise ValueError(f"found {x.size} pixels along x and {y.size} along y")
     return x, y

@@ -9,10 +9,13 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from configs.schema import ShardSettings
-from preprocess.decode import BadVideoError
+from configs.small_files import read_bytes
+from preprocess.decode import BadVideoError, check_pixels
 from preprocess.videos import EncodedVideo, check_share, stored_size, thinned
 
 SUFFIXES = frozenset((".jpg", ".jpeg"))
+MAX_FILE_BYTES = 256 << 20
+"""Largest file of a frame: 4 bytes for each of `preprocess.decode.MAX_PIXELS`."""
 ORIENTATION = 0x0112
 """The EXIF tag that says how a frame is turned; 1 means upright."""
 
@@ -44,8 +47,8 @@ def encode_folder(folder: Path, settings: ShardSettings, reverse: bool = False) 
     source_size = None
     size = None
     for file in files:
-        data = file.read_bytes()
         try:
+            data = read_bytes(file, MAX_FILE_BYTES)  # rejects a FIFO or a link to a device
             frame_size = _checked_size(data)
             # The first frame that decodes determines the size of all frames.
             source_size = source_size or frame_size
@@ -75,6 +78,7 @@ def encode_folder(folder: Path, settings: ShardSettings, reverse: bool = False) 
 def _checked_size(data: bytes) -> tuple[int, int]:
     """Return width and height of a JPEG, which is decoded once to check that this is possible."""
     height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    check_pixels(width, height)
     simplejpeg.decode_jpeg(data, fastdct=True, fastupsample=True)
     return width, height
 

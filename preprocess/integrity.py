@@ -11,14 +11,15 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from configs.small_files import DamagedFileError, open_regular
 from preprocess.shards import (
-    TABLES,
     Split,
     dataset_digest,
     file_digest,
     open_split,
     read_info,
 )
+from preprocess.tables import table_path, table_types
 from preprocess.tars import END, ShardError
 
 READERS = 16
@@ -43,8 +44,9 @@ def check_dataset(folder: str | Path, splits: Iterable[str]) -> None:
     problems: list[str] = []
     for split in dict.fromkeys(splits):
         tables = open_split(folder, split)
-        names = [*(f"{split}.{table}.npy" for table in TABLES), f"{split}.csv"]
-        problems += [text for name in names if (text := _changed(folder / name, info.tables))]
+        paths = [table_path(folder, split, table) for table in table_types(info.groups)]
+        paths.append(folder / f"{split}.csv")
+        problems += [text for path in paths if (text := _changed(path, info.tables))]
         if not problems:  # changed tables do not tell where the shards end
             problems += check_shards(tables)
     if problems:
@@ -67,6 +69,8 @@ def _changed(path: Path, digests: dict[str, str]) -> str:
         found = file_digest(path)
     except OSError as error:
         return f"{path}: {error.strerror}. Run `tin data merge` to write the tables again."
+    except DamagedFileError as error:
+        return str(error)
     if found == wanted:
         return ""
     return (
@@ -95,11 +99,13 @@ def _shard_problem(split: Split, shard: int, frames_end: int) -> str:
     advice = "Restore the file, or delete it and run `tin shard` and `tin data merge` again."
     header_at = _padded(frames_end)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             found = os.fstat(file.fileno()).st_size
             header = os.pread(file.fileno(), tarfile.BLOCKSIZE, header_at)
     except OSError as error:
         return f"{path}: {error.strerror}. {advice}"
+    except DamagedFileError as error:
+        return str(error)
     try:
         record = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except tarfile.TarError:

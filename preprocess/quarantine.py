@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from preprocess.csv_files import write_csv
+from preprocess.csv_files import harmless, write_csv
 from preprocess.tars import ADVICE, ShardError
 
 MISSING = "file missing (common for Kinetics)"
@@ -70,7 +70,8 @@ def write_dataset_list(folder: Path, videos: Sequence[QuarantinedVideo]) -> None
     Raises:
         WriteError: the disk is full or not writable.
     """
-    _write_list(folder / "quarantine.csv", videos)
+    rows = [QuarantinedVideo(v.key, harmless(v.source), harmless(v.reason)) for v in videos]
+    _write_list(folder / "quarantine.csv", rows)
 
 
 def _write_list(path: Path, videos: Sequence[QuarantinedVideo]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -66,6 +67,8 @@ def load_or_create_plan(
     # Make the plan again with the number of videos per shard that was estimated at the start.
     started = read_plan(folder)
     plan = make_plan(annotations, settings, started.videos_per_shard)
+    # Finished shards of an earlier version hold no groups, so the others must not need them.
+    plan = plan.model_copy(update={"groups": started.groups})
     before = started.model_dump()
     after = plan.model_dump()
     changed = [name for name in before if before[name] != after[name]]
@@ -111,6 +114,7 @@ def make_plan(
         seed=settings.seed,
         annotations=annotations.digest,
         tool={name: version(name) for name in _tools(settings)},
+        groups=True,
     )
 
 
@@ -119,11 +123,15 @@ def list_tasks(annotations: Annotations, plan: ShardPlan) -> list[ShardTask]:
     tasks = []
     step = plan.videos_per_shard
     for split in plan.splits:
-        videos = [video for video in annotations.videos if video.split == split]
-        videos.sort(key=lambda video: _shuffle_key(video, plan.seed))
+        videos = shuffled([v for v in annotations.videos if v.split == split], plan.seed)
         for shard, first in enumerate(range(0, len(videos), step)):
             tasks.append(ShardTask(split, shard, tuple(videos[first : first + step])))
     return tasks
+
+
+def shuffled(videos: Sequence[Video], seed: int) -> list[Video]:
+    """Return videos in the seeded order, which does not depend on other videos."""
+    return sorted(videos, key=lambda video: _shuffle_key(video, seed))
 
 
 def num_shards(plan: ShardPlan, split: str) -> int:
@@ -148,7 +156,7 @@ def _tools(settings: ShardSettings) -> list[str]:
 def _videos_per_shard(annotations: Annotations, settings: ShardSettings) -> int:
     """Return how many videos fit `shard_mb`, estimated from a sample that all parts agree on."""
     # Estimate the bytes of a video from the first ones of the shuffled order.
-    order = sorted(annotations.videos, key=lambda video: _shuffle_key(video, settings.seed))
+    order = shuffled(annotations.videos, settings.seed)
     estimates = [_estimate_bytes(video, settings) for video in order[:SAMPLE_SIZE]]
     known = [size for size in estimates if size]
     count = len(annotations.videos)
@@ -161,11 +169,11 @@ def _videos_per_shard(annotations: Annotations, settings: ShardSettings) -> int:
 def _estimate_bytes(video: Video, settings: ShardSettings) -> float:
     """Return about how many bytes a video takes in a shard; 0 if it cannot be probed."""
     path = Path(settings.source).expanduser() / video.path
-    if path.is_dir():
-        return sum(file.stat().st_size for file in list_frames(path))
     try:
+        if path.is_dir():
+            return sum(file.stat().st_size for file in list_frames(path) if file.is_file())
         info = probe(path)
-    except BadVideoError:
+    except (BadVideoError, OSError):
         return 0.0
     frames = info.seconds * settings.fps or info.num_frames or info.seconds * info.fps
     frames = min(frames, settings.frame_cap or frames)

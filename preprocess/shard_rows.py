@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.shards import FRAME_ROW, LABEL, VIDEO_ROW, CsvRow, ShardRows, shard_name
+from preprocess.csv_files import harmless
+from preprocess.shards import CsvRow, ShardRows, shard_name
+from preprocess.tables import FRAME_ROW, GROUP, LABEL, VIDEO_ROW, group_number
 from preprocess.tars import ShardError, VideoRecord, read_shard
 
 
@@ -25,6 +27,7 @@ def read_rows(folder: Path, split: str, shard: int, classes: Mapping[str, int]) 
     videos: list[tuple[int, ...]] = []
     frames = [np.empty(0, FRAME_ROW)]
     labels: list[int] = []
+    groups: list[int] = []
     csv_rows = []
     first_frame = 0
     for record, start in read_shard(path):
@@ -37,12 +40,14 @@ def read_rows(folder: Path, split: str, shard: int, classes: Mapping[str, int]) 
         videos.append(_video_row(record, first_frame, first_label=len(labels)))
         frames.append(_frame_rows(record, start, shard))
         labels += [classes[name] for name in record.labels]
+        groups.append(group_number(_group_of(record)))
         csv_rows.append(_csv_row(record, shard))
         first_frame += len(record.offsets)
     return ShardRows(
         videos=np.array(videos, VIDEO_ROW),
         frames=np.concatenate(frames),
         labels=np.array(labels, LABEL),
+        groups=np.array(groups, GROUP),
         csv_rows=csv_rows,
     )
 
@@ -69,16 +74,22 @@ def _frame_rows(record: VideoRecord, start: int, shard: int) -> np.ndarray:
     return rows
 
 
+def _group_of(record: VideoRecord) -> str:
+    """Return the group of a video; without one, its source, which a reversed copy shares."""
+    return record.group or record.source
+
+
 def _csv_row(record: VideoRecord, shard: int) -> CsvRow:
     return CsvRow(
         key=record.key,
-        labels=";".join(record.labels),
+        labels=harmless(";".join(record.labels)),
         frames=record.num_frames,
         width=record.width,
         height=record.height,
         fps=f"{record.fps:.6g}",
         shard=shard,
         seconds=f"{record.seconds:.3f}",
-        source=record.source,
-        warning=record.warning,
+        source=harmless(record.source),
+        warning=harmless(record.warning),
+        group=harmless(record.group),
     )

@@ -1,8 +1,8 @@
 """Reads and writes the dataset on disk: tar shards of JPEG frames, with their tables.
 
 A folder holds dataset.yaml, the shards (with a `<key>.mjpeg` and a `<key>.json` for each video),
-and the tables of each split: videos.npy, frames.npy and labels.npy, which are memory-mapped, and a
-CSV file for people.
+and the tables of each split: videos.npy, frames.npy, labels.npy and groups.npy, which are
+memory-mapped, and a CSV file for people.
 """
 
 import hashlib
@@ -15,10 +15,12 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from configs.files import atomic_file, write_text
+from configs.files import write_text
 from configs.load import ConfigError, parse, read_yaml, to_yaml
 from configs.settings import Settings
+from configs.small_files import open_regular
 from preprocess.csv_files import read_keys, write_csv
+from preprocess.tables import open_table, table_types, write_table
 from preprocess.tars import ADVICE, ShardError
 
 FORMATS = {"rgb": 1, "flow": 2}
@@ -27,20 +29,6 @@ FORMAT = max(FORMATS.values())
 """The newest version of the layout that this code reads."""
 PLANES = {"rgb": 1, "flow": 2}
 """JPEGs, and rows of the table of frames, for each frame: of flow, along x and along y."""
-VIDEO_ROW = np.dtype(
-    [
-        ("first_frame", "<i8"),
-        ("num_frames", "<i4"),
-        ("source_frames", "<i4"),
-        ("width", "<i4"),
-        ("height", "<i4"),
-        ("first_label", "<i8"),
-    ]
-)
-FRAME_ROW = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("size", "<u4"), ("crc32", "<u4")])
-LABEL = np.dtype("<i4")
-TABLES = {"videos": VIDEO_ROW, "frames": FRAME_ROW, "labels": LABEL}
-"""Row types of the memory-mapped tables of a split, by name."""
 Model = TypeVar("Model", bound=Settings)
 
 
@@ -75,6 +63,8 @@ class ShardPlan(Settings):
     """sha256 of the list of videos with their labels, splits and keys."""
     tool: dict[str, str]
     """Versions of the packages that make the frames."""
+    groups: bool = False
+    """Whether the shards hold the group of each video. Those of earlier versions do not."""
 
 
 class DatasetInfo(ShardPlan):
@@ -102,6 +92,10 @@ class Split:
     """`(labels of all videos,)` class indices."""
     planes: int = 1
     """Rows of `frames` of each frame of a video: 2 for flow, along x and along y."""
+    groups: np.ndarray | None = None
+    """`(N,)` of `GROUP`: equal for the videos of a group, such as those of one person or one
+    recording. A video without a group has a number of its own. None: the dataset is of an earlier
+    version, which did not store groups."""
 
     @property
     def num_videos(self) -> int:
@@ -113,6 +107,20 @@ class Split:
         first = self.videos["first_label"]
         end = first[video + 1] if video + 1 < len(first) else len(self.labels)
         return self.labels[first[video] : end]
+
+    def required_groups(self, purpose: str) -> np.ndarray:
+        """Return `groups`; `purpose` says what needs them.
+
+        Raises:
+            ConfigError: the dataset does not store them.
+        """
+        if self.groups is None:
+            raise ConfigError(
+                f"{purpose} needs the groups of the videos, but {self.folder} was made by an"
+                " earlier version, which did not store them. Make the dataset again in another"
+                " folder with `tin shard`; the groups come from column group of the labels."
+            )
+        return self.groups
 
     def shard_path(self, shard: int) -> Path:
         """Return the tar file of a shard."""
@@ -140,6 +148,13 @@ class CsvRow(NamedTuple):
     seconds: str
     source: str
     warning: str
+    group: str
+    """Datasets that do not store groups lack this column."""
+
+    @classmethod
+    def columns(cls, groups: bool) -> tuple[str, ...]:
+        """Return the columns of the file; `groups` says whether the dataset stores groups."""
+        return cls._fields if groups else cls._fields[:-1]
 
 
 @dataclass(frozen=True)
@@ -149,6 +164,7 @@ class ShardRows:
     videos: np.ndarray
     frames: np.ndarray
     labels: np.ndarray
+    groups: np.ndarray
     csv_rows: list[CsvRow]
 
 
@@ -204,21 +220,23 @@ def open_split(folder: str | Path, split: str) -> Split:
     if split not in info.splits:
         names = ", ".join(info.splits)
         raise ConfigError(f"{folder} has no split {split!r}; its splits are {names}")
-    tables = {name: _open_table(folder, split, name) for name in TABLES}
+    tables = {name: open_table(folder, split, name) for name in table_types(info.groups)}
     num_videos = len(tables["videos"])
     if num_videos != info.splits[split]:
         raise ShardError(
             f"{folder / split}.videos.npy has {num_videos} videos, but dataset.yaml says"
             f" {info.splits[split]}. Run `tin data merge` again."
         )
-    videos, frames, labels = (tables[name] for name in ("videos", "frames", "labels"))
-    return Split(split, folder, videos, frames, labels, PLANES[info.modality])
+    return Split(split, folder, planes=PLANES[info.modality], **tables)
 
 
-def write_split(folder: Path, split: str, shards: Sequence[ShardRows]) -> dict[str, str]:
+def write_split(
+    folder: Path, split: str, shards: Sequence[ShardRows], *, groups: bool = False
+) -> dict[str, str]:
     """Write the tables of a split; return the sha256 of each file by its name.
 
     The first frames and first labels in `shards` are changed to count from the split's start.
+    `groups` says whether the shards hold groups, which then get a table and a column.
 
     Raises:
         WriteError: the disk is full or not writable.
@@ -230,13 +248,14 @@ def write_split(folder: Path, split: str, shards: Sequence[ShardRows]) -> dict[s
         rows.videos["first_label"] += first_label
         first_frame += len(rows.frames)
         first_label += len(rows.labels)
-    names = []
-    for table, dtype in TABLES.items():
-        names.append(f"{split}.{table}.npy")
-        _write_table(folder / names[-1], [getattr(rows, table) for rows in shards], dtype)
+    names = [
+        write_table(folder, split, table, [getattr(rows, table) for rows in shards])
+        for table in table_types(groups)
+    ]
     names.append(f"{split}.csv")
-    csv_rows = (row for rows in shards for row in rows.csv_rows)
-    write_csv(folder / names[-1], chain([CsvRow._fields], csv_rows), ADVICE)
+    columns = CsvRow.columns(groups)
+    csv_rows = (row[: len(columns)] for rows in shards for row in rows.csv_rows)
+    write_csv(folder / names[-1], chain([columns], csv_rows), ADVICE)
     return {name: file_digest(folder / name) for name in names}
 
 
@@ -247,15 +266,16 @@ def write_info(folder: Path, info: DatasetInfo) -> None:
         WriteError: the disk is full or not writable.
     """
     values = info.model_copy(update={"digest": dataset_digest(info)})
-    text = to_yaml(stored_values(values))
-    write_text(folder / "dataset.yaml", text, advice=ADVICE)
+    write_text(folder / "dataset.yaml", to_yaml(stored_values(values)), advice=ADVICE)
 
 
 def stored_values(plan: ShardPlan) -> dict[str, Any]:
-    """Return what plan.yaml or dataset.yaml holds; earlier versions do not know `modality`."""
+    """Return what plan.yaml or dataset.yaml holds: as earlier versions wrote it, where possible."""
     values = plan.model_dump(mode="json", exclude={"name"})
     if plan.modality == "rgb":
         del values["modality"]
+    if not plan.groups:
+        del values["groups"]
     return values
 
 
@@ -267,33 +287,5 @@ def dataset_digest(info: DatasetInfo) -> str:
 
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file in hex."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _open_table(folder: Path, split: str, name: str) -> np.ndarray:
-    """Return a table, memory-mapped and checked for its type."""
-    path = folder / f"{split}.{name}.npy"
-    try:
-        table = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # numpy raises many types for a damaged header
-        raise ShardError(f"{path}: {error}. Run `tin data merge` again.") from None
-    if table.dtype != TABLES[name] or table.ndim != 1:
-        raise ShardError(
-            f"{path}: found shape {table.shape} of {table.dtype}, expected one dimension of"
-            f" {TABLES[name]}. Run `tin data merge` again."
-        )
-    return table
-
-
-def _write_table(path: Path, parts: Sequence[np.ndarray], dtype: np.dtype) -> None:
-    """Write an array part by part, so that it is never in memory as a whole."""
-    header = {
-        "descr": np.lib.format.dtype_to_descr(dtype),
-        "fortran_order": False,
-        "shape": (sum(len(part) for part in parts),),
-    }
-    with atomic_file(path, advice=ADVICE) as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for part in parts:
-            file.write(part.tobytes())

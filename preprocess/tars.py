@@ -28,8 +28,6 @@ MAX_RECORD_BYTES = 256 << 20
 """The size limit of a `.json`: about ten million frames."""
 KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 """Keys of videos. webdataset ends a key at a dot, and names in USTAR have at most 100 bytes."""
-MAX_BYTES = 8**11 - 1
-"""The size limit of a video: USTAR writes sizes in 11 octal digits."""
 END = bytes(2 * tarfile.BLOCKSIZE)
 ADVICE = "Finished shards are kept."
 """What is still intact when a file of a dataset cannot be written."""
@@ -64,6 +62,8 @@ class VideoRecord:
     """Size of `<key>.mjpeg`, in bytes."""
     planes: int = 1
     """JPEGs of a frame: 2 for flow, along x and along y. Only records of flow contain it."""
+    group: str = ""
+    """Group of the video in the annotations. Only records of videos with a group contain it."""
 
     @property
     def num_frames(self) -> int:
@@ -87,6 +87,8 @@ def append_video(file: BinaryIO, record: VideoRecord, jpegs: Sequence[bytes]) ->
     values = asdict(record)
     if record.planes == 1:
         del values["planes"]
+    if not record.group:
+        del values["group"]
     text = json.dumps(values, separators=(",", ":")).encode()
     _append(file, f"{record.key}.mjpeg", record.size, jpegs)
     _append(file, f"{record.key}.json", len(text), [text])

@@ -12,11 +12,12 @@ import numpy as np
 import simplejpeg
 
 from configs.progress import show_progress
+from configs.small_files import DamagedFileError, open_regular
 from preprocess.integrity import check_shards
 from preprocess.shard_plan import num_shards, read_plan
 from preprocess.shard_rows import read_rows
 from preprocess.shards import (
-    TABLES,
+    CsvRow,
     DatasetInfo,
     ShardRows,
     Split,
@@ -26,6 +27,7 @@ from preprocess.shards import (
     read_info,
     shard_name,
 )
+from preprocess.tables import table_path, table_types
 from preprocess.tars import ShardError, VideoRecord, read_shard
 from preprocess.workers import Note, num_cpus, run_tasks
 
@@ -86,13 +88,13 @@ def check_shard(folder: Path, split: str, shard: int, note: Note) -> tuple[int, 
     path = folder / shard_name(split, shard)
     found: list[str] = []
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             for record, start in read_shard(path):
                 file.seek(start)
                 found += _check_video(file.read(record.size), record)
     except OSError as error:
         found.append(error.strerror or str(error))
-    except ShardError as error:
+    except (ShardError, DamagedFileError) as error:
         found.append(str(error))
     problems = [text if str(path) in text else f"{path}: {text}" for text in found]
     if len(problems) > MAX_PROBLEMS:
@@ -134,7 +136,8 @@ def _check_files(folder: Path, info: DatasetInfo) -> Iterator[str]:
 def _check_tables(split: Split, info: DatasetInfo, shards: Sequence[int]) -> Iterator[str]:
     """Yield the tables that differ from the shards, which are read one after the other."""
     classes = {name: index for index, name in enumerate(info.classes)}
-    seen = dict.fromkeys(TABLES, 0)  # rows of the shards so far
+    seen = dict.fromkeys(table_types(info.groups), 0)  # rows of the shards so far
+    num_columns = len(CsvRow.columns(info.groups))
     csv_path = split.folder / f"{split.name}.csv"
     with csv_path.open(encoding="utf-8", errors="replace", newline="") as file:
         stored_rows = csv.reader(file)
@@ -145,16 +148,20 @@ def _check_tables(split: Split, info: DatasetInfo, shards: Sequence[int]) -> Ite
             rows.videos["first_frame"] += seen["frames"]
             rows.videos["first_label"] += seen["labels"]
             for table in _differing(split, rows, seen):
-                yield f"{_table_path(split, table)} {advice}"
+                yield f"{table_path(split.folder, split.name, table)} {advice}"
             # Compare every row, so that the reader is at the next shard's rows afterwards.
-            differs = [list(map(str, row)) != next(stored_rows, None) for row in rows.csv_rows]
+            differs = [
+                list(map(str, row[:num_columns])) != next(stored_rows, None)
+                for row in rows.csv_rows
+            ]
             if any(differs):
                 yield f"{csv_path} {advice}"
             seen = {table: seen[table] + len(getattr(rows, table)) for table in seen}
     for table, count in seen.items():
         found = len(getattr(split, table))
         if found != count:
-            yield f"{_table_path(split, table)} has {found} rows, but the shards have {count}"
+            path = table_path(split.folder, split.name, table)
+            yield f"{path} has {found} rows, but the shards have {count}"
 
 
 def _differing(split: Split, rows: ShardRows, seen: dict[str, int]) -> Iterator[str]:
@@ -163,7 +170,3 @@ def _differing(split: Split, rows: ShardRows, seen: dict[str, int]) -> Iterator[
         expected = getattr(rows, table)
         if not np.array_equal(getattr(split, table)[first : first + len(expected)], expected):
             yield table
-
-
-def _table_path(split: Split, table: str) -> Path:
-    return split.folder / f"{split.name}.{table}.npy"

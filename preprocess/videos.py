@@ -22,6 +22,11 @@ from preprocess.decode import (
 )
 
 Frame = TypeVar("Frame")
+MAX_VIDEO_BYTES = 2 << 30
+"""The size limit of the stored frames of a video."""
+MAX_FRAMES = 1_000_000
+"""The limit on the frames that `shard.fps` makes: 11 hours at 25 frames per second."""
+TOO_LARGE = "its frames have more than 2 GiB; set shard.frame_cap or shard.fps"
 MIN_SHARE = 0.9
 """A video with fewer than this share of its announced frames goes to quarantine."""
 
@@ -62,10 +67,14 @@ def encode_video(path: Path, settings: ShardSettings, reverse: bool = False) -> 
     # Encode all frames to the size of the first one.
     sizes = None
     jpegs = []
+    size_bytes = 0
     reformatter = VideoReformatter()  # keeps its scaler from frame to frame
     for frame, _ in frames:
         sizes = sizes or _sizes(frame, settings.short_side)
         jpegs.append(_encode(frame, sizes, reformatter, settings.quality))
+        size_bytes += len(jpegs[-1])
+        if size_bytes > MAX_VIDEO_BYTES and not settings.frame_cap:
+            raise BadVideoError(TOO_LARGE)
     # Reject a video that lacks too many frames.
     times = decoding.times
     warning = check_share(len(times), _expected(info, decoding), decoding.problems)
@@ -118,13 +127,22 @@ def stored_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 def at_rate(
     frames: Iterable[tuple[av.VideoFrame, float]], fps: float, interval: float
 ) -> Iterator[tuple[av.VideoFrame, float]]:
-    """Repeat and skip frames to get `fps`; the last one is shown for `interval` seconds."""
+    """Repeat and skip frames to get `fps`; the last one is shown for `interval` seconds.
+
+    Raises:
+        BadVideoError: a gap in the timestamps would be filled with too many frames.
+    """
     tolerance = 1e-6  # containers round times
     shown = None
     end = 0.0
     tick = 0
     # Each frame is shown at the ticks from its own time up to the time of the next frame.
     for frame, time in frames:
+        if time * fps > MAX_FRAMES:
+            raise BadVideoError(
+                f"a frame has the time {time:.0f} s; up to there, shard.fps={fps:g} would make more"
+                f" than {MAX_FRAMES} frames"
+            )
         while shown is not None and tick / fps < time - tolerance:
             yield shown, tick / fps
             tick += 1

@@ -108,7 +108,8 @@ def test_a_dataset_and_a_run_of_the_earlier_version_are_resumed_and_tested(earli
     begun = tmp_path / "begun"
     interrupted(earlier, begun, *words)
     tin(ROOT, "data", "verify", work / "data")
-    tin(ROOT, "train", "--run", begun)
+    resumed = tin(ROOT, "train", "--run", begun)
+    assert "the result may not be bit-equal" in resumed.stderr  # because versions differ
     # The last one: of equal metrics, the earlier version keeps the first as the best, this one the
     # checkpoint with the lowest loss.
     tin(ROOT, "test", begun, "test.checkpoint=last")
@@ -119,7 +120,8 @@ def test_a_dataset_and_a_run_of_the_earlier_version_are_resumed_and_tested(earli
         assert torch.equal(tensor, states[1]["model"][name]), name
     tin(earlier, "test", whole, "test.checkpoint=last")
     results = [json.loads(file.read_text()) for file in tmp_path.glob("*/tests/*/result.json")]
-    assert results[0]["metrics"] == results[1]["metrics"]
+    # The pixels are the same, but DALI multiplied by the reciprocal of the deviation.
+    assert results[0]["metrics"] == pytest.approx(results[1]["metrics"], rel=1e-6)
     shown = tin(ROOT, "report", whole, begun, "--out", tmp_path).stdout
     assert "whole" in shown
     assert "begun" in shown

@@ -64,6 +64,10 @@ def shard(
         int | None, typer.Option(metavar="I", help="Write this part only; the first part is 0.")
     ] = None,
     parts: Annotated[int | None, typer.Option(metavar="N", help="Number of parts.")] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Encode a sample, print size and hours, and write nothing."),
+    ] = False,
 ) -> None:
     """Convert a folder of videos into a dataset of shards.
 
@@ -87,6 +91,12 @@ def shard(
     }
     given = [f"shard.{key}={json.dumps(value)}" for key, value in options.items() if value]
     config = load(recipe or None, [*(settings or []), *given])
+    if dry_run:
+        from preprocess.dry_run import dry_run as estimate
+
+        for line in estimate(config).lines():
+            typer.echo(line)
+        return
     try:
         result = convert(config, dataset, part)
     except KeyboardInterrupt:

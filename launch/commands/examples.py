@@ -14,6 +14,7 @@ EXAMPLES = {
     "cancel": "tin cancel runs/first",
     "config": "tin config clips train.epochs=30",
     "check": "tin check",
+    "doctor": "tin doctor runs/first",
     "list": "tin list runs",
     "data graded": "tin data graded study/videos",
     "export": "tin export runs/first model.onnx",
@@ -29,5 +30,6 @@ EXAMPLES = {
     "bench data": "tin bench data ~/shards/mine clip.crop=112",
     "bench model": "tin bench model --json model.json",
     "bench steps": "tin bench steps --clips 6 train.bn=partial",
+    "bench scale": "tin bench scale --clips 32 --network 10",
     "bench train": "tin bench train ~/shards/mine train.batch=8",
 }

@@ -44,7 +44,7 @@ def test(
     from tin.evaluation.evaluate import test as test_run
     from tin.evaluation.scores import load_result
     from tin.ranks.distributed import start
-    from tin.reports.measured import store_intervals
+    from tin.reports.intervals import store_intervals
     from tin.runs.folder import Run
 
     with start(Run(folder).config().run.device) as world:
@@ -197,8 +197,10 @@ def _print_comparison(first: Path, second: Path) -> None:
     from tin.reports.tables import p_text
 
     name, found = compare_paths(first, second)
+    groups = f" in {found.num_groups} groups" if found.num_groups is not None else ""
     typer.echo(
-        f"{name}, {found.num_videos} videos, seeds: {found.num_seeds[0]} and {found.num_seeds[1]}"
+        f"{name}, {found.num_videos} videos{groups},"
+        f" seeds: {found.num_seeds[0]} and {found.num_seeds[1]}"
     )
     typer.echo(f"first   {first}\nsecond  {second}")
     typer.echo(

@@ -17,7 +17,9 @@ Json = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Also write all numbers to a JSON file.")
 ]
 Compiled = Annotated[bool, typer.Option(help="Also time torch.compile.")]
-Forms = Annotated[list[str] | None, typer.Option(metavar="FORM", help="A value of train.compile.")]
+Forms = Annotated[
+    list[str] | None, typer.Option("--form", metavar="FORM", help="A value of train.compile.")
+]
 Seconds = Annotated[float, typer.Option(help="Seconds for each line of the table.")]
 
 weights = typer.Typer(no_args_is_help=True, help="Fetch, import or export weights.")
@@ -167,6 +169,37 @@ def bench_steps(
 
     forms = form or ("none", "graphs", "default")
     _show(steps.bench_steps(clips or (6, 32), forms, seconds, settings or (), json), json)
+
+
+@bench.command(name="scale")
+def bench_scale(
+    clips: Annotated[int, typer.Option(metavar="N", help="Clips of a step on each GPU.")] = 32,
+    rate: Annotated[
+        list[float] | None,
+        typer.Option(metavar="CLIPS/S", help="Speed of one GPU; by default 620 and 900 (H100)."),
+    ] = None,
+    network: Annotated[
+        float, typer.Option(metavar="GBIT/S", help="Speed of the network between nodes.")
+    ] = 100.0,
+    gpus: Annotated[
+        list[int] | None, typer.Option(metavar="N", help="GPUs; by default 8, 64 and 512.")
+    ] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A file of `tin doctor`, whose figures take the place of those."
+        ),
+    ] = None,
+) -> None:
+    """Predict the speed of many GPUs from the speed of one and from the network."""
+    from tin.bench import diagnosis, scale
+
+    rates = rate or scale.H100
+    machines = [scale.Machine(speed, clips, network_gbit_s=network) for speed in rates]
+    if measured:
+        machines = [scale.measured_machine(diagnosis.load(measured), network)]
+    for line in scale.table(machines, gpus or (8, 64, 512)):
+        typer.echo(line)
 
 
 @bench.command(name="train")

@@ -5,7 +5,6 @@ This is the same for all executors. `tin submit` writes a `StageJob` to a file, 
 """
 
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -16,9 +15,11 @@ from pathlib import Path
 from types import FrameType
 
 import submitit
+from pydantic import TypeAdapter
 
 from configs.errors import STOPPED, TinError
 from configs.node import node_name
+from configs.small_files import read_record
 from launch.errors import exit_code, explain, set_up_libraries, set_up_logging
 from launch.jobs.give_up import limited
 from launch.jobs.srun_log import START, cancel_reason, lost_nodes, start_before, used_nodes
@@ -81,6 +82,9 @@ class StageJob:
         os._exit(code)  # a crash in the cleanup of a library must not turn success into failure
 
 
+STAGE_JOB = TypeAdapter(StageJob)
+
+
 def task_file(tasks: str, task: str) -> Path:
     """Return the file of a job (task `0`), or of a task of an array."""
     return Path(f"{tasks}-{task}.json")
@@ -93,7 +97,7 @@ def load_task(tasks: str) -> StageJob:
         tasks: path of the files of the submission, without the part that differs between tasks.
     """
     file = task_file(tasks, os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
-    return StageJob(**json.loads(file.read_text()))
+    return read_record(file, STAGE_JOB)
 
 
 def _run_rank(run_dir: Path, stage: str) -> int:

@@ -113,7 +113,7 @@ def _train(run_dir: Path) -> None:
 def _test(run_dir: Path) -> None:
     from tin.evaluation.evaluate import test
     from tin.ranks.distributed import start
-    from tin.reports.measured import store_intervals
+    from tin.reports.intervals import store_intervals
 
     config = submitted_config(run_dir)
     _stage_shards(run_dir, "test", config, (config.data.test_split,))

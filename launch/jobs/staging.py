@@ -22,6 +22,7 @@ from configs.files import BUFFER_BYTES, atomic_file, remove_leftovers, write_lin
 from configs.load import ConfigError
 from configs.node import node_name
 from launch.record import place
+from preprocess.copies import is_copy
 from preprocess.shards import Split, open_split, read_info
 from tin.runs.folder import Run
 
@@ -157,7 +158,7 @@ def _copy_split(dataset: Path, split: str, target: Path, keep_free: float) -> tu
     for number in np.unique(tables.frames["shard"]).tolist():
         shard = tables.shard_path(number)
         copy = target / shard.name
-        if _is_copy(shard, copy):
+        if is_copy(shard, copy):
             continue
         size = shard.stat().st_size
         fits = shutil.disk_usage(target).free - size >= keep_free
@@ -169,21 +170,12 @@ def _copy_split(dataset: Path, split: str, target: Path, keep_free: float) -> tu
     return copied, linked
 
 
-def _is_copy(source: Path, copy: Path) -> bool:
-    """Return whether `copy` was made from `source` as it is now: equal size and time of change."""
-    if copy.is_symlink() or not copy.exists():
-        return False
-    ours = copy.stat()
-    theirs = source.stat()
-    return (ours.st_size, ours.st_mtime_ns) == (theirs.st_size, theirs.st_mtime_ns)
-
-
 def _copy(source: Path, copy: Path, check: Callable[[Path], None] | None = None) -> None:
     """Copy a file with its time of change, unless that was done before.
 
     `check` gets the path of the finished bytes; the copy gets its name only if `check` returns.
     """
-    if _is_copy(source, copy):
+    if is_copy(source, copy):
         return
     with source.open("rb") as original, atomic_file(copy) as file:
         shutil.copyfileobj(original, file, BUFFER_BYTES)

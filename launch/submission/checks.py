@@ -7,6 +7,7 @@ from configs.cluster import Cluster
 from configs.load import ConfigError, dataset_path, differences
 from configs.schema import Config
 from launch.submission.steps import Submission
+from pipeline.plan import bn_groups
 from tin.models.imagenet import initial_weights
 from tin.runs.fit import check_training
 from tin.runs.folder import Run
@@ -85,3 +86,5 @@ def _check_ranks(cluster: Cluster, config: Config) -> None:
             f"train.batch {clips} is not a multiple of {ranks} ranks x train.accumulate"
             f" {config.train.accumulate}: change it, or the number of nodes in the cluster file"
         )
+    if config.train.bn_clips:
+        bn_groups(config, ranks)

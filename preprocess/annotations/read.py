@@ -17,6 +17,8 @@ from preprocess.tars import KEY
 
 log = logging.getLogger(__name__)
 
+QUARANTINE = "quarantine"
+"""Not a name for a split, because its table would be the list of bad videos, quarantine.csv."""
 HELD_OUT = 0.2
 """Fraction of the groups of each class that is held out if no video has a split."""
 
@@ -126,10 +128,28 @@ def _annotations(
     """
     if not videos:
         raise AnnotationError("the annotations contain no videos")
+    _check_names(videos)
     _check_keys(videos)
     _check_labels(videos, settings, classes)
     classes = classes or sorted({label for video in videos for label in video.labels})
     return Annotations(tuple(videos), tuple(classes))
+
+
+def _check_names(videos: Sequence[Video]) -> None:
+    """Raise an error for a split or a class that cannot be the name of a file or in a text file."""
+    for video in videos:
+        if video.split == QUARANTINE:
+            raise AnnotationError(
+                f"{video.path}: split {QUARANTINE} has the name of the list of bad videos; rename"
+                " the split"
+            )
+        for label in video.labels:
+            try:
+                label.encode("utf-8")
+            except UnicodeEncodeError:
+                raise AnnotationError(
+                    f"{video.path}: class {label!a} is not valid Unicode; save the file as UTF-8"
+                ) from None
 
 
 def _check_keys(videos: Sequence[Video]) -> None:

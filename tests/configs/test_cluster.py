@@ -121,3 +121,12 @@ def test_the_cluster_file_of_a_run_is_read_back_as_it_was_written(tmp_path: Path
     cluster = load_cluster("gpu", ["nodes=3"])
     (tmp_path / "cluster.yaml").write_text(dump(cluster))
     assert load_submitted_cluster(tmp_path / "cluster.yaml") == cluster
+
+
+@pytest.mark.parametrize(
+    "setting", ['partition="a\\nb"', 'setup=["a\\nb"]', 'options={comment: "a\\nb"}']
+)
+def test_a_line_break_in_a_value_is_rejected(setting):
+    """It would add a line to the batch script."""
+    with pytest.raises(ConfigError, match="expected one line of printable characters"):
+        load_cluster("cpu", [setting])

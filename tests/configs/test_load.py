@@ -150,3 +150,9 @@ def test_each_setting_has_a_docstring():
 def test_the_booleans_of_older_recipes_still_say_whether_to_compile(value, meaning):
     settings = ["data.dataset=clips", f"train.compile={value}"]
     assert load(None, settings).train.compile == meaning
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "\udce9"])
+def test_the_name_of_a_run_is_printable(name):
+    with pytest.raises(ConfigError, match="the name of a run must be printable"):
+        run_path(name)

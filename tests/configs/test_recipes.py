@@ -58,8 +58,8 @@ def test_a_recipe_trains_two_steps_and_is_tested(name, datasets, world):
     for step in range(2):
         batch = next(steps)
         T = config.clip.num_segments
-        assert batch.x.shape == (2, T, batch_channels(config.clip), 32, 32)
         x, targets = augment(batch.x, batch.labels, batch.clips, config, 0, len(CLASSES), step)
+        assert x.shape == (2, T, batch_channels(config.clip), 32, 32)
         value = loss(model(x), targets, config)
         assert torch.isfinite(value)
         value.backward()

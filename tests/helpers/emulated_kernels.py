@@ -43,9 +43,25 @@ class Tensors(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in names]
 
 
+class Nets(ctypes.Structure):
+    """tin::Nets of cuda/nets.h."""
+
+    _fields_ = [(name, ctypes.c_int) for name in ("B", "T", "F")]
+    _fields_ += [(name, ctypes.c_void_p) for name in ("pooled", "grad_offset", "grad_weight")]
+    _fields_ += [("parameters", ctypes.c_void_p * 8)]
+    _fields_ += [(name, ctypes.c_void_p) for name in ("offset", "weight", "state", "d_pooled")]
+    _fields_ += [("gradients", ctypes.c_void_p * 8)]
+
+
 def compile_cuda(library: Path, *flags: str) -> Path:
-    """Compile interlace.cu for the CPU; return the library."""
-    return _compile(library, "-DTIN_EMULATE", "-x", "c++", CUDA / "interlace.cu", *flags)
+    """Compile the kernels for the CPU; return the library."""
+    sources = (CUDA / "interlace.cu", CUDA / "nets.cu")
+    return _compile(library, "-DTIN_EMULATE", "-x", "c++", *sources, *flags)
+
+
+def compile_nets(library: Path) -> Path:
+    """Compile only the kernels of the two nets for the CPU; return the library."""
+    return _compile(library, "-DTIN_EMULATE", "-x", "c++", CUDA / "nets.cu")
 
 
 def compile_cpu(library: Path) -> Path:
@@ -80,10 +96,16 @@ class Kernels:
 
     def call(self, name: str, shape: Shape, dtype: str, **addresses: int) -> None:
         """Call the function ``name``; a tensor without an address is null."""
-        tensors = Tensors(**addresses)
+        self._call(name, ctypes.byref(shape), dtype, ctypes.byref(Tensors(**addresses)))
+
+    def call_nets(self, name: str, nets: Nets, dtype: str) -> None:
+        """Call the function ``name`` of the two nets."""
+        self._call(name, ctypes.byref(nets), dtype)
+
+    def _call(self, name: str, first: object, dtype: str, *others: object) -> None:
         entry = getattr(self.library, name)
         entry.restype = ctypes.c_char_p
-        error = entry(ctypes.byref(shape), TYPES.index(dtype), ctypes.byref(tensors), None)
+        error = entry(first, TYPES.index(dtype), *others, None)
         assert error is None, error
 
 
@@ -115,5 +137,27 @@ def sweep(kernels: Kernels) -> None:
         kernels.call("tin_backward_cuda", shape, dtype, **addresses)
 
 
+def sweep_nets(kernels: Kernels) -> None:
+    """Call the kernels of the two nets for some shapes, types and orders of threads, as `sweep`."""
+    shapes = [(2, 8, 16), (9, 3, 33), (1, 49, 4), (1, 1, 64)]
+    for (B, T, F), dtype, reverse in itertools.product(shapes, TYPES[:2], (False, True)):
+        kernels.reverse(reverse)
+        sizes = {"pooled": B * T * F, "d_pooled": B * T * F, "state": B * (4 * T + 2)}
+        sizes |= {"offset": B * 4, "grad_offset": B * 4}
+        sizes |= {"weight": B * T * 4, "grad_weight": B * T * 4}
+        arrays = {name: np.ones(size, dtype) for name, size in sizes.items()}
+        nets = Nets(B, T, F, **{name: array.ctypes.data for name, array in arrays.items()})
+        lengths = [3 * F, 1, T * T, T, 2 * T, 2, 6 * F, 2]
+        parameters = [np.ones(length, dtype) for length in lengths]
+        gradients = [np.ones(length, dtype) for length in lengths]
+        for i in range(8):
+            nets.parameters[i] = parameters[i].ctypes.data
+            nets.gradients[i] = gradients[i].ctypes.data
+        kernels.call_nets("tin_nets_forward_cuda", nets, dtype)
+        kernels.call_nets("tin_nets_backward_cuda", nets, dtype)
+
+
 if __name__ == "__main__":
-    sweep(Kernels(Path(sys.argv[1])))
+    compiled = Kernels(Path(sys.argv[1]))
+    sweep(compiled)
+    sweep_nets(compiled)

@@ -13,7 +13,6 @@ import torch
 
 from configs.files import atomic_file
 from configs.load import load
-from pipeline.batches import MEAN, STD
 from pipeline.loader import ClipLoader
 from preprocess.shard_rows import read_rows
 from preprocess.shards import (
@@ -72,11 +71,12 @@ def write_dataset(
     labels: Sequence[Sequence[str]] = (("left",), ("right",), ("still",)),
     multi_label: bool = False,
     modality: Literal["rgb", "flow"] = "rgb",
+    groups: Sequence[str] = (),
 ) -> Path:
     """Write a dataset whose split `train` has a video for each of `num_frames`.
 
-    The sizes (width, height) and the labels are repeated over the videos. A frame of flow is the
-    same image twice, in gray.
+    The sizes (width, height), the labels and the groups are repeated over the videos. Without
+    `groups`, the dataset does not store them. A frame of flow is the same image twice, in gray.
     """
     folder.mkdir(parents=True)
     for first in range(0, len(num_frames), per_shard):
@@ -84,6 +84,8 @@ def write_dataset(
             for video in range(first, min(first + per_shard, len(num_frames))):
                 width, height = sizes[video % len(sizes)]
                 record = _record(video, labels[video % len(labels)], width, height)
+                if groups:
+                    record = replace(record, group=groups[video % len(groups)])
                 images = [frame_image(video, f, width, height) for f in range(num_frames[video])]
                 jpegs = [jpeg(image) for image in images]
                 if modality == "flow":
@@ -94,7 +96,7 @@ def write_dataset(
     num_shards = math.ceil(len(num_frames) / per_shard)
     index = {name: number for number, name in enumerate(CLASSES)}
     rows = [read_rows(folder, "train", shard, index) for shard in range(num_shards)]
-    tables = write_split(folder, "train", rows)
+    tables = write_split(folder, "train", rows, groups=bool(groups))
     write_info(
         folder,
         DatasetInfo(
@@ -114,6 +116,7 @@ def write_dataset(
             tool={},
             tables=tables,
             digest="",
+            groups=bool(groups),
         ),
     )
     return folder
@@ -148,9 +151,8 @@ def _record(video: int, labels: Sequence[str], width: int, height: int) -> Video
 
 
 def left_color(x: torch.Tensor) -> torch.Tensor:
-    """Return the mean color of the leftmost column, as 0 to 255, shape ``(..., 3)``."""
-    column = x[..., 0].mean(dim=-1)
-    return 255 * (column * torch.tensor(STD) + torch.tensor(MEAN))
+    """Return the mean color of the leftmost column of ``(..., H, W, 3)``, shape ``(..., 3)``."""
+    return x[..., 0, :].float().mean(dim=-2)
 
 
 @contextmanager

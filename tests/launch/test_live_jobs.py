@@ -1,5 +1,6 @@
 """The queued and running jobs of a run: what is listed, cancelled and printed."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,19 @@ def test_cancel_stops_local_jobs_and_records_slurm_jobs(run_dir: Path, stopped: 
     assert cancel([run_dir]) == {run_dir: ["11 (shard)", "7 (train)"]}
     assert stopped == ["11"]
     assert [(end.id, end.stage, end.kind) for end in ends(run_dir)] == [("7", "train", "cancelled")]
+
+
+@pytest.mark.parametrize("name", ["jobs.jsonl", "ends/7-0.json"])
+def test_a_damaged_run_does_not_keep_the_jobs_of_another_from_being_cancelled(
+    run_dir: Path, stopped: list[str], tmp_path: Path, name: str, caplog
+):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(run_dir, damaged)
+    path = damaged / "job" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("nonsense")
+    assert cancel([damaged, run_dir])[run_dir] == ["11 (shard)", "7 (train)"]
+    assert path.name in caplog.text
 
 
 def test_a_job_that_slurm_does_not_cancel_is_an_error(

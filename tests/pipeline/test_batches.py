@@ -77,7 +77,7 @@ def test_damaged_frames_are_replaced_and_reported_once_per_batch(damaged, load_c
     loader = load_clips(damaged, "clip.num_segments=6", training=False)
     expected = [color(1, frame) for frame in (0, 1, 1, 3, 4, 5)]
     iterator = loader.epoch(0)
-    found = left_color(next(iterator).x[1, 0]).numpy()
+    found = left_color(next(iterator).x[1, 0, :, 0]).numpy()
     assert found == pytest.approx(np.array(expected), abs=4)
     (bad,) = loader.take_bad_frames()
     assert (bad.clip, bad.frame) == (1, 2)

@@ -15,7 +15,7 @@ from pipeline.plan import (
     training_positions,
 )
 from pipeline.random_numbers import CROPS, FLIPS, FRAMES, key, shuffled, uniforms
-from preprocess.shards import FRAME_ROW, VIDEO_ROW
+from preprocess.tables import FRAME_ROW, VIDEO_ROW
 
 
 def fake_split(num_videos: int, frames: int = 20, per_shard: int = 5) -> SimpleNamespace:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
+import torch
 from PIL import Image
 from synthetic_videos import shard_config, write_clip
 
@@ -20,6 +21,7 @@ from preprocess.flow import BOUND, compute_flow, read_flow_folder
 from preprocess.frame_folders import encode_folder
 from preprocess.shards import open_split, read_info
 from preprocess.verify import verify
+from tin.models.clip_input import normalized
 
 pytest.importorskip("cv2", reason="the extra `flow` is not installed")
 SETTINGS = load(None, ["shard.flow=folders", "shard.quality=100"]).shard
@@ -175,9 +177,11 @@ def test_batches_of_flow_hold_x_before_y_without_motion_at_zero(dataset):
     plan = plan_evaluation(split, tested._config, np.arange(8))
     assert plan.frames.max() <= 7
     for batch in tested.epoch(0):
-        assert batch.x.shape == (4, 1, 2, 2 * 3, 48, 48)
+        assert batch.x.shape == (4, 1, 2, 3, 48, 48, 2)
+        x = normalized(batch.x)
+        assert x.shape == (4, 1, 2, 2 * 3, 48, 48)
         for row, label in enumerate(batch.labels.tolist()):
-            motion = batch.x[row, 0, :, :, 16:32, 16:32].median(-1).values.median(-1).values
+            motion = x[row, 0, :, :, 16:32, 16:32].median(-1).values.median(-1).values
             # 3 pixels of 20, a half of which is the whole range of 1, over the deviation.
             expected = (-1 if label == 0 else 1) * 3 / 40 / 0.226
             np.testing.assert_allclose(motion[:, ::2], expected, atol=0.1)
@@ -192,11 +196,11 @@ def test_a_mirrored_clip_of_flow_inverts_the_motion_along_x(dataset):
     for epoch in range(2):
         for one, two in zip(plain.epoch(epoch), flipped.epoch(epoch), strict=True):
             for before, after in zip(one.x, two.x, strict=True):
-                mirrored = before.flip(-1)
-                mirrored[:, ::2] *= -1
-                is_flipped = bool(abs(after - mirrored).max() < 1e-5)
+                mirrored = before.flip(-2)
+                mirrored[..., 0] = 255 - mirrored[..., 0]
+                is_flipped = torch.equal(after, mirrored)
                 num_flips += is_flipped
-                assert is_flipped or abs(after - before).max() < 1e-5
+                assert is_flipped or torch.equal(after, before)
     assert 0 < num_flips < 16
     plain.close()
     flipped.close()
@@ -205,23 +209,19 @@ def test_a_mirrored_clip_of_flow_inverts_the_motion_along_x(dataset):
 def test_mirrored_test_crops_of_flow_invert_the_motion_along_x(dataset):
     tested = loader(dataset, "test.crops=10", training=False)
     batch = next(tested.epoch(0))
-    mirrored = batch.x[:, 5:].flip(-1)
-    mirrored[:, :, :, ::2] *= -1
-    np.testing.assert_allclose(mirrored, batch.x[:, :5], atol=1e-5)
+    mirrored = batch.x[:, 5:].flip(-2)
+    mirrored[..., 0] = 255 - mirrored[..., 0]
+    assert torch.equal(mirrored, batch.x[:, :5])
     tested.close()
 
 
 def test_the_flip_of_flow_equals_the_original(shared):
     with np.load(shared / "reference/more/modality_blocks.npz") as arrays:
-        before = arrays["flow_in"].astype(float)  # x, y, x, y
-        expected = arrays["flow_flipped_x_inverted"].astype(float)
-
-    def normalized(pixels: np.ndarray) -> np.ndarray:
-        return (pixels / 255 - 0.5) / 0.226
-
-    found = normalized(before)[:, :, ::-1].copy()
-    found[::2] *= -1  # as in the batches
-    np.testing.assert_allclose(found, normalized(expected), atol=1e-12)
+        before = arrays["flow_in"].astype(int)  # x, y, x, y
+        expected = arrays["flow_flipped_x_inverted"].astype(int)
+    found = before[:, :, ::-1].copy()
+    found[::2] = 255 - found[::2]  # as in the batches
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_damaged_image_of_one_axis_replaces_the_frame_of_flow(dataset, tmp_path):

@@ -8,7 +8,8 @@ import pytest
 from synthetic_dataset import write_dataset
 
 from preprocess.integrity import check_dataset
-from preprocess.shards import TABLES, open_split
+from preprocess.shards import open_split
+from preprocess.tables import TABLES
 from preprocess.tars import ShardError
 from preprocess.verify import verify
 

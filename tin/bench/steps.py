@@ -76,9 +76,10 @@ def _measure(config: Config, run: Run, device: torch.device, seconds: float) -> 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     state = TrainingState(config, run, World(0, 0, 1, device), _dataset(), num_steps=10**6)
-    shape = (config.train.batch, config.clip.num_segments, 3, config.clip.crop, config.clip.crop)
+    side = config.clip.crop
+    shape = (config.train.batch, config.clip.num_segments, 1, side, side, 3)
     numbers = torch.arange(config.train.batch, device=device)
-    batch = Batch(torch.randn(shape, device=device), numbers % CLASSES, numbers)
+    batch = Batch(torch.randint(256, shape, device=device).byte(), numbers % CLASSES, numbers)
 
     def step() -> None:
         train_step(state, [batch])

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from configs.schema import Config
 from pipeline.batches import MEAN, STD
+from tin.models.clip_input import standardized
 
 
 class Preprocess(nn.Module):
@@ -40,8 +41,8 @@ class Preprocess(nn.Module):
         horizontal = self._matrix(columns, width, short)
         x = frames.permute(0, 1, 4, 2, 3).to(self.mean.dtype)  # (B, F, 3, H, W)
         x = vertical @ (x @ horizontal.T) / 255
-        x = (x - self.mean[:, None, None]) / self.std[:, None, None]
-        return x.reshape(B, self.num_segments, F // self.num_segments * 3, S, S)
+        pixels = x.reshape(B, self.num_segments, F // self.num_segments, 3, S, S)
+        return standardized(pixels, self.mean, self.std)
 
     def _matrix(self, pixels: Tensor, length: Tensor, short: Tensor) -> Tensor:
         """Return the ``(S, length)`` weights of the pixels of one axis in the crop."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from configs.load import ConfigError, differences, parse, with_settings
 from configs.schema import Config
+from tin.models.clip_input import normalized
 from tin.runs import checkpoint
 from tin.runs.folder import Run
 from tin.runs.restore import find_checkpoint, precision_of, restore, trusted_config
@@ -49,13 +50,15 @@ class Scorer:
     def score(self, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Return the scores ``(B, V, K)`` and the features ``(B, D)`` of clips.
 
+        The clips are uint8 ``(B, V, T, L, S, S, C)``.
+
         The features are the input of the classifier, averaged over frames and views.
         """
         bce = self.config.train.loss == "bce"
         activation = torch.sigmoid if bce else functools.partial(torch.softmax, dim=1)
         bfloat16 = precision_of(self.config, self.device) == "bfloat16"
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
-            logits = self.network(x.flatten(0, 1))
+            logits = self.network(normalized(x).flatten(0, 1))
         scores = activation(logits.float()).unflatten(0, x.shape[:2])
         assert self._features is not None
         features = self._features.float().unflatten(0, (x.shape[0], -1)).mean(1)

@@ -17,7 +17,7 @@ from preprocess.decode import BadVideoError
 from preprocess.workers import CrashError, Note, num_cpus, run_tasks
 from tin.deploy.scorer import check_frames
 from tin.deploy.video_lists import list_videos
-from tin.evaluation.predict import encoded, normalized, views_of
+from tin.evaluation.predict import encoded, views_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class VideoBatch:
     rows: np.ndarray
     """int64 ``(B,)`` places in the list of videos; -1 marks padding."""
     x: Tensor
-    """``(B, V, T, L*3, S, S)``."""
+    """uint8 ``(B, V, T, L, S, S, C)``."""
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,10 @@ class FileVideos:
         rows = np.full(num_rows, -1)
         rows[: len(decoded)] = [item.row for item in decoded]
         T = self._config.clip.num_segments
-        views = [torch.from_numpy(item.views).to(self._device) for item in decoded]
-        clips = torch.stack([normalized(view, T) for view in views])
-        x = clips.new_zeros(num_rows, *clips.shape[1:])
+        clips = np.stack([item.views for item in decoded if item.views is not None])
+        x = np.zeros((num_rows, *clips.shape[1:]), np.uint8)
         x[: len(decoded)] = clips
-        return VideoBatch(rows, x)
+        return VideoBatch(rows, torch.from_numpy(x).unflatten(2, (T, -1)).to(self._device))
 
 
 Videos = ShardVideos | FileVideos

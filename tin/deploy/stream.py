@@ -14,7 +14,7 @@ from configs.load import ConfigError
 from configs.schema import Config
 from tin.deploy.rgb_frames import Frame, center_crop, source_frames
 from tin.deploy.scorer import Scorer, check_frames
-from tin.evaluation.predict import normalized
+from tin.evaluation.predict import frames_input
 from tin.models.causal import CausalInterlace, CausalShift
 from tin.models.network import TIN
 
@@ -116,7 +116,7 @@ def check_streams(config: Config) -> None:
 
 def _input(frame: Frame, config: Config) -> Tensor:
     pixels = center_crop(frame.pixels, config)
-    return normalized(torch.tensor(pixels)[None, None], 1)[:, 0]
+    return frames_input(torch.tensor(pixels)[None, None], 1)[:, 0]
 
 
 def _frame_logits(network: TIN, x: Tensor) -> Tensor:

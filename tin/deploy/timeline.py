@@ -24,7 +24,7 @@ from preprocess.decode import DEFAULT_FPS, BadVideoError, Decoding, probe
 from tin.deploy.rgb_frames import center_crop, video_frames
 from tin.deploy.scorer import Scorer, check_frames
 from tin.deploy.video_lists import list_videos
-from tin.evaluation.predict import normalized
+from tin.evaluation.predict import frames_input
 from tin.ranks.distributed import cpus
 
 log = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ def _windows(
 def _window(recent: Sequence[tuple[float, np.ndarray]], T: int) -> tuple[list[float], Tensor]:
     times = [seconds for seconds, _ in recent]
     pixels = torch.from_numpy(np.stack([crop for _, crop in recent]))
-    return times, normalized(pixels[None], T)[0]
+    return times, frames_input(pixels[None], T)[0]
 
 
 def _write_scores(path: Path, timeline: Timeline, classes: Sequence[str]) -> None:

@@ -19,11 +19,12 @@ from pipeline.batches import BadDataError, check_bad_frames
 from pipeline.loader import ClipLoader
 from preprocess.shards import DatasetInfo
 from tin.evaluation.averages import Average
+from tin.evaluation.description import describe_data, describe_model, folder_name
 from tin.evaluation.precise_bn import recompute_statistics
 from tin.evaluation.scores import Scores, load_result, save
 from tin.evaluation.summary_line import log_result
+from tin.models.clip_input import normalized
 from tin.models.network import TIN
-from tin.models.size import count
 from tin.ranks.dataset_check import DatasetCheck
 from tin.ranks.distributed import World, cpus
 from tin.ranks.watchdog import Watchdog
@@ -74,7 +75,7 @@ def evaluate(
     with torch.no_grad():
         for batch in steps:
             with torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                logits = model(batch.x.flatten(0, 1))
+                logits = model(normalized(batch.x).flatten(0, 1))
             rows.append(batch.clips)
             labels.append(batch.labels)
             scores.append(activation(logits.float()).unflatten(0, batch.x.shape[:2]))
@@ -93,6 +94,9 @@ def evaluate(
 
 def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
     """Measure a trained run; return the folder ``tests/<split>-<clips>x<crops>-<crop>`` of it.
+
+    Other options of section `test` than the run's own are part of the name, such as
+    ``val-1x1-224+average=logits``, so that a test never replaces one with other options.
 
     Args:
         run_dir: folder of the run.
@@ -137,12 +141,12 @@ def test(run_dir: Path, settings: Sequence[str], world: World) -> Path:
         num_bad_frames = _check_frames(loader, world)
     finally:
         loader.close()
-    out = run.tests / f"{config.data.test_split}-{_views(config)}-{config.test_crop}"
+    out = run.tests / folder_name(config, run.config())
     if scores is not None:
         result = {
-            **_describe_data(config, loader, scores),
+            **describe_data(config, loader, scores),
             "bad_frames": num_bad_frames,
-            **_describe_model(config, paths, state, model),
+            **describe_model(config, paths, state, model),
             "precision": precision,
             "seconds": round(seconds, 3),
             "clips_per_s": round(scores.scores[..., 0].size / seconds, 3),
@@ -174,7 +178,9 @@ def _joined(gathered: list[list[np.ndarray]], loader: ClipLoader, average: Avera
         labels = labels.astype(np.uint8)
     keys = loader.split.keys()
     names = [keys[row] for row in rows]
-    return Scores(names, labels[order], scores[order], loader.info.classes, average)
+    stored = loader.split.groups
+    groups = None if stored is None else stored[rows]
+    return Scores(names, labels[order], scores[order], loader.info.classes, average, groups)
 
 
 def _config(run: Run, settings: Sequence[str]) -> Config:
@@ -254,37 +260,3 @@ def _check_frames(loader: ClipLoader, world: World) -> int:
     if bad and world.is_main:
         log.warning("%d damaged frames were replaced by intact frames of their videos", len(bad))
     return len(bad)
-
-
-def _views(config: Config) -> str:
-    return f"{config.test.clips}x{config.test.crops}"
-
-
-def _describe_data(config: Config, loader: ClipLoader, scores: Scores) -> dict[str, Any]:
-    """Return the part of result.json that says what was measured."""
-    return {
-        "split": config.data.test_split,
-        "views": _views(config),
-        "crop": config.test_crop,
-        "dataset": loader.info.name,
-        "dataset_digest": loader.info.digest,
-        "num_videos": loader.num_videos,
-        "missing": sorted(set(loader.split.keys()) - set(scores.keys)),
-    }
-
-
-def _describe_model(
-    config: Config, paths: Sequence[Path], state: dict[str, Any], model: nn.Module
-) -> dict[str, Any]:
-    """Return the part of result.json that says which model was measured."""
-    params, gflops = count(model, config)
-    return {
-        "checkpoint": paths[0].name,
-        "averaged_checkpoints": [path.name for path in paths] if len(paths) > 1 else [],
-        "precise_bn": config.test.precise_bn,
-        "epoch": state["epoch"],
-        "step": state["global_step"],
-        "ema": state["ema"] is not None,
-        "params": params,
-        "gflops": gflops,
-    }

@@ -77,9 +77,16 @@ def fuse(
             f" and at least one above 0; found {w.tolist()}"
         )
     first = parts[0]
-    means = [average(part.scores, how, first.multi_label) for part in _aligned(parts)]
+    aligned = _aligned(parts)
+    means = [average(part.scores, how, first.multi_label) for part in aligned]
     mean = average(np.stack(means, axis=1), how, first.multi_label, w)
-    return Scores(first.keys, first.labels, mean[:, None].astype(np.float32), first.classes, how)
+    known = [part.groups for part in aligned if part.groups is not None]
+    return replace(
+        first,
+        scores=mean[:, None].astype(np.float32),
+        average=how,
+        groups=known[0] if known else None,
+    )
 
 
 def fit_weights(parts: Sequence[Scores]) -> np.ndarray:
@@ -197,5 +204,9 @@ def _aligned(parts: Sequence[Scores]) -> list[Scores]:
         rows = [row_of[key] for key in first.keys]
         if not np.array_equal(part.labels[rows], first.labels):
             raise ScoresError(f"test {number} has other labels than test 1")
-        result.append(replace(part, keys=first.keys, labels=first.labels, scores=part.scores[rows]))
+        groups = None if part.groups is None else part.groups[rows]
+        scores = part.scores[rows]
+        result.append(
+            replace(part, keys=first.keys, labels=first.labels, scores=scores, groups=groups)
+        )
     return result

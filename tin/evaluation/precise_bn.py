@@ -6,6 +6,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from configs.load import ConfigError
 from pipeline.loader import ClipLoader
+from tin.models.clip_input import normalized
 from tin.ranks.distributed import World
 
 
@@ -45,7 +46,7 @@ def recompute_statistics(
     bfloat16 = precision == "bfloat16"
     with torch.no_grad(), torch.autocast(world.device.type, torch.bfloat16, enabled=bfloat16):
         for _ in range(num_batches):
-            model(next(batches).x)
+            model(normalized(next(batches).x))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         for statistics in (norm.running_mean, norm.running_var):

@@ -15,13 +15,14 @@ from torch import nn
 from configs.files import write_bytes
 from configs.load import ConfigError
 from configs.schema import Config
-from pipeline.batches import MEAN, STD
 from pipeline.plan import plan_evaluation
 from preprocess.frame_folders import encode_folder
-from preprocess.shards import FRAME_ROW, LABEL, VIDEO_ROW, Split
+from preprocess.shards import Split
+from preprocess.tables import FRAME_ROW, LABEL, VIDEO_ROW
 from preprocess.videos import BadVideoError, EncodedVideo, encode_video
 from tin.evaluation.averages import average
 from tin.evaluation.scores import ScoresError
+from tin.models.clip_input import normalized
 from tin.runs import checkpoint
 from tin.runs.folder import Run
 from tin.runs.restore import find_checkpoint, precision_of, restore, trusted_config
@@ -170,20 +171,16 @@ def cut(image: Image.Image, region: Sequence[float], mirrored: bool, side: int) 
     return pixels[:, ::-1] if mirrored else pixels
 
 
-def normalized(views: torch.Tensor, num_segments: int) -> torch.Tensor:
+def frames_input(frames: torch.Tensor, num_segments: int) -> torch.Tensor:
     """Return uint8 frames ``(V, T*L, S, S, 3)`` as the network's input ``(V, T, L*3, S, S)``."""
-    V, _, S = views.shape[:3]
-    mean = torch.tensor(MEAN, device=views.device)
-    std = torch.tensor(STD, device=views.device)
-    x = (views / 255 - mean) / std
-    return x.permute(0, 1, 4, 2, 3).reshape(V, num_segments, -1, S, S)
+    return normalized(frames.unflatten(1, (num_segments, -1)))
 
 
 def _scores(
     network: nn.Module, views: np.ndarray, config: Config, device: torch.device
 ) -> np.ndarray:
     """Return the class probabilities of a video, averaged over its views, float64 ``(K,)``."""
-    x = normalized(torch.from_numpy(views).to(device), config.clip.num_segments)
+    x = frames_input(torch.from_numpy(views).to(device), config.clip.num_segments)
     bfloat16 = precision_of(config, device) == "bfloat16"
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
         logits = network(x).float()

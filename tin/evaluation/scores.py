@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from configs.errors import TinError
-from configs.files import atomic_file, remove_leftovers, write_text
+from configs.files import atomic_file, remove_leftovers, sync_folder, write_text
 from configs.small_files import DamagedFileError, open_regular, read_json
+from preprocess.csv_files import harmless
 from tin.evaluation import metrics
 from tin.evaluation.averages import Average, average
 from tin.evaluation.opposites import opposites, pair_accuracy
@@ -44,6 +45,9 @@ class Scores:
     """Names of the classes."""
     average: Average = "scores"
     """How the views of a video are averaged."""
+    groups: np.ndarray | None = None
+    """uint64 ``(N,)``, equal for the videos of a group, such as those of one person. None: the
+    dataset, or the version that wrote the scores, does not store groups."""
 
     def __post_init__(self) -> None:
         """Check that all scores are finite: comparisons with NaN would rank its label first.
@@ -131,6 +135,7 @@ def save(folder: Path, scores: Scores, result: dict[str, Any]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT).unlink(missing_ok=True)
+    sync_folder(folder)
     remove_leftovers(folder, before=time.time() - LEFTOVER_AGE_S)
     _save_arrays(folder / SCORES, scores)
     write_text(folder / PREDICTIONS, predictions(scores).to_csv(index=False))
@@ -158,8 +163,8 @@ def predictions(scores: Scores) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "key": scores.keys,
-            "labels": [";".join(classes[row]) for row in truth],
-            "top1": classes[order[:, 0]],
+            "labels": [harmless(";".join(classes[row])) for row in truth],
+            "top1": [harmless(name) for name in classes[order[:, 0]]],
             "score": np.take_along_axis(mean, order[:, :1], axis=1)[:, 0].round(6),
             "label_rank": pd.Series(best_rank, dtype="Int64").where(scores.labeled),
         }
@@ -175,7 +180,7 @@ def load(folder: Path) -> Scores:
     """
     path = folder / SCORES
     try:
-        keys, labels, scores, classes = _read_arrays(path)
+        (keys, labels, scores, classes), groups = _read_arrays(path)
     except FileNotFoundError:
         raise ScoresError(f"{path} does not exist; run `tin test` to create it") from None
     except Exception as error:  # numpy and zipfile raise many types for a damaged file
@@ -200,9 +205,13 @@ def load(folder: Path) -> Scores:
             f"{path}: labels lie between {labels.min()} and {labels.max()}, expected {lowest} to"
             f" {highest}"
         )
+    if groups is not None and (groups.shape != (N,) or groups.dtype != np.uint64):
+        raise ScoresError(
+            f"{path}: groups are {groups.dtype} {groups.shape}, expected uint64 ({N},)"
+        )
     average_of = _average_of(folder)
     try:
-        return Scores(keys.tolist(), labels, scores, tuple(classes.tolist()), average_of)
+        return Scores(keys.tolist(), labels, scores, tuple(classes.tolist()), average_of, groups)
     except ScoresError as error:
         raise ScoresError(f"{path}: {error}") from None
 
@@ -224,8 +233,10 @@ def load_result(folder: Path) -> dict[str, Any]:
         raise ScoresError(f"{error}; run `tin test` to write it again") from None
 
 
-def _read_arrays(path: Path) -> list[np.ndarray]:
-    """Return keys, labels, scores and classes of a file whose CRCs agree.
+def _read_arrays(path: Path) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Return keys, labels, scores and classes, and the groups if there are any, of a file.
+
+    The CRCs of the file are compared first.
 
     Raises:
         Exception: the file is damaged.
@@ -242,13 +253,14 @@ def _read_arrays(path: Path) -> list[np.ndarray]:
         stream.seek(0)
         with np.load(stream, allow_pickle=False) as file:
             arrays = [file[name] for name in ("keys", "labels", "scores", "classes")]
+            groups = file["groups"] if "groups" in file.files else None
     keys, _, _, classes = arrays
     for array, name in ((keys, "keys"), (classes, "classes")):
         if array.dtype.kind != "U" or array.ndim != 1:
             raise ValueError(f"{name} are {array.dtype} {array.shape}, expected a list of texts")
     if len(np.unique(keys)) != len(keys):
         raise ValueError("a key occurs twice")
-    return arrays
+    return arrays, groups
 
 
 def _average_of(folder: Path) -> Average:
@@ -266,11 +278,14 @@ def _none_if_nan(value: float) -> float | None:
 
 
 def _save_arrays(path: Path, scores: Scores) -> None:
+    arrays: dict[str, Any] = {
+        "keys": np.asarray(scores.keys),
+        "labels": scores.labels,
+        "scores": scores.scores,
+        "classes": np.asarray(scores.classes),
+    }
+    # Earlier versions read arrays by their names, so they can read a file with groups.
+    if scores.groups is not None:
+        arrays["groups"] = scores.groups
     with atomic_file(path) as file:
-        np.savez(
-            file,
-            keys=np.asarray(scores.keys),
-            labels=scores.labels,
-            scores=scores.scores,
-            classes=np.asarray(scores.classes),
-        )
+        np.savez(file, **arrays)

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from tin.models.norm import BatchNorm
+
 # Expansion, output channels, number of blocks and stride of the first one: table 2 of the paper.
 STAGES = (
     (1, 16, 1, 1),
@@ -32,7 +34,7 @@ class InvertedResidual(nn.Module):
             *widening,
             _convolution(width, width, 3, stride, groups=width),
             nn.Conv2d(width, out_channels, 1, bias=False),
-            nn.BatchNorm2d(out_channels),
+            BatchNorm(out_channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,6 +96,6 @@ def _convolution(
     padding = size // 2
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, size, stride, padding, groups=groups, bias=False),
-        nn.BatchNorm2d(out_channels),
+        BatchNorm(out_channels),
         nn.ReLU6(inplace=True),
     )

@@ -10,6 +10,7 @@ from configs.load import ConfigError
 from configs.schema import Config, Modality
 from configs.train_schema import NonLocalKind
 from tin.models.causal import causal_module
+from tin.models.dropout import KeyedDropout
 from tin.models.mobilenet import MobileNetV2
 from tin.models.modality import input_channels, input_transform
 from tin.models.resnet import LAYERS, ResNet
@@ -69,7 +70,7 @@ class TIN(nn.Module):
             self.backbone = ResNet(
                 arch, channels, module, every, num_segments, non_local, temporal_pool
             )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = KeyedDropout(dropout)
         self.fc = nn.Linear(self.backbone.num_features, num_classes)
         nn.init.normal_(self.fc.weight, std=0.001)
         nn.init.zeros_(self.fc.bias)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from configs.train_schema import NonLocalKind
+from tin.models.norm import BatchNorm
 from tin.models.time_blocks import NonLocal, TemporalPool
 
 LAYERS = {
@@ -31,9 +32,9 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.temporal = temporal
         self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = BatchNorm(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = BatchNorm(width)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(in_channels, width, stride)
         self.non_local: nn.Module = nn.Identity()
@@ -55,11 +56,11 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.temporal = temporal
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = BatchNorm(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = BatchNorm(width)
         self.conv3 = nn.Conv2d(width, width * self.expansion, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(width * self.expansion)
+        self.bn3 = BatchNorm(width * self.expansion)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(in_channels, width * self.expansion, stride)
         self.non_local: nn.Module = nn.Identity()
@@ -112,7 +113,7 @@ class ResNet(nn.Module):
             raise ValueError(f"unknown network {arch}; choose one of {', '.join(LAYERS)}")
         block = BasicBlock if arch in BASIC else Bottleneck
         self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.bn1 = BatchNorm(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.temporal_pool = TemporalPool(num_segments) if temporal_pool else nn.Identity()
@@ -151,7 +152,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), BatchNorm(out_channels)
     )
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from configs.load import ConfigError
-from tin.op.interlace import interlace
+from tin.op.interlace import interlace, is_compiled, is_exporting
+from tin.op.nets import interlace_nets
 
 MAX_OFFSET = 2.0  # frames
 INITIAL_OFFSET = 0.5  # frames
@@ -53,6 +54,9 @@ class TemporalInterlace(nn.Module):
     While ``record`` is set, the module keeps `offset` ``(B, 2)`` and `weight` ``(B, T, 2)`` of
     the last forward pass, detached, on their device.
 
+    On CUDA one kernel computes both nets, and on a CPU their modules do: there the kernel would
+    change the last bits, and runs of earlier versions would not resume bit-equally.
+
     Raises:
         ValueError: F is not divisible by four.
 
@@ -76,19 +80,35 @@ class TemporalInterlace(nn.Module):
         self.weight: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        # Average the channels over space, (B*T, F), and let the nets see time last, (B, F, T).
+        # Average the channels over space, (B*T, F).
         x, pooled = _pool(x, self.channels, self.weight_net.conv.weight.dtype)
+        offset, weight = self._shifts(pooled)
+        if self.record:
+            self.offset = offset[:, :2].detach()
+            self.weight = weight[..., :2].detach()
+        return interlace(x, offset, weight, self.channels)
+
+    def _shifts(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the offsets ``(B, 4)`` and the weights ``(B, T, 4)`` of the four groups."""
+        if _has_kernel(pooled):
+            offset = self.offset_net
+            layers = (offset.conv, offset.fc1, offset.fc2, self.weight_net.conv)
+            return interlace_nets(pooled, [p for layer in layers for p in layer.parameters()])
+        # The nets see time last, (B, F, T). Autocast is off because an offset in bfloat16 would be
+        # too coarse.
         pooled = pooled.unflatten(0, (-1, self.num_segments)).transpose(1, 2)
-        # Autocast is off because an offset in bfloat16 would be too coarse.
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(pooled.device.type, enabled=False):
             offset = self.offset_net(pooled)
             weight = self.weight_net(pooled)
-        if self.record:
-            self.offset = offset.detach()
-            self.weight = weight.detach()
         # The third and the fourth group mirror the offsets of the first two.
-        offset = torch.cat([offset, -offset], dim=1)
-        return interlace(x, offset, torch.cat([weight, weight], dim=2), self.channels)
+        return torch.cat([offset, -offset], dim=1), torch.cat([weight, weight], dim=2)
+
+
+def _has_kernel(pooled: Tensor) -> bool:
+    """Return whether one kernel computes both nets."""
+    if pooled.device.type != "cuda" or is_exporting():
+        return False
+    return pooled.dtype in (torch.float32, torch.float64) and is_compiled("cuda")
 
 
 def _pool(x: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -96,7 +116,7 @@ def _pool(x: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]
 
     Only `interlace` may use the returned x in a computation that is differentiated.
     """
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return x, x[:, :channels].mean((2, 3), dtype=dtype)  # exported files have no backward pass
     return _Pool.apply(x, channels, dtype)
 

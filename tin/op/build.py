@@ -220,7 +220,7 @@ def _rules(cxx: str, toolkit: Toolkit | None, names: Sequence[str]) -> str:
         # The CUDA runtime is linked statically: the library needs none on the machine it runs on.
         flags.append("-DTIN_WITH_CUDA")
         nvcc = [toolkit.nvcc, *NVCC_FLAGS, *gencode(names)]
-        objects.append("interlace")
+        objects += ["interlace", "nets"]
         libraries = [toolkit.root / part for part in ("lib64", "lib", "targets/x86_64-linux/lib")]
         link += [f"-L{path}" for path in libraries if path.exists()]
         link += ["-lcudart_static", "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL"]

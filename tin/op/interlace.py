@@ -42,7 +42,7 @@ def interlace(x: Tensor, offset: Tensor, weight: Tensor, channels: int) -> Tenso
 
     Source: Shao et al., Temporal Interlacing Network, AAAI 2020, arXiv:2001.06499.
     """
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return interlace_by_matrix(x, offset, weight, channels)
     if torch.is_autocast_enabled(x.device.type):
         offset = offset.to(_small_dtype(x))
@@ -106,6 +106,14 @@ def interlace_by_matrix(x: Tensor, offset: Tensor, weight: Tensor, channels: int
 def is_compiled(device_type: str) -> bool:
     """Return whether `interlace` has kernels for a device; without them it is plain PyTorch."""
     return device_type in ("cpu", "cuda") and _load(device_type)
+
+
+def is_exporting() -> bool:
+    """Return whether torch.export traces the model, so that standard operators must be used.
+
+    While torch.compile traces it, `torch.compiler.is_exporting` is also True before torch 2.13.
+    """
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
 
 
 def _small_dtype(x: Tensor) -> torch.dtype:

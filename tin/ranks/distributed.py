@@ -60,6 +60,11 @@ class World:
             dist.all_reduce(total, group=self.group)
         return total.tolist()
 
+    def all_reduce(self, values: torch.Tensor) -> None:
+        """Replace `values`, on this rank's device, by their sums over all ranks."""
+        if self.group:
+            dist.all_reduce(values)
+
     def broadcast(self, value: Any) -> Any:
         """Return rank 0's `value` on every rank."""
         values = [value]

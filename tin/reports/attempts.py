@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from configs.small_files import read_bytes
 from tin.reports.tables import ReportState
 from tin.runs import checkpoint
 from tin.runs.folder import Run
@@ -68,7 +69,7 @@ def gpu_hours(run: Run, environments: list[dict[str, Any]], times: list[float]) 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object of a JSON file, empty if the file is missing, damaged or not an object."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_bytes(path).decode("utf-8"))
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}

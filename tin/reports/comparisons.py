@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tin.evaluation.scores import SCORES, ScoresError
-from tin.reports.measured import Measured, measure
+from tin.reports.measured import Measured, common_groups, measure
 from tin.reports.recorded import find_runs, tests_of
 from tin.reports.seeds import SeedGroup
 from tin.reports.statistics import Difference, compare, holm, smallest_difference
@@ -35,6 +35,8 @@ class TestSet:
     name: str
     metric: str
     num_videos: int
+    num_groups: int | None
+    """Number of groups of videos that are resampled; None if single videos are."""
     num_models: int
     smallest: float | None
     """Smallest difference that a paired test can show; None with a single model."""
@@ -85,21 +87,24 @@ def compare_paths(first: Path, second: Path) -> tuple[str, Difference]:
             )
     metric = every[0].metric
     first_values, second_values = (_values(side, metric) for side in measured)
-    return f"{metric}, test {name or 'of each'}", compare(first_values, second_values)
+    found = compare(first_values, second_values, common_groups(every))
+    return f"{metric}, test {name or 'of each'}", found
 
 
 def _test_set(members: list[SeedGroup]) -> TestSet:
     best = sorted(members, key=lambda group: -group.score)[:MAX_COMPARED]
     pairs = list(itertools.combinations(best, 2))
-    found = [compare(one.values, other.values) for one, other in pairs]
+    groups = common_groups([test for member in members for test in member.tests])
+    found = [compare(one.values, other.values, groups) for one, other in pairs]
     corrected = holm([one.p for one in found])
     # The smallest difference follows from how much the videos of a typical pair of models differ.
-    spreads = [smallest_difference(one.values[0] - other.values[0]) for one, other in pairs]
+    spreads = [smallest_difference(one.values[0] - other.values[0], groups) for one, other in pairs]
     test = best[0].tests[0]
     return TestSet(
         name=test.folder.name,
         metric=test.metric,
         num_videos=len(test.predicted),
+        num_groups=None if groups is None else len(np.unique(groups)),
         num_models=len(members),
         smallest=float(np.median(spreads)) if spreads else None,
         comparisons=[

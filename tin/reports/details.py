@@ -15,9 +15,11 @@ from PIL import Image
 from configs.errors import TinError
 from configs.load import dataset_path
 from configs.schema import Config
+from configs.small_files import DamagedFileError
 from pipeline.plan import plan_evaluation
 from pipeline.store import FrameStore
 from preprocess.shards import Split, open_split
+from tin.bench.diagnosis import FILE, Diagnosis, load
 from tin.evaluation.scores import ScoresError, load_result
 from tin.reports.classes import ConfusedPair, confused_pairs, confusion
 from tin.reports.curves import offset_curves
@@ -55,6 +57,8 @@ class Details:
     mistakes: list[ShownMistake]
     data: dict[str, Any]
     """Numbers of the plots: confusion and offsets."""
+    diagnosis: Diagnosis | None = None
+    """What `tin doctor` has measured of the run; None if it has not."""
 
 
 def details_of(run_dir: Path, measured: Measured | None, problems: Sequence[str]) -> Details:
@@ -67,14 +71,26 @@ def details_of(run_dir: Path, measured: Measured | None, problems: Sequence[str]
         except ScoresError:
             continue  # the row of the test in the table reports the error
     data: dict[str, Any] = {"offsets": offset_curves(read_offsets(run_dir))}
+    found = _diagnosis(run_dir)
     if measured is None:
-        return Details(tests, list(problems), "", [], [], data)
+        return Details(tests, list(problems), "", [], [], data, found)
     data["confusion"] = confusion(measured)
     data["classes"] = list(measured.classes)
     strips = _strips(run, measured)
     shown = [ShownMistake(mistake, strips.get(mistake.key, "")) for mistake in measured.wrong]
     pairs = confused_pairs(measured)
-    return Details(tests, list(problems), measured.folder.name, pairs, shown, data)
+    return Details(tests, list(problems), measured.folder.name, pairs, shown, data, found)
+
+
+def _diagnosis(run_dir: Path) -> Diagnosis | None:
+    """Return what `tin doctor` has found in a run; None without a file that can be read."""
+    try:
+        return load(run_dir / FILE)
+    except FileNotFoundError:
+        return None
+    except DamagedFileError as error:
+        log.warning("%s", error)
+        return None
 
 
 def _test_row(folder: Path, result: dict[str, Any]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from configs.schema import Config
+from configs.small_files import open_regular
 from tin.runs.folder import OFFSETS_FILE, Run
 
 MAX_CACHED = 4096
@@ -107,7 +108,10 @@ def _config(run_dir: Path, version: tuple[int, int]) -> Config:
 @functools.lru_cache(MAX_CACHED)
 def _csv(path: Path, version: tuple[int, int]) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(path, on_bad_lines="skip", encoding_errors="replace")
+        with open_regular(path) as file:
+            frame = pd.read_csv(
+                file, index_col=False, on_bad_lines="skip", encoding_errors="replace"
+            )
     except (OSError, ValueError):
         return pd.DataFrame(columns=["epoch", "step"])
     for name in frame.columns:

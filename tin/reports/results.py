@@ -14,13 +14,14 @@ from configs.files import write_text
 from configs.load import dataset_path, parse, read_yaml
 from configs.progress import show_progress
 from configs.schema import Config
+from preprocess.csv_files import harmless
 from preprocess.shards import read_info
 from tin.evaluation.scores import RESULT, ScoresError, load_result
 from tin.models.network import build_model
 from tin.models.size import count
 from tin.reports.attempts import gpu_hours, number, read_environments, state_of
 from tin.reports.contents import collect, notes, read_tests
-from tin.reports.measured import intervals_of
+from tin.reports.intervals import intervals_of
 from tin.reports.page import page
 from tin.reports.recorded import config_of, find_runs, read_curves, tests_of
 from tin.reports.seeds import readable_seeds, seed_groups, seed_table
@@ -30,11 +31,11 @@ from tin.runs.folder import Run
 log = logging.getLogger(__name__)
 
 COLUMNS = (
-    "run recipe dataset temporal arch num_segments views crop pretrained seed epochs global_batch"
-    " params gflops top1 top1_low top1_high top5 top5_low top5_high mean_class mean_class_low"
-    " mean_class_high map_class map_class_low map_class_high map_sample map_sample_low"
-    " map_sample_high best_epoch published delta clips_per_s data_wait gpu_hours restarts state"
-    " commit test"
+    "run recipe dataset temporal arch num_segments views crop average pretrained seed epochs"
+    " global_batch params gflops top1 top1_low top1_high top5 top5_low top5_high mean_class"
+    " mean_class_low mean_class_high map_class map_class_low map_class_high map_sample"
+    " map_sample_low map_sample_high best_epoch published delta clips_per_s data_wait gpu_hours"
+    " restarts state commit test"
 ).split()
 INTEGERS = "num_segments crop seed epochs global_batch params best_epoch restarts".split()
 
@@ -43,7 +44,8 @@ def load_runs(paths: Iterable[str | Path]) -> pd.DataFrame:
     """Return a table of runs with one row for each test, or one for a run without a test.
 
     Accuracies are fractions, not percent. ``top1_low`` and ``top1_high`` are the ends of the 95 %
-    interval of ``top1``, and so on; they are NaN without a test. ``test`` is the name of the test.
+    interval of ``top1``, and so on; they are NaN without a test. ``average`` says what is averaged
+    over the views of a video, and ``test`` is the name of the test.
     ``clips_per_s`` and ``data_wait`` are those of training, ``best_epoch`` counts from 1, and
     ``gflops`` are 10^9 multiply-adds of one view. ``gpu_hours`` sums all attempts; an attempt that
     was killed counts up to the last step that it recorded. A run without a test shows the metrics
@@ -78,12 +80,12 @@ def write_report(frame: pd.DataFrame, out: Path, detail: Sequence[Path] = ()) ->
         detail: runs whose details are on the page; none for the eight best ones.
     """
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "results.csv", frame.to_csv(index=False))
+    write_text(out / "results.csv", _for_people(frame).to_csv(index=False))
     tests, problems = read_tests(frame)
     groups = seed_groups(frame, tests)
     seeds = seed_table(frame, groups)
     if len(seeds):
-        write_text(out / "results_seeds.csv", seeds.to_csv(index=False))
+        write_text(out / "results_seeds.csv", _for_people(seeds).to_csv(index=False))
         seeds = readable_seeds(seeds)
     table, shared = readable(frame)
     remarks = notes(frame["run"].unique().tolist())
@@ -93,6 +95,11 @@ def write_report(frame: pd.DataFrame, out: Path, detail: Sequence[Path] = ()) ->
     target = out / "results.html"
     write_text(target, page(collect(frame, groups, seeds, tests, problems, detail)))
     return target
+
+
+def _for_people(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose texts are no formulas for a spreadsheet."""
+    return frame.map(lambda cell: harmless(cell) if isinstance(cell, str) else cell)
 
 
 def _rows(run_dir: Path) -> list[dict[str, Any]]:
@@ -141,6 +148,7 @@ def _settings(config: Config) -> dict[str, Any]:
         "num_segments": config.clip.num_segments,
         "views": f"{config.test.clips}x{config.test.crops}",
         "crop": config.test_crop,
+        "average": config.test.average,
         "pretrained": Path(config.model.init).name,
         "seed": config.train.seed,
         "epochs": config.train.epochs,
@@ -154,7 +162,7 @@ def _progress(run: Run, config: Config) -> dict[str, Any]:
     metrics, steps = read_curves(run.path)
     environments = read_environments(run)
     times = steps["time"].dropna().tolist() if "time" in steps else []
-    split = metrics.get("split", pd.Series(dtype=str))
+    split = metrics.get("split", pd.Series("", metrics.index))
 
     # The speed comes from the epochs if they recorded one, otherwise from the steps.
     trained = metrics[split == config.data.train_split]
@@ -182,7 +190,8 @@ def _best(measured: pd.DataFrame) -> dict[str, Any]:
 
 def _tested(folder: Path) -> dict[str, Any]:
     """Return the columns that a test fills; of a test that did not end, those of its name."""
-    parts = folder.name.rsplit("-", 2)  # split, clips x crops, pixels
+    # A name has split, clips x crops and pixels, and then options such as +average=logits.
+    parts = folder.name.partition("+")[0].rsplit("-", 2)
     views = parts[1] if len(parts) > 1 else ""
     crop = parts[2] if len(parts) > 2 else ""
     named = {
@@ -209,7 +218,8 @@ def _tested(folder: Path) -> dict[str, Any]:
         log.info("%s has no intervals: %s", folder, error)
     sizes = {name: number(result.get(name)) for name in ("params", "gflops")}
     dataset = {"dataset": str(result["dataset"])} if result.get("dataset") else {}
-    return {**named, **found, **sizes, **dataset}
+    average = str(result.get("average", "scores"))  # version 0.1 averaged scores
+    return {**named, **found, **sizes, **dataset, "average": average}
 
 
 def _compared(config: Config, row: dict[str, Any]) -> dict[str, Any]:

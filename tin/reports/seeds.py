@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from configs.load import ConfigError, leaves
-from tin.reports.measured import Measured
+from tin.reports.measured import Measured, common_groups
 from tin.reports.recorded import config_of
 from tin.reports.statistics import estimate
 from tin.reports.tables import TEST_METRICS
@@ -111,7 +111,8 @@ def seed_table(frame: pd.DataFrame, groups: Sequence[SeedGroup]) -> pd.DataFrame
             row[metric] = stdlib.fmean(values)
             row[f"{metric}_std"] = stdlib.stdev(values) if len(values) > 1 else float("nan")
             if metric in group.tests[0].values:
-                found = estimate(np.stack([test.values[metric] for test in group.tests]))
+                values_by_seed = np.stack([test.values[metric] for test in group.tests])
+                found = estimate(values_by_seed, common_groups(group.tests))
                 row[f"{metric}_low"] = max(found.low, 0.0)  # these metrics lie between 0 and 1
                 row[f"{metric}_high"] = min(found.high, 1.0)
         for column in ("params", "gflops", "clips_per_s", "gpu_hours"):

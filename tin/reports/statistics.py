@@ -40,11 +40,18 @@ class Difference:
     """Probability of a difference at least as large if there is none, two-sided."""
     num_videos: int
     num_seeds: tuple[int, int]
+    num_groups: int | None = None
+    """Number of groups of videos that are resampled; None if single videos are."""
 
     @property
     def covers_seeds(self) -> bool:
         """Whether interval and p cover the spread over seeds; that needs two seeds on each side."""
         return min(self.num_seeds) > 1
+
+
+def is_single_group(groups: np.ndarray | None) -> bool:
+    """Return whether all videos are of one group, of which no interval can be computed."""
+    return groups is not None and len(np.unique(groups)) < 2
 
 
 def resample_counts(num_videos: int, groups: np.ndarray | None = None) -> np.ndarray:
@@ -98,6 +105,8 @@ def estimate(values: np.ndarray, groups: np.ndarray | None = None) -> Estimate:
     is Student's, with a standard error over seeds and resampled videos.
     """
     mean = float(values.mean())
+    if is_single_group(groups):
+        return Estimate(mean, math.nan, math.nan)
     if len(values) == 1:
         replicates = bootstrap_means(values.T, resample_counts(values.shape[1], groups))
         return Estimate(mean, *percentile_interval(replicates[:, 0]))
@@ -118,24 +127,33 @@ def compare(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = N
     Args:
         first: ``(S, N)`` values of each video by seed, for example 1 where the model is right.
         second: the same of the other model, ``(S', N)``.
-        groups: ``(N,)`` group of each video, or None. Groups stay together.
+        groups: ``(N,)`` group of each video, or None. Groups stay together. With a single group,
+            the interval is NaN and p is 1.
     """
     num_videos = first.shape[1]
     differences = first.mean(axis=0, dtype=np.float64) - second.mean(axis=0, dtype=np.float64)
     difference = float(differences.mean())
     num_seeds = (len(first), len(second))
+    num_groups = None if groups is None else len(np.unique(groups))
+    if is_single_group(groups):
+        return Difference(difference, math.nan, math.nan, 1.0, num_videos, num_seeds, num_groups)
     if min(num_seeds) > 1:
         error, freedom = _standard_error([first, second], groups)
         margin = t_quantile((1 + LEVEL) / 2, freedom) * error
         p = t_tail(abs(difference) / error, freedom) if error else float(difference == 0)
         return Difference(
-            difference, difference - margin, difference + margin, p, num_videos, num_seeds
+            difference,
+            difference - margin,
+            difference + margin,
+            p,
+            num_videos,
+            num_seeds,
+            num_groups,
         )
     replicates = bootstrap_means(differences[:, None], resample_counts(num_videos, groups))
     low, high = percentile_interval(replicates[:, 0])
-    return Difference(
-        difference, low, high, permutation_p(differences, groups), num_videos, num_seeds
-    )
+    p = permutation_p(differences, groups)
+    return Difference(difference, low, high, p, num_videos, num_seeds, num_groups)
 
 
 def permutation_p(differences: np.ndarray, groups: np.ndarray | None = None) -> float:
@@ -252,7 +270,8 @@ def _standard_error(sides: Sequence[np.ndarray], groups: np.ndarray | None) -> t
             residuals = np.stack([np.bincount(members, weights=row) for row in residuals])
         both = float((residuals**2).sum()) / ((S - 1) * S * num_videos**2)
         parts.append((-both, 0))
-    parts.append((float(total.var(ddof=1)), num_videos - 1))
+    num_drawn = num_videos if groups is None else len(np.unique(groups))
+    parts.append((float(total.var(ddof=1)), num_drawn - 1))
     largest = max(part for part, _ in parts)
     variance = max(sum(part for part, _ in parts), largest)
     scale = sum(part**2 / freedom for part, freedom in parts if freedom)

@@ -28,14 +28,19 @@ LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
     "^": "\\textasciicircum{}",
     "±": "$\\pm$",
 }
+MARKDOWN = {letter: f"\\{letter}" for letter in "\\`*[]|"} | {
+    "<": "&lt;",
+    ">": "&gt;",
+    "&": "&amp;",
+}
 SHARED = (  # columns that are stated once where all rows agree
-    "recipe dataset temporal arch num_segments views crop pretrained seed epochs global_batch"
-    " params gflops published restarts commit test"
+    "recipe dataset temporal arch num_segments views crop average pretrained seed epochs"
+    " global_batch params gflops published restarts commit test"
 ).split()
 OPTIONAL = (  # columns that a narrow terminal leaves out, the first ones first
-    "test commit restarts pretrained gflops params recipe epochs best_epoch data_wait gpu_hours"
-    " clips_per_s dataset seed global_batch published top5 mean_class crop arch num_segments"
-    " goodput top5_range mean_class_range map_class_range map_sample_range top1_range"
+    "test average commit restarts pretrained gflops params recipe epochs best_epoch data_wait"
+    " gpu_hours clips_per_s dataset seed global_batch published top5 mean_class crop arch"
+    " num_segments goodput top5_range mean_class_range map_class_range map_sample_range top1_range"
 ).split()
 
 
@@ -121,7 +126,7 @@ def p_text(p: float) -> str:
 def markdown(table: pd.DataFrame, shared: str, seeds: pd.DataFrame) -> str:
     """Return the table of `readable`, and one of seeds unless it is empty, as a Markdown page."""
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    about = f"{date}; all rows: {shared}" if shared else date
+    about = f"{date}; all rows: {_markdown_text(shared)}" if shared else date
     means = f"\n## Means over seeds\n\n{_markdown_table(seeds)}" if len(seeds) else ""
     return f"# Results\n\n{about}\n\n{_markdown_table(table)}{means}"
 
@@ -136,11 +141,17 @@ def latex(table: pd.DataFrame, shared: str, seeds: pd.DataFrame) -> str:
 
 def _markdown_table(table: pd.DataFrame) -> str:
     def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+        return "| " + " | ".join(map(_markdown_text, cells)) + " |\n"
 
     rule = "|" + " --- |" * len(table.columns) + "\n"
     rows = "".join(line(row) for row in table.to_numpy().tolist())
     return f"{line(table.columns)}{rule}{rows}"
+
+
+def _markdown_text(text: str) -> str:
+    """Return a text in which no character is Markdown or HTML."""
+    one_line = " ".join(text.split())
+    return "".join(MARKDOWN.get(letter, letter) for letter in one_line)
 
 
 def _latex_table(table: pd.DataFrame) -> str:

@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from configs.small_files import DamagedFileError, read_bytes
 from tin.models.tensor_files import write_tensors
 from tin.runs import checkpoint
 from tin.runs.checkpoint import CheckpointError
@@ -33,8 +34,8 @@ def measured(run: Run) -> list[Measured]:
     are left out.
     """
     try:
-        text = (run.path / "metrics.csv").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        text = read_bytes(run.path / "metrics.csv").decode("utf-8", "replace")
+    except (OSError, DamagedFileError):
         return []
     found = []
     split = run.config().data.test_split

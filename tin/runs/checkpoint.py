@@ -183,6 +183,7 @@ CONTENT: dict[str, Callable[[Any], bool]] = {
     "attempt": _is_count,
     "world_size": _is_count,
     "batch": _is_count,
+    "keyed_dropout": lambda value: isinstance(value, bool),
     "epoch": _is_count,
     "step": _is_count,
     "global_step": _is_count,

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import TinError
-from configs.files import remove_leftovers, sync_file, sync_folder, write_text
+from configs.files import explained, remove_leftovers, sync_file, sync_folder, write_text
 from configs.load import ConfigError, changes, parse, read_yaml
 from configs.node import node_name
 from configs.schema import Config
-from configs.small_files import DamagedFileError, read_json
+from configs.small_files import DamagedFileError, read_bytes, read_json
 from tin.runs.environment import describe_environment as describe_environment
 
 log = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ class Run:
             FencedError: a newer attempt has started.
         """
         self.check_fence()
-        with (self.path / name).open("a", newline="") as file:
+        with explained(self.path / name), (self.path / name).open("a", newline="") as file:
             writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
             if file.tell() == 0:
                 writer.writeheader()
@@ -221,7 +221,7 @@ class Run:
         """
         if not (self.path / name).exists():
             return
-        text = (self.path / name).read_bytes().decode("utf-8", "replace")
+        text = read_bytes(self.path / name, 1 << 30).decode("utf-8", "replace")
         rows = [row for row in map(_row, text.splitlines()) if len(row) == len(columns)][1:]
         step = columns.index("step")
         kept = [row for row in rows if STEP.fullmatch(row[step]) and int(row[step]) < before]

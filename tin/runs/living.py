@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 
 from configs.errors import USAGE, TinError
+from configs.small_files import read_bytes
 from tin.runs.folder import Run
 
 DEFAULT_MINUTES = 10.0
@@ -87,7 +88,7 @@ def _exists(pid: int, started: float) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     """Return the content of a JSON file; nothing if it is missing or cut short."""
     try:
-        content = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
+        content = json.loads(read_bytes(path).decode("utf-8"))
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

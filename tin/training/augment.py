@@ -5,15 +5,13 @@ thing is different: mixup and cutmix mix a clip with the clip before it on the s
 they mix, and where, still depends on (seed, epoch, clip) alone.
 """
 
-import functools
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from configs.schema import Config
 from pipeline import random_numbers
-from pipeline.batches import MEAN, STD
+from tin.models.clip_input import from_pixels, normalized, to_pixels
 from tin.training.device_random import JITTER, MIX, RANDAUGMENT, beta, uniforms
 from tin.training.randaugment import POLICIES, gray, randaugment
 
@@ -34,7 +32,7 @@ def augment(
     change in the same way. The host never waits for the device.
 
     Args:
-        x: ``(B, T, L*3, H, W)``, normalized with ImageNet's mean and deviation.
+        x: uint8 ``(B, T, L, H, W, C)``, as the loader gives it.
         labels: ``(B,)`` int64, or ``(B, K)`` float for several labels a clip.
         clips: ``(B,)`` int64, on the device of `x`.
         config: sections `augment` and `train`.
@@ -43,13 +41,28 @@ def augment(
         step: number of the pass; where both are on, it chooses mixup or cutmix.
 
     Returns:
-        Clips of the same shape, and targets: `labels`, or ``(B, K)`` float shares of the classes
-        if clips are mixed.
+        The input of the network ``(B, T, L*C, H, W)``, and targets: `labels`, or ``(B, K)`` float
+        shares of the classes if clips are mixed.
     """
+    if config.augment.color_jitter or config.augment.randaugment_ops:
+        x = from_pixels(_recolored(to_pixels(x), clips, config, epoch))
+    else:
+        x = normalized(x)
+    return mixed(x, labels, clips, config, epoch, num_classes, step)
+
+
+def mixed(
+    x: Tensor,
+    labels: Tensor,
+    clips: Tensor,
+    config: Config,
+    epoch: int,
+    num_classes: int,
+    step: int,
+) -> tuple[Tensor, Tensor]:
+    """Do mixup and cutmix as `augment` does; x is the input of the network."""
     settings = config.augment
     seed = config.train.seed
-    if settings.color_jitter or settings.randaugment_ops:
-        x = _recolored(x, clips, config, epoch)
     if not (settings.mixup or settings.cutmix):
         return x, labels
     # Mixed clips have several labels: turn class numbers into rows of zeros and ones.
@@ -71,11 +84,10 @@ def augment(
 
 
 def _recolored(x: Tensor, clips: Tensor, config: Config, epoch: int) -> Tensor:
-    """Undo the normalization, change the colors, and normalize again."""
+    """Change the colors of pixels in [0, 1], ``(B, T, L, 3, H, W)``."""
     settings = config.augment
     seed = config.train.seed
-    mean, std = _normalization(x.device)
-    pixels = (x.unflatten(2, (-1, 3)).flatten(1, 2) * std + mean).clamp(0, 1)
+    pixels = x.flatten(1, 2)
     if settings.color_jitter:
         numbers = uniforms(seed, JITTER, epoch, clips, 3).to(x.dtype)
         factors = (1 + settings.color_jitter * (2 * numbers - 1)).clamp_min(0)
@@ -86,15 +98,7 @@ def _recolored(x: Tensor, clips: Tensor, config: Config, epoch: int) -> Tensor:
         numbers = uniforms(seed, RANDAUGMENT, epoch, clips, count)
         draws = numbers.unflatten(1, (-1, policy.numbers))
         pixels = randaugment(pixels, draws, settings.randaugment_magnitude / 10, policy)
-    return ((pixels - mean) / std).reshape(x.shape)
-
-
-@functools.cache  # because a copy to the device makes the host wait
-def _normalization(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the mean and deviation of the colors, ``(3, 1, 1)`` each."""
-    mean = torch.tensor(MEAN, device=device)[:, None, None]
-    std = torch.tensor(STD, device=device)[:, None, None]
-    return mean, std
+    return pixels.reshape(x.shape)
 
 
 def _jittered(pixels: Tensor, factors: Tensor) -> Tensor:

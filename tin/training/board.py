@@ -48,13 +48,14 @@ class Board:
             self._writer.add_histogram(f"weight/{block}", weight.float().cpu(), step)
 
     def clips(self, x: Tensor, step: int) -> None:
-        """Show the first clips of a batch ``(B, T, C, H, W)``, the frames of each side by side.
+        """Show the first clips of a batch, the frames of each side by side.
 
-        Of a segment with several frames, the first one is shown, and of two channels the first.
+        A batch is uint8 ``(B, T, L, H, W, C)``. Of a segment with several frames, the first one is
+        shown, and of two colors the first.
         """
-        clips = x[:NUM_CLIPS].detach().float().cpu()
+        clips = x[:NUM_CLIPS, :, 0].movedim(-1, 2).float().cpu()
         B, _, C, _, _ = clips.shape
-        clips = clips[:, :, : 3 if C % 3 == 0 else 1]
+        clips = clips[:, :, : 3 if C == 3 else 1]
         # Stretch each clip to [0, 1]: the scale of the input depends on its modality.
         low = clips.reshape(B, -1).min(1).values.view(B, 1, 1, 1, 1)
         high = clips.reshape(B, -1).max(1).values.view(B, 1, 1, 1, 1)

@@ -15,6 +15,7 @@ from pipeline.random_numbers import key
 MIX = 16
 JITTER = 17
 RANDAUGMENT = 18
+DROPOUT = 19
 _QUANTILES = 4096
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 Pass = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Takes clips and targets, adds to the gradients, and returns the loss and the logits."""
 
+ALIGNMENT = 128  # elements, the 512 bytes to which torch aligns a tensor on a GPU
 WARM_UPS = 3  # passes before the capture, in which libraries allocate memory and choose kernels
 
 
@@ -73,14 +74,16 @@ class PassGraph:
         """Give each parameter that the pass reaches a gradient of zeros in one common tensor."""
         self._rehearse(work, x, targets, 1)
         reached = [p for p in self._model.parameters() if p.grad is not None]
-        self._gradients = torch.zeros(sum(p.numel() for p in reached), device=x.device)
+        # Sums of values that are aligned as in tensors of their own have the same bits.
+        sizes = [-(-p.numel() // ALIGNMENT) * ALIGNMENT for p in reached]
+        self._gradients = torch.zeros(sum(sizes), device=x.device)
         start = 0
-        for parameter in reached:
+        for parameter, size in zip(reached, sizes, strict=True):
             # With the strides of the parameter, the update runs as fast as with its own gradients.
             parameter.grad = self._gradients.as_strided(
                 parameter.shape, parameter.stride(), storage_offset=start
             )
-            start += parameter.numel()
+            start += size
 
     def _capture(self, work: Pass, x: Tensor, targets: Tensor) -> None:
         """Capture a pass over inputs that stay in place; it adds to the gradients."""

@@ -117,7 +117,7 @@ class Recorder:
             self._board.scalars("step", values, since)
 
     def clips(self, x: Tensor, step: int) -> None:
-        """Show the first clips of an attempt, ``(B, T, C, H, W)``, in TensorBoard."""
+        """Show the first clips of an attempt, a batch of the loader, in TensorBoard."""
         if self._board and self._show_clips:
             self._board.clips(x, step)
             self._show_clips = False

@@ -12,7 +12,7 @@ class SkippedStep:
     """Keeps what a step may change before its gradient is known; created before the step."""
 
     def __init__(self, model: nn.Module) -> None:
-        # The forward passes update the statistics of those BatchNorms that train.
+        # The forward passes or the update change the statistics of those BatchNorms that train.
         norms = (m for m in model.modules() if isinstance(m, _BatchNorm) and m.training)
         self._buffers = [buffer for norm in norms for buffer in norm.buffers()]
         self._before = [buffer.clone() for buffer in self._buffers]
@@ -29,12 +29,12 @@ class SkippedStep:
         """
         is_finite = norm.isfinite()
         state.skips += ~is_finite
-        _keep(self._buffers, self._before, is_finite)
         average = values(state.ema) if state.ema else []
         average_before = [tensor.clone() for tensor in average]
         # The fused update of torch reads this attribute, which GradScaler sets, too.
         state.optimizer.found_inf = (~is_finite).float()  # type: ignore[attr-defined]
         state.update()
+        _keep(self._buffers, self._before, is_finite)
         _keep(average, average_before, is_finite)
         return norm.where(is_finite, 0)
 

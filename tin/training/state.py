@@ -13,7 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from configs.load import ConfigError, differences
 from configs.schema import Config
+from pipeline.plan import bn_groups
 from preprocess.shards import DatasetInfo
+from tin.models.grouped_norm import group_norms
 from tin.models.network import build_model, train_mode
 from tin.models.weights import initialize
 from tin.op.interlace import is_compiled
@@ -22,6 +24,7 @@ from tin.runs import checkpoint
 from tin.runs.best import rebuild_best
 from tin.runs.folder import Run
 from tin.runs.restore import config_of, load_weights, precision_of, require
+from tin.training.any_ranks import update_statistics
 from tin.training.average import update_average
 from tin.training.optim import build_optimizer, restore_optimizer
 from tin.training.pass_graph import PassGraph
@@ -29,6 +32,7 @@ from tin.training.running_sums import RunningSums
 
 log = logging.getLogger(__name__)
 SHOWN_DIGITS = 12  # of a digest in a message
+NEWER_ENTRIES = {"best_loss", "keyed_dropout"}  # checkpoints of earlier versions lack them
 
 
 class TrainingState:
@@ -54,6 +58,8 @@ class TrainingState:
         self.bad_frames = 0
         """Damaged frames that all ranks found in this epoch."""
         self.sums = RunningSums(world.device)
+        self.keyed_dropout = True
+        """Whether dropout masks do not depend on the ranks; older runs keep their own masks."""
         self.best_loss = math.inf
         """The loss of that evaluation."""
         saved = _load_newest(run, world)
@@ -109,8 +115,9 @@ class TrainingState:
         return self.replica.no_sync()
 
     def update(self) -> None:
-        """Update the weights and their moving average."""
+        """Update the weights, the statistics of grouped BatchNorms, and the moving average."""
         self.optimizer.step()
+        update_statistics(self.model, self.config, self.world)
         if self.ema:
             decay = self.config.train.ema
             update_average(self.ema, self.model, decay, first=self.global_step == 0)
@@ -154,6 +161,8 @@ class TrainingState:
             initialize(model, self.config)
         if settings.bn == "sync" and self.world.world_size > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if settings.bn_clips:
+            group_norms(model, bn_groups(self.config, self.world.world_size))
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in stubs
         self.model = model
         self.train_mode()
@@ -162,7 +171,7 @@ class TrainingState:
 
     def _restore(self, saved: dict[str, Any]) -> None:
         """Resume from a checkpoint, after checking that it has this dataset and these settings."""
-        require(saved, sorted(set(self._contents([])) - {"best_loss"}))
+        require(saved, sorted(set(self._contents([])) - NEWER_ENTRIES))
         self._check_origin(saved)
         load_weights(self.model, saved["model"], self.config)
         self._load_optimizer(saved["optimizer"])
@@ -175,6 +184,7 @@ class TrainingState:
         self.best_loss = saved.get("best_loss", -math.inf)
         self.skips.fill_(saved["skipped"])
         self.bad_frames = saved["bad_frames"]
+        self.keyed_dropout = saved.get("keyed_dropout", False)
         if self.world.is_main:
             self.sums.restore(saved["sums"])
         log.info("resumed in epoch %d, step %d of %d", self.epoch + 1, self.step, self.num_steps)
@@ -269,6 +279,7 @@ class TrainingState:
             "best_loss": self.best_loss,
             "skipped": self.skipped,
             "bad_frames": self.bad_frames,
+            "keyed_dropout": self.keyed_dropout,
         }
 
 

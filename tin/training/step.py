@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.batches import Batch
+from tin.training.any_ranks import dropout_mask
 from tin.training.augment import augment
 from tin.training.optim import learning_rate, loss, set_learning_rate
 from tin.training.skipping import SkippedStep
@@ -24,8 +25,8 @@ def train_step(state: TrainingState, batches: list[Batch]) -> Tensor:
     """
     config = state.config
     step = state.global_step
-    # Dropout draws from the global generator: seed it by step and rank, so that a resumed run
-    # draws the same masks.
+    # Temporal modules of a user's own, and dropout of runs that an earlier version began, draw from
+    # the global generator: seed it by step and rank, so that a resumed run draws the same numbers.
     torch.manual_seed(hash((config.train.seed, step, state.world.rank)))
     set_learning_rate(state.optimizer, learning_rate(config, step, state.num_steps))
     skips = SkippedStep(state.model) if config.train.nan == "skip" else None
@@ -54,12 +55,16 @@ def _pass(state: TrainingState, batch: Batch, number: int, num_passes: int) -> N
     x, targets = augment(
         batch.x, batch.labels, batch.clips, config, state.epoch, num_classes, number
     )
+    if config.model.dropout and state.keyed_dropout:
+        num_clips = len(batch.clips)
+        mask = dropout_mask(state.model, config, state.world, num_clips, number)
+        state.model.dropout.keep(mask)
     half = state.precision == "bfloat16"
 
     def forward_backward(x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(state.world.device.type, torch.bfloat16, enabled=half):
             logits = state.replica(x)
-        value = loss(logits.float(), targets, config)
+        value = loss(logits, targets, config)
         (value / num_passes).backward()
         return value.detach(), logits.detach()
 

@@ -15,7 +15,7 @@ from configs.schema import Config
 from pipeline.batches import Batch
 from tin.evaluation.evaluate import evaluate
 from tin.models.network import record_offsets, recorded_offsets
-from tin.ranks.dataset_check import DatasetCheck
+from tin.ranks.dataset_check import DatasetCheck, compare_copies
 from tin.ranks.distributed import World, cpus, start
 from tin.ranks.gpu_health import GpuHealth
 from tin.ranks.node_check import check_node
@@ -97,7 +97,8 @@ class Trainer:
         num_steps = self.train_loader.num_steps // config.train.accumulate
         self.state = TrainingState(config, run, world, self.train_loader.info, num_steps)
         check.finish()
-        self.environment = start_attempt(run, config, world, self.state.auto)
+        auto = {**self.state.auto, "decode": self.train_loader.decode}
+        self.environment = start_attempt(run, config, world, auto)
         self.state.check_best()
         self.flags = FlagAllReduce(world)
         self.watchdog = Watchdog(run.job, run.attempt, world.rank, config.run.hang_minutes)
@@ -155,6 +156,8 @@ class Trainer:
         log_steps = self.config.run.log_steps
         accumulate = self.config.train.accumulate
         state.train_mode()
+        for loader in (self.train_loader, self.test_loader):
+            compare_copies(self.world, self.config.data.dataset, loader)
         self.saved_at = time.monotonic()
         epoch = Interval(self.train_loader, self._finite_sums())
         interval = epoch

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import synthetic_dataset
 
+from configs.small_files import DamagedFileError
 from launch import record
-from launch.jobs.job import StageJob, _exit_code_after
+from launch.jobs.job import StageJob, _exit_code_after, load_task, task_file
 from launch.local import is_alive
 from tin.runs.folder import Run
 from tin.training.trainer import Stopped
@@ -148,3 +149,13 @@ def test_only_the_time_limit_of_a_local_job_starts_it_again(
     assert _exit_code_after(error, tmp_path) == code
     (note,) = record.read_notes(tmp_path, "7", 0)
     assert (note.kind, note.signal) == ("stopped", received.name)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"stage": 3, "run_dir": "r"}', '{"stage": "train"}'])
+def test_what_a_job_executes_is_checked_and_comes_from_json(tmp_path, text):
+    path = task_file(str(tmp_path / "job"), "0")
+    path.write_text(text)
+    with pytest.raises(DamagedFileError, match=path.name):
+        load_task(str(tmp_path / "job"))
+    path.write_text('{"stage": "train", "run_dir": "r"}')
+    assert load_task(str(tmp_path / "job")) == StageJob("train", "r")

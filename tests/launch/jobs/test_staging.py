@@ -16,6 +16,8 @@ from configs.files import temporary_path
 from configs.load import STAGED, ConfigError, dataset_path
 from launch.jobs import staging
 from launch.jobs.staging import StagingError, copy_shards, wait_for_nodes
+from tin.ranks.dataset_check import compare_copies
+from tin.ranks.distributed import World
 
 
 @pytest.fixture
@@ -230,3 +232,21 @@ def test_a_staging_folder_works_for_a_second_user(dataset: Path):
 
 def _hang(seconds: float) -> None:
     raise AssertionError("waits for a node that does not exist")
+
+
+def test_a_copy_that_changes_during_training_is_read_from_its_original(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+):
+    """Each epoch compares the copies; the clips stay the same."""
+    folder = copy_shards(dataset, ["train"], Staging(dir=str(tmp_path / "disk"), keep_free="0%"))
+    monkeypatch.setenv(STAGED, str(folder))
+    world = World(0, 0, 1, torch.device("cpu"))
+    with synthetic_dataset.clip_loaders() as make:
+        loader = make(folder)
+        expected = [batch.x.clone() for batch in loader.epoch(0)]
+        (folder / "train-00001.tar").write_bytes(b"garbage")
+        compare_copies(world, str(dataset), loader)
+        found = [batch.x.clone() for batch in loader.epoch(0)]
+        assert all(torch.equal(*pair) for pair in zip(expected, found, strict=True))
+        assert loader.take_bad_frames() == []
+    assert f"{folder / 'train-00001.tar'} is not the copy" in caplog.text

@@ -16,7 +16,7 @@ from pipeline.crops import scaled_sizes, source_regions, view_corners
 from tin.deploy.clips import Clip, clips_of_dataset
 from tin.deploy.export import METADATA, ExportError, _check, export
 from tin.deploy.preprocess import Preprocess
-from tin.evaluation.predict import cut, normalized
+from tin.evaluation.predict import cut, frames_input
 from tin.op.interlace import interlace_by_matrix, interlace_reference
 from tin.runs import checkpoint
 from tin.runs.restore import config_of, restore
@@ -175,7 +175,7 @@ def test_the_preprocessing_scales_as_pillow_does(size):
     expected = np.stack([cut(image, region.tolist(), False, 32) for image in images])
     frames = torch.from_numpy(np.stack([np.asarray(image) for image in images]))[None]
     found = Preprocess(config)(frames)
-    levels = (found - normalized(torch.from_numpy(expected)[None], 2)).abs() * 0.229 * 255
+    levels = (found - frames_input(torch.from_numpy(expected)[None], 2)).abs() * 0.229 * 255
     assert levels.max() < 1.2  # Pillow rounds to whole gray levels after each of its two axes
 
 

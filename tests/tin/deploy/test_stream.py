@@ -16,7 +16,7 @@ from tin.deploy import rgb_frames
 from tin.deploy.rgb_frames import center_crop, source_frames, video_frames
 from tin.deploy.scorer import Scorer
 from tin.deploy.stream import logits_over_time, predict_stream
-from tin.evaluation.predict import normalized
+from tin.evaluation.predict import frames_input
 
 CAUSAL = ("model.causal=true", "clip.sampling=dense", "clip.stride=2")
 
@@ -37,7 +37,7 @@ def test_a_file_is_read_at_the_stride_and_equals_the_whole_clip(make_run, video,
     scorer = Scorer(run_dir, [], torch.device("cpu"))
     read = video_frames(video, scorer.config)
     frames = [center_crop(frame.pixels, scorer.config) for frame in read]
-    clip = normalized(torch.from_numpy(np.stack(frames[::2]))[None], 11)
+    clip = frames_input(torch.from_numpy(np.stack(frames[::2]))[None], 11)
     want = logits_over_time(scorer.network, clip)[0].softmax(1)
     for prediction, scores in zip(found, want, strict=True):
         by_name = dict(prediction.classes)

@@ -15,7 +15,7 @@ from preprocess.motions import make_motions
 from tin.deploy.rgb_frames import center_crop, video_frames
 from tin.deploy.scorer import Scorer
 from tin.deploy.timeline import Timeline, picture, segments_of, timeline_of, write_timelines
-from tin.evaluation.predict import normalized
+from tin.evaluation.predict import frames_input
 
 T = 4
 
@@ -49,7 +49,7 @@ def test_a_window_holds_the_frames_at_the_stride(run_dir, video, monkeypatch):
     for window, scores in enumerate(timeline.scores):
         chosen = np.stack([frames[6 * window + 3 * t] for t in range(T)])
         with torch.no_grad():
-            want = scorer.network(normalized(torch.from_numpy(chosen)[None], T)).softmax(1)[0]
+            want = scorer.network(frames_input(torch.from_numpy(chosen)[None], T)).softmax(1)[0]
         np.testing.assert_allclose(scores, want, atol=1e-5)
     assert np.ptp(timeline.scores, axis=0).max() > 0.01
 

@@ -12,10 +12,12 @@ from configs.load import ConfigError, dump, load
 from pipeline.batches import BadDataError
 from pipeline.loader import ClipLoader
 from preprocess.shards import open_split, shard_name
+from preprocess.tables import group_number
 from tin.evaluation.evaluate import evaluate
 from tin.evaluation.evaluate import test as measure
 from tin.evaluation.scores import load as load_scores
 from tin.evaluation.scores import load_result
+from tin.models.clip_input import normalized
 from tin.models.network import build_model
 from tin.ranks.distributed import start
 from tin.runs import checkpoint
@@ -111,7 +113,7 @@ def test_scores_are_the_softmax_of_each_single_view(dataset):
     for row, batch in enumerate(batches):
         with torch.no_grad():
             for view in range(3):
-                want = model(batch.x[:, view]).softmax(1)[0]
+                want = model(normalized(batch.x[:, view])).softmax(1)[0]
                 torch.testing.assert_close(torch.from_numpy(scores.scores[row, view]), want)
 
 
@@ -190,6 +192,7 @@ def test_a_result_says_whether_scores_or_logits_were_averaged(dataset, tmp_path)
     assert load_result(out)["average"] == "scores"
     by_scores = load_scores(out)
     out = _test(run_dir, "test.average=logits")
+    assert out.name == "train-2x1-32+average=logits"  # beside the test with other options
     assert load_result(out)["average"] == "logits"
     by_logits = load_scores(out)
     np.testing.assert_array_equal(by_logits.scores, by_scores.scores)  # the file's format is one
@@ -215,6 +218,15 @@ def test_the_last_checkpoint_is_tested_when_asked(dataset, tmp_path):
         _test(run_dir)
     out = _test(run_dir, "test.checkpoint=last")
     assert load_result(out)["checkpoint"] == "step-00000030-a01.pt"
+
+
+def test_the_groups_of_the_videos_are_stored_with_the_scores(tmp_path):
+    names = ("anna", "ben", "anna", "carl", "ben", "anna", "dora")
+    dataset = _dataset(tmp_path / "data", groups=names)
+    scores = load_scores(_test(_run(tmp_path / "run", f"data.dataset={dataset}")))
+    # The fourth video, the only one of its group, has no intact frame.
+    wanted = [group_number(name) for name in names if name != "carl"]
+    assert scores.groups.tolist() == wanted
 
 
 @pytest.mark.parametrize("setting", ["clip.num_segments=4", "model.arch=resnet34"])

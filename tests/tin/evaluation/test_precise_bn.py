@@ -11,6 +11,7 @@ from tin.evaluation.evaluate import test as measure
 from tin.evaluation.precise_bn import recompute_statistics
 from tin.evaluation.scores import load as load_scores
 from tin.evaluation.scores import load_result
+from tin.models.clip_input import normalized
 from tin.models.network import build_model
 from tin.ranks.distributed import start
 from tin.runs import checkpoint
@@ -61,7 +62,7 @@ def test_statistics_are_the_means_over_training_batches(dataset):
     variances = []
     batches = loader.epoch(0)
     for _ in range(3):
-        x = next(batches).x.flatten(0, 1)
+        x = normalized(next(batches).x).flatten(0, 1)
         with torch.no_grad():
             y = model.backbone.conv1(x).transpose(0, 1).flatten(1)
         means.append(y.mean(1))

@@ -269,6 +269,14 @@ def test_under_autocast_x_keeps_its_type_and_offsets_stay_exact(device):
     assert torch.equal(y, compiled)
 
 
+def test_torch_compile_is_not_taken_for_torch_export(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert module.is_exporting()
+    # Before torch 2.13, is_exporting is also True in code that torch.compile traces.
+    monkeypatch.setattr(torch.compiler, "is_dynamo_compiling", lambda: True)
+    assert not module.is_exporting()
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("change", ["transposed", "sliced", "every other frame", "strange strides"])
 def test_x_that_is_not_dense_gives_the_same_as_its_dense_copy(change, device):

@@ -40,9 +40,9 @@ def folder(tmp_path_factory):
     nvcc = required("nvcc", toolkit and toolkit.nvcc)
     codes = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in ARCHITECTURES]
     command = [nvcc, "-std=c++17", "-O3", "-t0", "-Xptxas=-v", "-Werror=all-warnings", "-c", *codes]
-    source = emulated_kernels.CUDA / "interlace.cu"
-    files = [source, "-o", folder / "cuda.o", "-keep", "-keep-dir", folder]
-    done = subprocess.run([*command, *files], capture_output=True, text=True)
+    sources = [emulated_kernels.CUDA / name for name in ("interlace.cu", "nets.cu")]
+    files = [*sources, "-keep", "-keep-dir", folder]
+    done = subprocess.run([*command, *files], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
     (folder / "report.txt").write_text(done.stderr)
     return folder
@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
 def resources(folder):
     """Return (kernel, type and vector, architecture, registers, spilled bytes) of each kernel."""
     pattern = (
-        r"'\w+?(forward|backward|finish)_kernelI(\w+)' for 'sm_(\d+)'"
+        r"'\w+?((?:nets_)?(?:forward|backward|finish))_kernelI(\w+)' for 'sm_(\d+)'"
         r".*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers"
     )
     found = re.findall(pattern, (folder / "report.txt").read_text(), re.DOTALL)
@@ -70,7 +70,7 @@ def traces(folder):
     nvdisasm = required("nvdisasm", next((p for p in places if p and Path(p).exists()), None))
     found = {}
     for number in ARCHITECTURES:
-        (cubin,) = folder.glob(f"*_{number}.cubin")
+        (cubin,) = folder.glob(f"interlace.*_{number}.cubin")
         command = [nvdisasm, "-c", cubin]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         for name, trace in sass.traces(done.stdout).items():
@@ -82,12 +82,13 @@ def traces(folder):
 
 
 def test_kernels_do_not_spill_and_enough_blocks_fit_into_a_multiprocessor(resources):
-    # Each architecture has 11 pairs of type and vector, and sums in float32 and float64.
+    # Each architecture has 11 pairs of type and vector, and sums in float32 and float64;
+    # the two nets have these two types, too.
     counts = Counter((kernel, architecture) for kernel, _, architecture, *_ in resources)
-    expected = {"forward": 11, "backward": 11, "finish": 2}
+    expected = {"forward": 11, "backward": 11, "finish": 2, "nets_forward": 2, "nets_backward": 2}
     assert counts == {(k, n): count for k, count in expected.items() for n in ARCHITECTURES}
     for kernel, of, architecture, registers, spilled in resources:
-        blocks = FORWARD_BLOCKS[architecture] if kernel == "forward" else 2
+        blocks = FORWARD_BLOCKS[architecture] if "forward" in kernel else 2
         assert registers * THREADS * blocks <= REGISTERS, (kernel, of, architecture)
         # Only tests use float64.
         assert not spilled or "VectorIdLi2E" in of, (kernel, of, architecture, spilled)

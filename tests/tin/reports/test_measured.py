@@ -9,7 +9,8 @@ from written_runs import write_run, write_test
 
 from tin.evaluation.scores import Scores, load_result, save, summarize
 from tin.reports.comparisons import compare_paths
-from tin.reports.measured import INTERVALS, intervals, intervals_of, measure, store_intervals
+from tin.reports.intervals import INTERVALS, intervals, intervals_of, store_intervals
+from tin.reports.measured import measure
 from tin.reports.recorded import natural
 from tin.reports.results import load_runs, write_report
 from tin.reports.statistics import resample_counts
@@ -65,7 +66,7 @@ def test_intervals_are_computed_where_nothing_can_be_kept(tmp_path, monkeypatch)
     def refuse(*_):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr("tin.reports.measured.write_text", refuse)
+    monkeypatch.setattr("tin.reports.intervals.write_text", refuse)
     assert intervals_of(folder, load_result(folder))["top1"][1] == 1.0
 
 

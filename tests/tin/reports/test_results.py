@@ -23,7 +23,7 @@ def _only_row(path: Path) -> pd.Series:
 
 def test_the_table_has_the_documented_columns(tmp_path):
     wanted = (
-        "run recipe dataset temporal arch num_segments views crop pretrained seed epochs"
+        "run recipe dataset temporal arch num_segments views crop average pretrained seed epochs"
         " global_batch params gflops top1 top1_low top1_high top5 top5_low top5_high mean_class"
         " mean_class_low mean_class_high map_class map_class_low map_class_high map_sample"
         " map_sample_low map_sample_high best_epoch published delta clips_per_s data_wait gpu_hours"
@@ -40,8 +40,21 @@ def test_a_run_without_a_test_shows_its_best_epoch(tmp_path):
     assert row["delta"] == pytest.approx(0.05)
     assert row["clips_per_s"] == 110  # the median over the epochs of training
     assert row["data_wait"] == pytest.approx(0.02)
-    wanted = ("demo", "motions", "interlace", "resnet50", 8, "1x3", 224, "none", 3, 40, 48)
-    assert tuple(row[list(COLUMNS[1:12])]) == wanted
+    wanted = (
+        "demo",
+        "motions",
+        "interlace",
+        "resnet50",
+        8,
+        "1x3",
+        224,
+        "scores",
+        "none",
+        3,
+        40,
+        48,
+    )
+    assert tuple(row[list(COLUMNS[1:13])]) == wanted
 
 
 def test_the_speed_comes_from_the_steps_if_no_epoch_recorded_it(tmp_path):
@@ -145,6 +158,7 @@ def test_missing_queued_running_lost_and_stopped_runs_are_listed(tmp_path):
         ("config.yaml", b"train: {epoch: 3}", "broken:.*unknown setting train.epoch"),
         ("config.yaml", b"\xff\xfe\x00", "broken:"),
         ("metrics.csv", b"", "done"),
+        ("metrics.csv", b"epoch,step\n1,2\n", "done"),
         ("metrics.csv", b"epoch,split\n\x00\xff", "done"),
         ("metrics.csv", METRICS.encode() + b"\n0,val,10,2.0,0.5,0.9,,,0.01,9,3,0\n1,va", "done"),
         ("steps.csv", b"time\nnever\n", "done"),
@@ -169,7 +183,9 @@ def test_a_test_that_did_not_end_is_reported_as_such(tmp_path):
     (write_test(run_dir, "val-1x1-224", right=4) / "result.json").unlink()
     (write_test(run_dir, "val-1x3-224", right=4) / "result.json").write_text("{")
     (run_dir / "tests" / "odd").mkdir()
+    (run_dir / "tests" / "val-5x1-224+average=logits").mkdir()
     frame = load_runs([run_dir]).set_index("views")
+    assert frame.loc["5x1", "crop"] == 224
     assert frame.loc["1x1", "state"] == "test did not end"
     assert frame.loc["1x3", "state"].startswith("broken: ")
     assert frame["top1"].isna().all()  # the metrics of training are not shown in their place
@@ -199,6 +215,19 @@ def test_the_csv_file_holds_fractions_and_markdown_holds_percent(tmp_path):
     assert "| 75.00 |" in cells
     assert "| +25.00 |" in cells
     assert "map_class" not in head  # an empty column is left out
+
+
+def test_names_of_runs_are_neither_html_nor_markdown_nor_formulas(tmp_path):
+    for name in ("=1+1", "<img src=x>", "[a](b)", "c`d"):
+        write_run(tmp_path / "runs" / name)
+    frame = load_runs([tmp_path / "runs"]).assign(recipe="=cmd()")
+    write_report(frame, tmp_path / "out")
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert "<img" not in text
+    assert "[a](b)" not in text
+    assert "\\[a\\](b)" in text
+    assert "<img src=x>" not in (tmp_path / "out" / "results.html").read_text()
+    assert "'=cmd()" in (tmp_path / "out" / "results.csv").read_text()
 
 
 def test_settings_that_all_runs_share_are_stated_once(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.files import temporary_path
+from configs.files import WriteError, temporary_path
 from tin.runs.folder import STEPS, Run, describe_environment
 
 
@@ -86,3 +86,10 @@ def test_the_environment_is_recorded(tmp_path: Path):
     facts = json.loads((tmp_path / "environment-01.json").read_text())
     assert facts["world_size"] == 2
     assert facts["versions"]["torch"].startswith("2.")
+
+
+def test_a_row_that_does_not_fit_the_disk_names_the_file(tmp_path):
+    run = Run(tmp_path)
+    (tmp_path / "metrics.csv").symlink_to("/dev/full")
+    with pytest.raises(WriteError, match=r"cannot write .*metrics\.csv: No space left on device"):
+        run.append("metrics.csv", ["step"], {"step": 1})

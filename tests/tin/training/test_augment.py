@@ -11,8 +11,9 @@ from torch import Tensor
 
 from configs.load import ConfigError, load
 from pipeline import random_numbers
+from tin.models.clip_input import normalized
 from tin.training import device_random
-from tin.training.augment import augment
+from tin.training.augment import augment, mixed
 from tin.training.randaugment import MMACTION2, PAPER, drawn_operations, randaugment
 
 OPERATIONS = PAPER.operations
@@ -30,12 +31,16 @@ def changed(
     epoch: int = 1,
     step: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Return clips and targets after augmentation with `settings`, for five classes."""
-    return augment(x, labels, clips, load(None, settings), epoch, 5, step)
+    """Return clips and targets after augmentation with `settings`, for five classes.
+
+    `x` is a batch of the loader, or the input of a network, which can only be mixed.
+    """
+    function = augment if x.dtype == torch.uint8 else mixed
+    return function(x, labels, clips, load(None, settings), epoch, 5, step)
 
 
 def clip_batch(num_frames: int = 3, size: int = 24) -> Tensor:
-    return torch.rand(4, num_frames, 3, size, size) * 4 - 2
+    return torch.randint(256, (4, num_frames, 1, size, size, 3), dtype=torch.uint8)
 
 
 # Random numbers.
@@ -82,10 +87,10 @@ def test_beta_of_a_small_alpha_has_its_mean_and_variance():
 # What augmentation depends on.
 
 
-def test_without_settings_nothing_changes():
+def test_without_settings_clips_are_only_normalized():
     x = clip_batch()
-    same, targets = changed(x, [])
-    assert same is x
+    found, targets = changed(x, [])
+    assert torch.equal(found, normalized(x))
     assert targets is LABELS
 
 
@@ -93,7 +98,7 @@ def test_without_settings_nothing_changes():
 def test_colors_depend_on_seed_epoch_and_clip_alone(settings):
     x = clip_batch()
     whole, _ = changed(x, settings)
-    assert not torch.allclose(whole, x)
+    assert not torch.allclose(whole, normalized(x))
     again, _ = changed(x, settings, step=3)
     assert torch.equal(whole, again)
     order = torch.tensor([2, 0])  # the clips of another rank, in another order
@@ -107,7 +112,7 @@ def test_colors_depend_on_seed_epoch_and_clip_alone(settings):
 
 @pytest.mark.parametrize("settings", [COLORS, ["augment.mixup=1.0"], ["augment.cutmix=1.0"]])
 def test_all_frames_of_a_clip_change_in_the_same_way(settings):
-    still = clip_batch(num_frames=1).expand(-1, 4, -1, -1, -1)
+    still = clip_batch(num_frames=1).expand(-1, 4, -1, -1, -1, -1)
     for epoch in range(4):
         found, _ = changed(still, settings, epoch=epoch)
         torch.testing.assert_close(found, found[:, :1].expand_as(found))
@@ -116,8 +121,8 @@ def test_all_frames_of_a_clip_change_in_the_same_way(settings):
 def test_stacked_frames_change_like_single_frames():
     x = clip_batch(num_frames=4)
     frames, _ = changed(x, COLORS)
-    stacked, _ = changed(x.reshape(4, 2, 6, 24, 24), COLORS)
-    torch.testing.assert_close(stacked.reshape_as(x), frames)
+    stacked, _ = changed(x.reshape(4, 2, 2, 24, 24, 3), COLORS)
+    torch.testing.assert_close(stacked.reshape_as(frames), frames)
 
 
 # Mixing.

@@ -21,7 +21,7 @@ def _record(run: Run, since: int, epochs: range) -> None:
                 if step > since:
                     row = {"epoch": epoch, "step": step, "loss": 1.0, "lr": 0.1}
                     recorder.interval({**row, "clips_per_s": 9.0, "data_wait": 0.0})
-                    recorder.clips(torch.rand(2, 3, 6, 8, 8), step)
+                    recorder.clips(torch.randint(256, (2, 3, 2, 8, 8, 3)).byte(), step)
                     found = {
                         "layer1.0": (torch.tensor([[1.0, 2.0], [3.0, 2.0]]), torch.ones(2, 3, 2))
                     }

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from configs.load import load
 from pipeline.batches import Batch
+from tin.models import clip_input
 from tin.models.network import TIN
 from tin.op import interlace
 from tin.ranks.distributed import World
@@ -69,8 +70,10 @@ def gpu_code(monkeypatch):
         deepcopy=lambda _: TIN(6, "resnet18", num_segments=4).to(DEVICE, torch.channels_last)
     )
     monkeypatch.setattr(state_module, "copy", average)
+    clip_input._normalization.cache_clear()  # its tensors must belong to this mode
     with FakeTensorMode():
         yield
+    clip_input._normalization.cache_clear()
 
 
 def state_and_batch(*settings):
@@ -81,7 +84,8 @@ def state_and_batch(*settings):
     state = TrainingState(config, None, World(0, 0, 1, DEVICE), info, num_steps=10)
     with DEVICE:
         labels = torch.zeros(4, len(classes)) if info.multi_label else torch.zeros(4).long()
-        batch = Batch(torch.zeros(4, 4, 3, 32, 32), labels, torch.zeros(4).long())
+        x = torch.zeros(4, 4, 1, 32, 32, 3, dtype=torch.uint8)
+        batch = Batch(x, labels, torch.zeros(4).long())
     return state, batch
 
 
@@ -95,6 +99,7 @@ SETTINGS_OF_STEPS = {
     "interlace": ["train.bn=partial"],
     "shift": ["model.temporal=shift", "optim.clip_norm=0", "optim.momentum=0"],
     "skip": ["train.nan=skip", "train.ema=0.9", "train.accumulate=2"],
+    "groups": ["train.bn_clips=2", "train.accumulate=2", "train.batch=8", "train.nan=skip"],
     "several labels": ["train.loss=bce"],
     "smooth": ["train.label_smoothing=0.1", "optim.groups=single", "optim.nesterov=true"],
 }

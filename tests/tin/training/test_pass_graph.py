@@ -22,8 +22,13 @@ GRAPHS = "train.compile=graphs"
 
 @pytest.mark.parametrize(
     "settings",
-    [[], ["train.accumulate=2", "train.ema=0.9", "run.offset_steps=2"], ["train.nan=skip"]],
-    ids=["plain", "accumulate", "skip"],
+    [
+        [],
+        ["train.accumulate=2", "train.ema=0.9", "run.offset_steps=2"],
+        ["train.nan=skip"],
+        ["train.bn_clips=2"],
+    ],
+    ids=["plain", "accumulate", "skip", "groups"],
 )
 def test_a_run_with_graphs_has_the_bits_of_one_without(dataset, tmp_path, settings):
     settings = [f"data.dataset={dataset}", *ONE_EPOCH, *settings]
@@ -95,7 +100,7 @@ def gpu_batches(count: int, clips: int = 4) -> list[Batch]:
     generator = torch.Generator().manual_seed(5)
     return [
         Batch(
-            torch.randn(clips, 4, 3, 32, 32, generator=generator).cuda(),
+            torch.randint(256, (clips, 4, 1, 32, 32, 3), generator=generator).byte().cuda(),
             torch.randint(0, 6, (clips,), generator=generator).cuda(),
             torch.arange(clips).cuda(),
         )

@@ -51,8 +51,9 @@ def test_steps_with_nan_are_skipped_and_counted_if_asked(dataset, tmp_path, monk
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
 
 
+@pytest.mark.parametrize("bn_clips", [0, 2])
 def test_a_skipped_step_changes_neither_weights_momentum_average_nor_statistics(
-    dataset, tmp_path, monkeypatch
+    dataset, tmp_path, monkeypatch, bn_clips
 ):
     # Only the first of six steps is skipped, and it would change all of them.
     real_step = trainer.train_step
@@ -78,6 +79,7 @@ def test_a_skipped_step_changes_neither_weights_momentum_average_nor_statistics(
     monkeypatch.setattr(trainer, "train_step", recorded_step)
     monkeypatch.setattr(step, "loss", loss)
     settings = ["train.nan=skip", "train.ema=0.9", "train.epochs=1", "train.evaluate_every=1"]
+    settings.append(f"train.bn_clips={bn_clips}")
     train_run(tmp_path, f"data.dataset={dataset}", *settings)
     unchanged = [
         [torch.equal(*pair) for pair in zip(before, after, strict=True)]

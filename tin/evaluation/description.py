@@ -1,0 +1,59 @@
+"""What the folder and the result.json of a test say about it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from configs.schema import Config
+from pipeline.loader import ClipLoader
+from tin.evaluation.scores import Scores
+from tin.models.size import count
+
+OPTIONS = ("sampling", "average", "checkpoint", "last_checkpoints", "precise_bn")
+"""Settings of a test that change its result, beside split, views and crop."""
+
+
+def folder_name(config: Config, own: Config) -> str:
+    """Return the name of a test: what is measured, and options that differ from the run's own."""
+    name = f"{config.data.test_split}-{_views(config)}-{config.test_crop}"
+    for option in OPTIONS:
+        value = getattr(config.test, option)
+        if value != getattr(own.test, option):
+            name += f"+{option}={value}"
+    return name
+
+
+def _views(config: Config) -> str:
+    return f"{config.test.clips}x{config.test.crops}"
+
+
+def describe_data(config: Config, loader: ClipLoader, scores: Scores) -> dict[str, Any]:
+    """Return the part of result.json that says what was measured."""
+    return {
+        "split": config.data.test_split,
+        "views": _views(config),
+        "crop": config.test_crop,
+        "dataset": loader.info.name,
+        "dataset_digest": loader.info.digest,
+        "num_videos": loader.num_videos,
+        "missing": sorted(set(loader.split.keys()) - set(scores.keys)),
+    }
+
+
+def describe_model(
+    config: Config, paths: Sequence[Path], state: dict[str, Any], model: nn.Module
+) -> dict[str, Any]:
+    """Return the part of result.json that says which model was measured."""
+    params, gflops = count(model, config)
+    return {
+        "checkpoint": paths[0].name,
+        "averaged_checkpoints": [path.name for path in paths] if len(paths) > 1 else [],
+        "precise_bn": config.test.precise_bn,
+        "epoch": state["epoch"],
+        "step": state["global_step"],
+        "ema": state["ema"] is not None,
+        "params": params,
+        "gflops": gflops,
+    }
