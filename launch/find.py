@@ -1,6 +1,7 @@
 """Which folders are runs: named ones, those that match a pattern, and all below a folder."""
 
 import glob
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from configs.load import ConfigError, run_path
 
 INSIDE_RUNS = ("job", "checkpoints", "tests", "tensorboard", "report")
 """Folders of a run that hold no other runs."""
+log = logging.getLogger(__name__)
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[Path]:
@@ -19,7 +21,7 @@ def find_runs(paths: Iterable[str | Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in _matching(map(run_path, paths)):
-        inside = sorted(folder for folder in path.glob("*") if is_run(folder))
+        inside = sorted(folder for folder in path.glob("*") if _is_readable_run(folder))
         if not inside and not is_run(path):
             raise ConfigError(f"{path}: no run found here; expected a run or a folder of runs")
         # The folder of a sweep has jobs of its own: shard, merge and report.
@@ -47,10 +49,19 @@ def _matching(paths: Iterable[Path]) -> Iterator[Path]:
             continue
         root = Path(path.absolute().anchor)
         pattern = str(path.absolute().relative_to(root))
-        matches = [folder for folder in sorted(root.glob(pattern)) if is_run(folder)]
+        matches = [folder for folder in sorted(root.glob(pattern)) if _is_readable_run(folder)]
         if not matches:
             raise ConfigError(f"{path}: no run matches this pattern")
         yield from matches
+
+
+def _is_readable_run(folder: Path) -> bool:
+    """Return whether a folder is a run; warn of one that another user keeps private."""
+    try:
+        return is_run(folder)
+    except PermissionError as error:
+        log.warning("%s is left out: %s", folder, error.strerror)
+        return False
 
 
 def is_run(folder: Path) -> bool:

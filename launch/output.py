@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -14,9 +15,9 @@ from configs.schema import Config
 from launch.check import Row
 from launch.record import SubmittedJob
 from launch.status import RunState, RunStatus
-from launch.submission.estimate import estimate
-from launch.submission.plan import defaults, dry_run
-from launch.submission.steps import Step, Submission
+
+if TYPE_CHECKING:  # these import submitit, which `tin status` does not need
+    from launch.submission.steps import Step, Submission
 
 COLORS: dict[RunState, str] = {
     "done": "green",
@@ -41,7 +42,7 @@ NUMBERS = (
 
 
 def print_jobs(
-    submission: Submission, jobs: Sequence[tuple[Path, SubmittedJob]], defaults: Sequence[str]
+    submission: "Submission", jobs: Sequence[tuple[Path, SubmittedJob]], defaults: Sequence[str]
 ) -> None:
     """Print the submitted jobs, each with its run, and which commands to type next.
 
@@ -110,11 +111,15 @@ def print_statuses(
         typer.echo(problem, err=True)
 
 
-def print_dry_run(submission: Submission) -> None:
+def print_dry_run(submission: "Submission") -> None:
     """Print the batch script of each step, the settings and an estimate; submit nothing.
 
     The runs of a sweep share a script, and the table of a sweep shows only where its runs differ.
     """
+    # These import NumPy, which `tin status` and `tin list` do not need.
+    from launch.submission.estimate import estimate
+    from launch.submission.plan import defaults, dry_run
+
     for step, script, answer in dry_run(submission):
         many = f", an array of {len(step.jobs)}" if len(step.jobs) > 1 else ""
         chain = f", {step.cluster.chain} jobs one after the other" if step.cluster.chain else ""
@@ -160,7 +165,7 @@ def print_recipes(configs: Iterable[Config]) -> None:
     typer.echo("`tin config RECIPE` prints all settings of one.")
 
 
-def _most_hours(step: Step) -> str:
+def _most_hours(step: "Step") -> str:
     """Return how many hours the jobs of a step take at most between two requeues."""
     num_jobs = len(step.jobs) * max(step.cluster.chain, 1)
     hours = num_jobs * step.cluster.time_min / 60

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import slurm_box
+import slurm_users
 from cluster_actions import ClusterRun, tin
 from processes import run_command, which
+from wheels import build_wheel
 
 SETTINGS = """
 shard.shard_mb=0.2 shard.parts=4 model.dropout=0.5 optim.lr_batch=8 train.batch=8
@@ -56,6 +58,7 @@ def slurm(request: pytest.FixtureRequest) -> Iterator[Path]:
         disk.mkdir()
         # The nodes start later, so they see this mount.
         run_command("mount", "-t", "tmpfs", "-o", "size=150m", "tmpfs", disk)
+    mounts = [*small_disks, *slurm_users.share_python(box)]
     try:
         network = "soak" in request.config.getoption("-m")
         slurm_box.up(box, NUM_NODES, network=network)
@@ -63,8 +66,8 @@ def slurm(request: pytest.FixtureRequest) -> Iterator[Path]:
     finally:
         slurm_box.down(box)
         left = slurm_box.processes_of(box)
-        for disk in small_disks:
-            run_command("umount", "-l", disk)
+        for folder in mounts:
+            run_command("umount", "-l", folder)
         os.environ.clear()
         os.environ.update(old)
         shutil.rmtree(box, ignore_errors=True)
@@ -96,3 +99,10 @@ def undisturbed(work: Path) -> ClusterRun:
     run = ClusterRun(work, "undisturbed")
     run.submit("train")
     return run
+
+
+@pytest.fixture(scope="session")
+def installed(slurm: Path, tmp_path_factory) -> Path:
+    """Return the folder of the cluster, whose users now have the wheel of this checkout."""
+    slurm_users.install(slurm, build_wheel(tmp_path_factory.mktemp("wheel")))
+    return slurm

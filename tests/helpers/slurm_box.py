@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 from processes import is_alive, run_command, spawn, stop, wait, which
+from slurm_users import GROUP, USERS, inside, write_users
 
 PACKAGES = "munge slurmctld slurmd slurm-client slurmdbd mariadb-server iproute2 util-linux"
 PORT = 16800  # the ranks of jobs use 20000 to 31999, see tin.ranks.distributed
@@ -94,6 +95,7 @@ def environment(box: Path) -> dict[str, str]:
 
 def write_files(box: Path, num_nodes: int, *, network: bool) -> None:
     """Write the configuration of all daemons."""
+    box.chmod(0o755)  # for the users who are not root
     for name in ("etc", "state", "spool", "log", "run", "db"):
         (box / name).mkdir(parents=True, exist_ok=True)
     (box / "munge").mkdir(mode=0o711, exist_ok=True)
@@ -121,6 +123,7 @@ def write_files(box: Path, num_nodes: int, *, network: bool) -> None:
     secret.write_text(filled("slurmdbd.conf", names))
     hosts = [f"{address[n] if network else f'127.0.1.{n}'} node{n}" for n in numbers]
     (box / "etc/hosts").write_text("\n".join([f"127.0.0.1 localhost {host}", *hosts, ""]))
+    write_users(box)
     if network:
         run_command("ip", "link", "add", "boxbr", "type", "bridge")
         run_command("ip", "addr", "add", f"{NET}.1/24", "dev", "boxbr")
@@ -178,16 +181,22 @@ def start_database(box: Path) -> None:
         run_command(*client, SQL)
     run_command(*FIRST, "slurmdbd", env={**os.environ, "MYSQL_UNIX_PORT": str(socket)})
     wait("slurmdbd", lambda: run_command("sacctmgr", "-n", "list", "user"), box)
-    run_command("sacctmgr", "-iQ", "add", "cluster", "box", check=False)  # it may exist already
+    # They may exist already.
+    run_command("sacctmgr", "-iQ", "add", "cluster", "box", check=False)
+    run_command("sacctmgr", "-iQ", "add", "account", GROUP, check=False)
+    for user in USERS:
+        add = f"sacctmgr -iQ add user {user} account={GROUP}"
+        run_command(*inside(box, add), check=False)
 
 
 def start(box: Path, node: str) -> None:
     """Start a node: slurmd in namespaces with their own host name and hosts file."""
-    script = f"hostname {node} && mount --bind {box}/etc/hosts /etc/hosts && exec slurmd -N {node}"
     namespace = Path(f"/run/netns/box-{node}")
     network = [f"--net={namespace}"] if namespace.exists() else []
     enter = ["nsenter", *network] if network else []
-    run_command(*enter, *FIRST, "unshare", "--uts", "--mount", "sh", "-c", script)
+    daemon = inside(box, f"exec slurmd -N {node}")
+    named = ["unshare", "--uts", "sh", "-c", f'hostname {node} && exec "$@"', "sh"]
+    run_command(*enter, *FIRST, *named, *daemon)
 
 
 def kill(box: Path, node: str) -> None:
@@ -220,18 +229,15 @@ def stop_controller(box: Path) -> None:
 
 
 def start_controller(box: Path) -> None:
-    """Start slurmctld with the hosts file of the nodes; it finds its earlier jobs again.
-
-    Slurm 24.11 waits for ten seconds, and answers nobody, if it cannot resolve a node's name.
-    """
-    script = f"mount --bind {box}/etc/hosts /etc/hosts && exec slurmctld"
-    run_command(*FIRST, "unshare", "--mount", "sh", "-c", script)
+    """Start slurmctld; it finds its earlier jobs again."""
+    run_command(*FIRST, *inside(box, "exec slurmctld"))
 
 
 def down(box: Path) -> None:
     """End all jobs and daemons; the folder remains, because it holds the logs."""
     os.environ.update(environment(box))
-    run_command("scancel", "-u", "root", check=False)
+    for user in ("root", *USERS):
+        run_command(*inside(box, f"scancel -u {user}"), check=False)
     end = time.monotonic() + 8
     while time.monotonic() < end and run_command("squeue", "-h", "-o", "%T", check=False).strip():
         time.sleep(0.2)

@@ -1,5 +1,7 @@
 """The status of a run, from its folder, the records of its jobs, and Slurm."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -304,3 +306,11 @@ def test_a_local_stage_without_a_note_is_lost(run_dir: Path, slurm: FakeSlurm, m
     add_job(run_dir, SubmittedJob("11", "shard", "local", str(run_dir / "job" / "logs")))
     (found,), _ = statuses([run_dir])
     assert (found.stage, found.state) == ("shard", "lost")
+
+
+def test_the_status_of_runs_imports_no_large_package():
+    large = "{'numpy', 'submitit', 'torch'}"
+    code = "import sys, launch.cli, launch.output, launch.status, launch.usage;"
+    code = f"{code} print({large} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
