@@ -63,7 +63,8 @@ class ShardSettings(Settings):
     """Maximum number of stored frames per video; longer videos are thinned evenly. 0 keeps all
     frames, which dense sampling requires."""
     max_seconds: PositiveFloat = 600.0
-    """Time that one video may take, in seconds. A video that takes longer goes to quarantine."""
+    """Time that one video may take, in seconds. A video that takes longer goes to quarantine,
+    or to bad.csv of `tin predict`."""
     shard_mb: PositiveFloat = 1000.0
     """Target size of a shard, in 10^6 bytes. It fixes the number of videos per shard before the
     first video is encoded."""

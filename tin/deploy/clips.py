@@ -22,7 +22,7 @@ class Clip:
     name: str
     """Path or key of the video."""
     frames: np.ndarray
-    """uint8 ``(T*L, H, W, 3)``, RGB."""
+    """uint8 ``(T*L, H, W, C)``: RGB, or x and y of optical flow."""
 
 
 def clips_of_videos(videos: Sequence[Path], config: Config) -> list[Clip]:
@@ -36,7 +36,7 @@ def clips_of_videos(videos: Sequence[Path], config: Config) -> list[Clip]:
         video = encoded(path, config)
         plan = plan_evaluation(split_of(video), config, np.array([0]))
         jpegs = [video.jpegs[frame] for frame in _first_clip(plan.frames[0], config)]
-        clips.append(Clip(str(path), _decoded(jpegs)))
+        clips.append(Clip(str(path), _decoded(jpegs, config)))
     return clips
 
 
@@ -57,7 +57,7 @@ def clips_of_dataset(config: Config, count: int) -> list[Clip]:
         read = [store.read(int(row), _first_clip(plan.frames[row], config)) for row in rows]
     finally:
         store.close()
-    clips = [Clip(keys[row], _decoded(found.jpegs)) for row, found in enumerate(read)
+    clips = [Clip(keys[row], _decoded(found.jpegs, config)) for row, found in enumerate(read)
              if found.jpegs]  # fmt: skip
     if not clips:
         raise ConfigError(f"{split.folder}: split {split.name} has no video with a readable frame")
@@ -68,5 +68,9 @@ def _first_clip(frames: np.ndarray, config: Config) -> list[int]:
     return frames[: config.clip.num_segments * config.clip.frames_per_segment].tolist()
 
 
-def _decoded(jpegs: Sequence[bytes | np.ndarray]) -> np.ndarray:
-    return np.stack([simplejpeg.decode_jpeg(jpeg) for jpeg in jpegs])
+def _decoded(jpegs: Sequence[bytes | np.ndarray], config: Config) -> np.ndarray:
+    """Return frames ``(T*L, H, W, C)``; a frame of flow is two gray images, x before y."""
+    if config.clip.modality != "flow":
+        return np.stack([simplejpeg.decode_jpeg(jpeg) for jpeg in jpegs])
+    planes = np.stack([simplejpeg.decode_jpeg(jpeg, "GRAY")[..., 0] for jpeg in jpegs])
+    return np.stack([planes[0::2], planes[1::2]], axis=-1)

@@ -18,6 +18,7 @@ from configs.errors import TinError
 from configs.files import write_bytes, write_text
 from configs.load import ConfigError
 from configs.schema import Config
+from pipeline.batches import batch_channels
 from tin.deploy.clips import Clip, clips_of_dataset, clips_of_videos
 from tin.deploy.model_card import card
 from tin.deploy.preprocess import Deployed, Preprocess
@@ -73,7 +74,8 @@ def export(model: Path, out: Path, *, preprocess: bool, videos: Sequence[Path]) 
     path = find_checkpoint(run, run.config().test.checkpoint) if run else model
     state = checkpoint.load(path)
     config = trusted_config(path, state)
-    check_frames(config, "the check of an exported file")
+    if videos:
+        check_frames(config, "`tin export --check`")
     network = restore(state, config)
     clips = clips_of_videos(videos, config) if videos else clips_of_dataset(config, NUM_CHECKED)
     metadata = _metadata(state, config, path, preprocess)
@@ -121,10 +123,10 @@ def _metadata(
     clip = config.clip
     frames = clip.num_segments * clip.frames_per_segment
     if preprocess:
-        shape = ["batch", frames, "height", "width", 3]
+        shape = ["batch", frames, "height", "width", 2 if clip.modality == "flow" else 3]
     else:
         side = config.test_crop
-        shape = ["batch", clip.num_segments, 3 * clip.frames_per_segment, side, side]
+        shape = ["batch", clip.num_segments, batch_channels(clip), side, side]
     return {
         "classes": list(state["classes"]),
         "input": {"dtype": "uint8" if preprocess else "float32", "shape": shape},

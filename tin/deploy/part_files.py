@@ -42,6 +42,8 @@ class Part:
     """float64 ``(N, k)`` their scores, averaged over the views."""
     label_ranks: np.ndarray
     """int64 ``(N,)`` rank of the best label of each video from 0; -1 without a label."""
+    precisions: np.ndarray
+    """float64 ``(N,)`` average precision of ranking each video's labels; NaN without a label."""
     scores: np.ndarray
     """float32 ``(N, V, K)`` all scores, or ``(N, 0, 0)`` if they are not asked for."""
     features: np.ndarray
@@ -148,16 +150,21 @@ def _metrics(parts: Iterator[Part], multi_label: bool) -> dict[str, Any]:
     counts = {"num_predicted": 0, "num_bad": 0}
     ranks = [np.zeros(0, np.int64)]
     confidences = [np.zeros(0)]
+    precisions = [np.zeros(0)]
     for part in parts:
         counts["num_predicted"] += len(part.rows)
         counts["num_bad"] += int((~part.bad_predicted).sum())
         labeled = part.label_ranks >= 0
         ranks.append(part.label_ranks[labeled])
         confidences.append(part.best_scores[labeled, 0])
+        precisions.append(part.precisions[labeled])
     rank = np.concatenate(ranks)
     counts["num_labeled"] = len(rank)
-    if multi_label or not len(rank):
+    if not len(rank):
         return {**counts, "metrics": {}}
+    if multi_label:
+        # The mean over classes needs the scores of all videos at once; `tin test` computes it.
+        return {**counts, "metrics": {"map_sample": float(np.concatenate(precisions).mean())}}
     metrics = {
         "top1": float((rank < 1).mean()),
         "top5": float((rank < 5).mean()),

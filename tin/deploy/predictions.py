@@ -26,6 +26,7 @@ from tin.deploy.part_files import (
 from tin.deploy.scorer import Scorer
 from tin.deploy.sources import ShardVideos, VideoBatch, Videos, open_videos
 from tin.evaluation.averages import average
+from tin.evaluation.metrics import average_precision
 from tin.ranks.distributed import World, cpus
 
 log = logging.getLogger(__name__)
@@ -184,14 +185,15 @@ def _compute(
     rows, scores, features = _joined(seen)
     predicted = rows.tolist()
     problems = videos.take_problems(predicted)
-    ranks = [_label_rank(order[place], [truth[name] for name in videos.labels(row)])
-             if truth else -1 for place, row in enumerate(predicted)]  # fmt: skip
+    labels = [[truth[name] for name in videos.labels(row)] if truth else [] for row in predicted]
+    ranks = [_label_rank(order[place], known) for place, known in enumerate(labels)]
     top = order[:, : wanted.top]
     return Part(
         rows=rows,
         best=top,
         best_scores=np.take_along_axis(mean, top, axis=1),
         label_ranks=np.array(ranks, np.int64),
+        precisions=_precisions(mean, labels),
         scores=scores,
         features=features,
         bad_rows=np.array([problem.row for problem in problems], np.int64),
@@ -223,6 +225,18 @@ def _joined(seen: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.nd
 def _label_rank(order: np.ndarray, labels: Sequence[int]) -> int:
     """Return the rank of the best of a video's labels from 0; -1 without a label."""
     return int(np.isin(order, labels).argmax()) if labels else -1
+
+
+def _precisions(mean: np.ndarray, labels: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return the average precision of ranking each video's labels; NaN without a label."""
+    targets = np.zeros(mean.shape, bool)
+    for target, known in zip(targets, labels, strict=True):
+        target[list(known)] = True
+    precisions = np.full(len(mean), np.nan)
+    labeled = targets.any(axis=1)
+    if labeled.any():
+        precisions[labeled] = average_precision(mean[labeled], targets[labeled])
+    return precisions
 
 
 def _finish(out: Path, plan: dict[str, Any], scorer: Scorer, videos: Videos) -> None:

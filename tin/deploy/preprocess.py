@@ -4,12 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from configs.schema import Config
-from pipeline.batches import MEAN, STD
+from pipeline.batches import FLOW_MEAN, FLOW_STD, MEAN, STD
 from tin.models.clip_input import standardized
 
 
 class Preprocess(nn.Module):
-    """Turn frames ``(B, T*L, H, W, 3)`` uint8 of any size into input ``(B, T, L*3, S, S)``.
+    """Turn frames ``(B, T*L, H, W, C)`` uint8 of any size into input ``(B, T, L*C, S, S)``.
+
+    C is 3 for RGB and 2 for optical flow.
 
     The frames are scaled to the short side `clip.resize`, and the center is cropped. Scaling uses
     the triangle filter of Pillow, which covers more pixels where a frame shrinks. It is written as
@@ -25,11 +27,12 @@ class Preprocess(nn.Module):
         self.num_segments = config.clip.num_segments
         self.resize = config.clip.resize
         self.side = config.test_crop
-        self.register_buffer("mean", torch.tensor(MEAN))
-        self.register_buffer("std", torch.tensor(STD))
+        is_flow = config.clip.modality == "flow"
+        self.register_buffer("mean", torch.tensor([FLOW_MEAN] * 2 if is_flow else MEAN))
+        self.register_buffer("std", torch.tensor([FLOW_STD] * 2 if is_flow else STD))
 
     def forward(self, frames: Tensor) -> Tensor:
-        B, F, H, W, _ = frames.shape
+        B, F, H, W, C = frames.shape
         S = self.side
         rows = torch.arange(H, device=frames.device)
         columns = torch.arange(W, device=frames.device)
@@ -39,9 +42,9 @@ class Preprocess(nn.Module):
         short = torch.minimum(height, width)
         vertical = self._matrix(rows, height, short)
         horizontal = self._matrix(columns, width, short)
-        x = frames.permute(0, 1, 4, 2, 3).to(self.mean.dtype)  # (B, F, 3, H, W)
+        x = frames.permute(0, 1, 4, 2, 3).to(self.mean.dtype)  # (B, F, C, H, W)
         x = vertical @ (x @ horizontal.T) / 255
-        pixels = x.reshape(B, self.num_segments, F // self.num_segments, 3, S, S)
+        pixels = x.reshape(B, self.num_segments, F // self.num_segments, C, S, S)
         return standardized(pixels, self.mean, self.std)
 
     def _matrix(self, pixels: Tensor, length: Tensor, short: Tensor) -> Tensor:
@@ -60,7 +63,7 @@ class Preprocess(nn.Module):
 
 
 class Deployed(nn.Module):
-    """A network with its preprocessing: frames ``(B, T*L, H, W, 3)`` uint8 to logits ``(B, K)``."""
+    """A network with its preprocessing: frames ``(B, T*L, H, W, C)`` uint8 to logits ``(B, K)``."""
 
     def __init__(self, network: nn.Module, config: Config):
         super().__init__()

@@ -111,10 +111,11 @@ class FileVideos:
         decode = functools.partial(_decode, config=self._config)
         tasks = [_Task(row, self._paths[row]) for row in range(first, end)]
         workers = self._config.run.threads or num_cpus()
+        limit = self._config.shard.max_seconds
         waiting: dict[int, _Decoded] = {}
         batch: list[_Decoded] = []
         following = first
-        for decoded in run_tasks(decode, tasks, workers, crashed=_crashed):
+        for decoded in run_tasks(decode, tasks, workers, _crashed, limit):
             # Workers end in any order; a batch takes the videos in theirs.
             waiting[decoded.row] = decoded
             while following in waiting:
@@ -173,7 +174,7 @@ class _Task:
     row: int
     path: Path
     crash: str = ""
-    """The reason why a worker that decoded this video crashed; it is not decoded again."""
+    """The reason why a worker that decoded this video crashed or hung; it is not decoded again."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,7 @@ def _decode(task: _Task, note: Note, config: Config) -> _Decoded:
     """Return the views of a video; this runs in a worker process."""
     if task.crash:
         return _Decoded(task.row, None, task.crash)
+    note(str(task.path))  # the time limit of a video starts here
     try:
         video = encoded(task.path, config)
         return _Decoded(task.row, views_of(video, config), video.warning)

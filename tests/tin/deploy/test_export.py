@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from synthetic_dataset import write_dataset
+from untrained_run import write_run
 
 from configs.load import ConfigError, load
 from pipeline.crops import scaled_sizes, source_regions, view_corners
@@ -193,3 +195,38 @@ def test_clips_of_the_dataset_are_the_first_videos(run_dir):
     clips = clips_of_dataset(config, 3)
     assert len({clip.name for clip in clips}) == 3
     assert clips[0].frames.shape == (4, 64, 64, 3)
+
+
+@pytest.mark.parametrize("preprocess", [False, True], ids=["clip", "frames"])
+def test_a_model_of_optical_flow_is_exported(tmp_path, preprocess):
+    dataset = write_dataset(tmp_path / "flow", [9] * 3, sizes=((48, 40),), modality="flow")
+    run = write_run(
+        tmp_path / "run", dataset, "clip.modality=flow", "clip.frames_per_segment=5",
+        "data.test_split=train",
+    )  # fmt: skip
+    file = tmp_path / "model.pt2"
+    check = export(run, file, preprocess=preprocess, videos=[])
+    assert check.num_clips == 3
+    extra = {METADATA: ""}
+    torch.export.load(file, extra_files=extra)
+    shape = json.loads(extra[METADATA])["input"]["shape"]
+    T = 4
+    if preprocess:
+        assert shape == ["batch", 5 * T, "height", "width", 2]
+    else:
+        assert shape == ["batch", T, 10, 32, 32]
+
+
+def test_the_frames_of_a_flow_clip_are_x_before_y(tmp_path):
+    dataset = write_dataset(tmp_path / "flow", [9], sizes=((48, 40),), modality="flow")
+    config = load(None, [
+        f"data.dataset={dataset}", "data.test_split=train", "clip.modality=flow",
+        "clip.frames_per_segment=5", "clip.num_segments=1", "clip.crop=32", "clip.resize=40",
+    ])  # fmt: skip
+    (clip,) = clips_of_dataset(config, 1)
+    assert clip.frames.shape == (5, 40, 48, 2)
+    # Gray 128 is no motion, which TSN's normalization maps to about 0: (128/255 - 0.5) / 0.226.
+    still = torch.full((1, 5, 40, 48, 2), 128, dtype=torch.uint8)
+    x = Preprocess(config)(still)
+    assert x.shape == (1, 1, 10, 32, 32)
+    torch.testing.assert_close(x, torch.full_like(x, 0.5 / 255 / 0.226), rtol=1e-3, atol=1e-6)

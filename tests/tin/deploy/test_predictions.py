@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rank_processes import finish, kill, start_ranks
-from synthetic_dataset import flip_byte
+from synthetic_dataset import flip_byte, write_dataset
+from untrained_run import write_run
 
 from configs.load import ConfigError
 from tin.deploy.part_files import PartError, calibration_error, load_part
@@ -83,6 +84,22 @@ def test_from_shards_the_scores_equal_those_of_a_test_bit_for_bit(tested, from_s
             gap = abs(confidence[inside].mean() - right[inside].mean())
             gaps.append(inside.mean() * gap)
     assert result["metrics"]["ece"] == pytest.approx(sum(gaps))
+
+
+def test_videos_with_several_labels_are_measured_as_in_a_test(tmp_path):
+    labels = (("left", "still"), ("right",), ("left", "right"))
+    sizes = ((48, 40), (64, 48))
+    dataset = write_dataset(
+        tmp_path / "several", [9] * 6, labels=labels, sizes=sizes, multi_label=True
+    )
+    settings = ("train.loss=bce", "data.test_split=train", "shard.multi_label=true")
+    run_dir = write_run(tmp_path / "run", dataset, *settings)
+    with start("cpu") as world:
+        metrics = summarize(load_scores(measure(run_dir, [], world)))
+    result = predict(run_dir, [dataset], tmp_path / "out", "predict.part=4")
+    assert result["num_labeled"] == 6
+    assert 0.4 < metrics["map_sample"] < 1
+    assert result["metrics"] == {"map_sample": pytest.approx(metrics["map_sample"], rel=1e-12)}
 
 
 def test_averages_of_logits_follow_the_setting_of_tests(tested, from_shards, dataset, tmp_path):
@@ -191,6 +208,29 @@ def test_a_crash_of_the_decoder_costs_one_video(run_dir, videos, tmp_path, monke
     assert (result["num_predicted"], result["num_bad"]) == (3, 1)
     (bad,) = rows_of(tmp_path / "out" / "bad.csv")
     assert bad["reason"] == "the decoder crashed (SIGSEGV)"
+
+
+def test_a_decoder_that_hangs_costs_one_video(run_dir, videos, tmp_path, monkeypatch):
+    import os
+
+    from tin.deploy import sources
+
+    files = sorted(videos.rglob("*.mp4"))[:4]
+    real = sources.encoded
+    fifo = tmp_path / "never"
+    os.mkfifo(fifo)
+
+    def hang(path, config):
+        if path == files[1]:
+            fifo.open("rb")  # a FIFO without a writer blocks for ever
+        return real(path, config)
+
+    monkeypatch.setattr(sources, "encoded", hang)
+    result = predict(run_dir, files, tmp_path / "out", "shard.max_seconds=10")
+    assert (result["num_predicted"], result["num_bad"]) == (3, 1)
+    (bad,) = rows_of(tmp_path / "out" / "bad.csv")
+    assert bad["key"] == str(files[1])
+    assert bad["reason"] == "it took longer than shard.max_seconds allows"
 
 
 def test_a_killed_worker_ends_the_command_and_the_next_one_completes(
