@@ -1,4 +1,6 @@
-"""Measures what the checks of a checkpoint cost: `python tests/bench_checkpoint.py [MEGABYTES]`.
+"""Measures what the checks of a checkpoint cost.
+
+    python -m tests.bench_checkpoint [MEGABYTES]
 
 torch.load alone and the checked reader alternate; the medians of their CPU times are compared.
 """

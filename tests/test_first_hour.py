@@ -56,7 +56,7 @@ def follow_own_videos(home: Path, installed: Path) -> None:
     run(verify, home, installed)
     (train,) = lines_of("docs/own-videos.md", "tin train clips")
     (test,) = lines_of("docs/own-videos.md", "tin test")
-    (report,) = lines_of("docs/own-videos.md", "tin report")
+    (report,) = lines_of("docs/own-videos.md", "tin report runs --out")
     run(f"{train} {SHORT}", home, installed)
     run(test, home, installed)
     run(report, home, installed)
