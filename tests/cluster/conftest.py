@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import slurm_box
 import slurm_users
-from cluster_actions import ClusterRun, tin
+from cluster_actions import OVER, ClusterRun, tin
 from processes import run_command, which
 from wheels import build_wheel
 
@@ -38,6 +38,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("soak"):
                 item.add_marker(pytest.mark.skip(reason="long: `make soak` runs it"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_scenes_are_over() -> None:
+    """Let the waits of a module wait; the module before it may have ended its own."""
+    OVER.clear()
 
 
 @pytest.fixture(scope="session")

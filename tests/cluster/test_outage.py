@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import slurm_box
-from cluster_actions import OVER, ClusterRun, wait
+from cluster_actions import ClusterRun, wait
 
 pytestmark = pytest.mark.cluster
 AWAY_S = 90.0
@@ -19,7 +19,6 @@ RUNS = {"outage": (), "outage_container": ("cluster.python=%s/python",)}
 @pytest.fixture(scope="module")
 def runs(slurm: Path, work: Path) -> dict[str, ClusterRun]:
     """Stop two runs while slurmctld is away, and wait until they are complete."""
-    OVER.clear()  # the modules before this one set it at their end
     found = {name: ClusterRun(work, name) for name in RUNS}
     for name, run in found.items():
         settings = [word.replace("%s", str(slurm)) for word in RUNS[name]]
