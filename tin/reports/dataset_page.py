@@ -17,12 +17,13 @@ from configs.files import write_text
 from configs.load import ConfigError
 from configs.progress import show_progress
 from configs.schema import Config
-from pipeline.batches import MEAN, STD
+from pipeline.cutting import cut_training
 from pipeline.plan import plan_clips
 from pipeline.store import FrameStore
 from preprocess.shards import DatasetInfo, Split, open_split, read_info
+from tin.models.clip_input import to_pixels
 from tin.reports.strips import strip
-from tin.training.augment import augment
+from tin.training.augment import recolored
 
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_CLASSES = 60
@@ -126,12 +127,14 @@ def training_clips(
         read = store.read(row, plan.frames[index].tolist())
         if not read.jpegs:
             continue
-        x, y, width, height = plan.boxes[index].tolist()
-        box = (x, y, x + width, y + height)
-        images = [_decoded(jpeg).resize((S, S), Image.Resampling.BILINEAR, box) for jpeg in
-                  read.jpegs]  # fmt: skip
-        frames = np.stack([np.asarray(image) for image in images])
-        pictures.append(frames[:, :, ::-1] if plan.flips[index] else frames)
+        x, y, width, height = plan.boxes[index]
+        arguments = {
+            "corner": np.array([y, x]),
+            "size": np.array([height, width]),
+            "flip": plan.flips[index],
+        }
+        images = np.stack([simplejpeg.decode_jpeg(bytes(jpeg)) for jpeg in read.jpegs])
+        pictures += cut_training(images, arguments, S)
         used.append(index)
     if not used:
         return np.zeros((0, 0, S, S, 3), np.uint8)
@@ -140,17 +143,10 @@ def training_clips(
 
 def _recolored(pictures: np.ndarray, draws: np.ndarray, config: Config, epoch: int) -> np.ndarray:
     """Return uint8 clips ``(B, T, S, S, 3)`` with the colors that training gives them."""
-    plain = config.augment.model_copy(update={"mixup": 0.0, "cutmix": 0.0})
-    settings = config.model_copy(update={"augment": plain})
-    labels = torch.zeros(len(draws), dtype=torch.int64)
     # Training sees L frames a segment; here, each frame is a segment of its own.
-    frames = torch.from_numpy(pictures).unsqueeze(2)
-    x, _ = augment(frames, labels, torch.from_numpy(draws), settings, epoch, 1, 0)
-    # Undo the normalization.
-    mean = torch.tensor(MEAN)[:, None, None]
-    std = torch.tensor(STD)[:, None, None]
-    changed = ((x * std + mean).clamp(0, 1) * 255).round().byte()
-    return changed.permute(0, 1, 3, 4, 2).numpy()
+    pixels = to_pixels(torch.from_numpy(pictures).unsqueeze(2))
+    pixels = recolored(pixels, torch.from_numpy(draws), config, epoch)[:, :, 0]
+    return (pixels.clamp(0, 1) * 255).round().byte().movedim(2, -1).numpy()
 
 
 def _shown(split: Split, store: FrameStore, config: Config, row: int, key: str) -> ShownVideo:

@@ -45,7 +45,7 @@ def augment(
         shares of the classes if clips are mixed.
     """
     if config.augment.color_jitter or config.augment.randaugment_ops:
-        x = from_pixels(_recolored(to_pixels(x), clips, config, epoch))
+        x = from_pixels(recolored(to_pixels(x), clips, config, epoch))
     else:
         x = normalized(x)
     return mixed(x, labels, clips, config, epoch, num_classes, step)
@@ -83,8 +83,8 @@ def mixed(
     return x, torch.lerp(targets.roll(1, 0), targets, share[:, None])
 
 
-def _recolored(x: Tensor, clips: Tensor, config: Config, epoch: int) -> Tensor:
-    """Change the colors of pixels in [0, 1], ``(B, T, L, 3, H, W)``."""
+def recolored(x: Tensor, clips: Tensor, config: Config, epoch: int) -> Tensor:
+    """Return pixels in [0, 1], ``(B, T, L, 3, H, W)``, with the colors that training gives them."""
     settings = config.augment
     seed = config.train.seed
     pixels = x.flatten(1, 2)
