@@ -16,6 +16,7 @@ import torch
 from configs.load import dataset_path
 from configs.schema import Config
 from pipeline.batches import Batch
+from pipeline.folds import open_part, stored_split
 from tin.bench.advice import advise
 from tin.bench.alone import (
     all_reduce_s,
@@ -70,8 +71,9 @@ def examine(
     torch.set_num_threads(config.run.threads or cpus())
     data = config.data
     train = config.train
-    splits = (data.train_split, data.test_split)
-    check = DatasetCheck(world, data.dataset, dataset_path(data.dataset), splits)
+    folder = dataset_path(data.dataset)
+    splits = (data.train_split, stored_split(data.test_split, data))
+    check = DatasetCheck(world, data.dataset, folder, splits)
     # A loader of the run itself knows its steps, and rejects what training would reject.
     with contextlib.closing(open_train_split(config, world)) as loader:
         num_steps = loader.num_steps // train.accumulate
@@ -86,8 +88,8 @@ def examine(
         quick = _with_clips(config, measured, world)
         times, facts = _measure(state, quick, seconds)
     times = _scaled(_slowest(times, world), clips / measured, train.accumulate)
-    videos = info.splits[data.test_split] / world.world_size
-    times = replace(times, evaluation=times.evaluation * videos)
+    videos = open_part(folder, data.test_split, data, training=False).num_videos
+    times = replace(times, evaluation=times.evaluation * videos / world.world_size)
     facts |= {"clips": clips * train.accumulate, "measured_clips": measured, "steps": num_steps}
     facts["seconds"] = time.perf_counter() - began
     return advise(diagnose(times, _conditions(config, state, facts))) if world.is_main else None

@@ -13,6 +13,7 @@ from configs.schema import Config
 from pipeline.batches import Batch
 from preprocess.shards import FORMATS, DatasetInfo
 from tin.bench.cases import CLASSES, SHIFT_DIV
+from tin.bench.input_parts import synchronize
 from tin.bench.timing import Report, Value, measuring_device
 from tin.ranks.distributed import World
 from tin.runs.folder import Run
@@ -76,8 +77,10 @@ def _measure(config: Config, run: Run, device: torch.device, seconds: float) -> 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     state = TrainingState(config, run, World(0, 0, 1, device), _dataset(), num_steps=10**6)
-    side = config.clip.crop
-    shape = (config.train.batch, config.clip.num_segments, 1, side, side, 3)
+    clip = config.clip
+    colors = 2 if clip.modality == "flow" else 3
+    shape = (config.train.batch, clip.num_segments, clip.frames_per_segment)
+    shape += (clip.crop, clip.crop, colors)
     numbers = torch.arange(config.train.batch, device=device)
     batch = Batch(torch.randint(256, shape, device=device).byte(), numbers % CLASSES, numbers)
 
@@ -89,15 +92,15 @@ def _measure(config: Config, run: Run, device: torch.device, seconds: float) -> 
         step()
     facts: dict[str, Value] = {}
     count = 0
-    _wait(device)
+    synchronize(device)
     began = time.perf_counter()
     while count < WARM_UP_STEPS or time.perf_counter() < began + seconds:
         step()
         count += 1
         # Do not run ahead of the device by more than a few steps, as a run does not either.
         if count % WARM_UP_STEPS == 0:
-            _wait(device)
-    _wait(device)
+            synchronize(device)
+    synchronize(device)
     wall_s = (time.perf_counter() - began) / count
     facts["wall_ms"] = 1e3 * wall_s
     facts["clips_per_s"] = config.train.batch / wall_s
@@ -111,26 +114,21 @@ def _host_and_gpu(step: Callable[[], None], device: torch.device) -> dict[str, V
         return {}
     host = []
     for _ in range(WARM_UP_STEPS):
-        _wait(device)
+        synchronize(device)
         began = time.perf_counter()
         step()
         host.append(time.perf_counter() - began)
-    _wait(device)
+    synchronize(device)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for _ in range(PROFILED_STEPS):
             step()
-        _wait(device)
+        synchronize(device)
     kernels = sum(event.self_device_time_total for event in profile.key_averages())
     return {
         "host_ms": 1e3 * statistics.median(host),
         "gpu_ms": kernels / 1e3 / PROFILED_STEPS,
         "memory_gb": torch.cuda.max_memory_allocated() / 1e9,
     }
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _dataset() -> DatasetInfo:

@@ -159,3 +159,15 @@ def test_a_slow_link_between_ranks_bounds_the_run(dataset, tmp_path):
     found = measured("slow", 0.6 * undisturbed.times.step)
     assert found.bound == "all-reduce", found
     assert found.advice[0].kind == "accumulate", found
+
+
+def test_a_run_of_cross_validation_is_examined_with_the_videos_of_its_fold(tmp_path):
+    folder = write_dataset(tmp_path / "d", [4] * 8, groups="abcd")
+    run = tmp_path / "run"
+    run.mkdir()
+    settings = ("data.folds=2", "data.test_split=fold", "model.temporal=none")
+    config = load(None, [*RUN, f"data.dataset={folder}", *settings])
+    with start("cpu") as world:
+        found = doctor.examine(config, run, world, 0.5)
+    assert found
+    assert found.times.evaluation > 0
