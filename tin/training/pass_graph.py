@@ -7,8 +7,9 @@ kernels of a pass at once.
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from tin.ranks.distributed import World
 
 Pass = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Takes clips and targets, adds to the gradients, and returns the loss and the logits."""
@@ -58,12 +59,12 @@ class PassGraph:
         self._graph.replay()
         return self._results
 
-    def average_gradients(self) -> None:
+    def average_gradients(self, world: World) -> None:
         """Replace the gradients of each rank by their mean over all ranks."""
         assert self._gradients is not None, "a pass has run"
-        if dist.is_initialized():
-            self._gradients.div_(dist.get_world_size())
-            dist.all_reduce(self._gradients)
+        if world.world_size > 1:
+            self._gradients.div_(world.world_size)
+            world.all_reduce(self._gradients)
 
     def zero_gradients(self) -> None:
         """Set all gradients to zero; they keep their memory, which the graph writes to."""

@@ -54,6 +54,8 @@ class TrainingState:
         """Optimizer steps that are complete in this epoch."""
         self.best = -math.inf
         """The highest metric of all evaluations."""
+        self.best_loss = math.inf
+        """The loss of the evaluation with the highest metric."""
         self.skips = torch.zeros((), dtype=torch.int64, device=world.device)
         """Steps without an update, because the gradient was not finite; counted on the device."""
         self.bad_frames = 0
@@ -61,8 +63,6 @@ class TrainingState:
         self.sums = RunningSums(world.device)
         self.keyed_dropout = True
         """Whether dropout masks do not depend on the ranks; older runs keep their own masks."""
-        self.best_loss = math.inf
-        """The loss of that evaluation."""
         self.early_stop = EarlyStop(config)
         self.class_weights: torch.Tensor | None = None
         """Factor on the loss of a clip by its class; None for no factors."""

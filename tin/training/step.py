@@ -35,7 +35,7 @@ def train_step(state: TrainingState, batches: list[Batch]) -> Tensor:
         with state.gradient_sync(index == len(batches) - 1):
             _pass(state, batch, step * len(batches) + index, len(batches))
     if state.graph:
-        state.graph.average_gradients()
+        state.graph.average_gradients(state.world)
     parameters = [p for p in state.model.parameters() if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if config.optim.clip_norm:
