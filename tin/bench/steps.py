@@ -79,8 +79,8 @@ def _measure(config: Config, run: Run, device: torch.device, seconds: float) -> 
     state = TrainingState(config, run, World(0, 0, 1, device), _dataset(), num_steps=10**6)
     clip = config.clip
     colors = 2 if clip.modality == "flow" else 3
-    shape = (config.train.batch, clip.num_segments, clip.frames_per_segment)
-    shape += (clip.crop, clip.crop, colors)
+    frames = (clip.num_segments, clip.frames_per_segment)
+    shape = (config.train.batch, *frames, clip.crop, clip.crop, colors)
     numbers = torch.arange(config.train.batch, device=device)
     batch = Batch(torch.randint(256, shape, device=device).byte(), numbers % CLASSES, numbers)
 
