@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from configs.digests import file_digest
 from configs.small_files import DamagedFileError, open_regular
 from preprocess.shards import (
     Split,
     dataset_digest,
-    file_digest,
     open_split,
     read_info,
 )

@@ -15,10 +15,10 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from configs.digests import file_digest
 from configs.files import write_text
 from configs.load import ConfigError, parse, read_yaml, to_yaml
 from configs.settings import Settings
-from configs.small_files import open_regular
 from preprocess.csv_files import read_keys, write_csv
 from preprocess.tables import TABLES, open_table, table_types, write_table
 from preprocess.tars import ADVICE, ShardError
@@ -291,9 +291,3 @@ def dataset_digest(info: DatasetInfo) -> str:
     """Return the sha256 of classes and tables; the CRCs in the tables cover all frames."""
     covered = info.model_dump(include={"classes", "multi_label", "left_right", "tables"})
     return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """Return the sha256 of a file in hex."""
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
+from configs.digests import file_digest
 from configs.progress import show_progress
 from configs.small_files import DamagedFileError, open_regular
 from preprocess.integrity import check_shards
@@ -22,7 +23,6 @@ from preprocess.shards import (
     ShardRows,
     Split,
     dataset_digest,
-    file_digest,
     open_split,
     read_info,
     shard_name,

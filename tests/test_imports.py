@@ -12,7 +12,7 @@ FLOORS = {
     "configs": [
         "errors explain progress settings node",
         "data_schema files small_files train_schema predict_schema",
-        "schema yaml_files",
+        "digests schema yaml_files",
         "load",
         "cluster",
     ],

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from configs.digests import file_digest
 from configs.files import remove_leftovers, write_text
 from configs.load import ConfigError, changes
 from configs.progress import show_progress
-from preprocess.shards import file_digest
 from tin.deploy.part_files import (
     Part,
     check_format,

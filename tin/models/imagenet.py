@@ -8,8 +8,9 @@ import urllib.request
 from pathlib import Path
 from typing import BinaryIO
 
+from configs.digests import digest_path, file_digest, read_digest, write_digest
 from configs.errors import TinError
-from configs.files import WriteError, atomic_file, write_text
+from configs.files import WriteError, atomic_file
 from configs.load import ConfigError, cache_path
 from configs.schema import Config
 
@@ -65,18 +66,22 @@ def check_digest(path: Path) -> None:
     Raises:
         ConfigError: the file has another digest.
     """
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    record = _record(path)
-    expected = record.read_text().split()[0] if record.exists() else path.stem.rpartition("-")[2]
-    if not expected or not found.startswith(expected):
+    found = file_digest(path)
+    try:
+        expected = read_digest(path)
+        is_expected = found == expected
+    except FileNotFoundError:
+        expected = path.stem.rpartition("-")[2]
+        is_expected = found.startswith(expected)
+        if is_expected:
+            with contextlib.suppress(WriteError):  # a shared cache may be read-only
+                write_digest(path, found)
+    if not is_expected:
         raise ConfigError(
-            f"{path}: found SHA-256 {found}, expected {expected}; the file is damaged or is a"
-            f" different file. Remove it and {record.name}, then run `tin weights fetch` again."
+            f"{path}: found SHA-256 {found}, expected {expected or 'a digest beside it'}; the file"
+            f" is damaged or is a different file. Remove it and {digest_path(path).name}, then run"
+            " `tin weights fetch` again."
         )
-    if not record.exists():
-        with contextlib.suppress(WriteError):  # a shared cache may be read-only
-            write_text(record, f"{found}  {path.name}\n")
 
 
 def initial_weights(config: Config) -> Path | None:
@@ -129,17 +134,12 @@ def fetch(arch: str, source: str = SOURCE) -> Path:
                 f"{url}: found SHA-256 {digest[:8]}..., expected {expected}...; the file is"
                 " damaged or is a different file"
             )
-    write_text(_record(path), f"{digest}  {path.name}\n")
+    write_digest(path, digest)
     return path
 
 
 def _path(arch: str) -> Path:
     return cache_path() / "weights" / FILES[arch]
-
-
-def _record(path: Path) -> Path:
-    """Return the file with the digest of a file of weights, in the format of sha256sum."""
-    return path.with_name(f"{path.name}.sha256")
 
 
 def _download(url: str, file: BinaryIO, folder: Path) -> str:

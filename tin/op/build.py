@@ -24,11 +24,12 @@ from pathlib import Path
 
 import torch
 
+from configs.digests import file_digest, write_digest
 from configs.files import atomic_file
 from configs.load import cache_path
 from tin.op.cuda_toolkit import Toolkit, architectures, capabilities, find_toolkit, gencode
 from tin.op.trust import BuildError as BuildError
-from tin.op.trust import check_trust, is_complete, write_digest
+from tin.op.trust import check_trust, is_complete
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +207,7 @@ def _compile(library: Library, toolkit: Toolkit | None) -> None:
         with Path(folder, "library.so").open("rb") as compiled, atomic_file(library.path) as file:
             shutil.copyfileobj(compiled, file)
     # The digest comes last: a library with a digest is complete.
-    write_digest(library.path)
+    write_digest(library.path, file_digest(library.path))
 
 
 def _rules(cxx: str, toolkit: Toolkit | None, names: Sequence[str]) -> str:

@@ -1,13 +1,12 @@
 """Decides whether a compiled library may be loaded, because its code runs in every process."""
 
-import hashlib
 import os
 import pwd
 import stat
 from pathlib import Path
 
+from configs.digests import digest_path, file_digest, read_digest
 from configs.errors import TinError
-from configs.files import write_text
 from configs.load import load_site
 
 ROOT = 0
@@ -44,8 +43,7 @@ def check_trust(path: Path) -> None:
             )
     if not is_complete(path):
         raise BuildError(f"{path} has no digest beside it; run `tin op build` again")
-    expected = _digest_path(path).read_text().split()[:1]
-    if [_digest(path)] != expected:
+    if file_digest(path) != read_digest(path):
         raise BuildError(
             f"{path} does not have the digest beside it, so it is damaged; remove it and run"
             " `tin op build`"
@@ -54,21 +52,7 @@ def check_trust(path: Path) -> None:
 
 def is_complete(path: Path) -> bool:
     """Return whether a library and its digest exist."""
-    return path.exists() and _digest_path(path).exists()
-
-
-def write_digest(path: Path) -> None:
-    """Write the digest of a library beside it, in the format of sha256sum."""
-    write_text(_digest_path(path), f"{_digest(path)}  {path.name}\n")
-
-
-def _digest_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return path.exists() and digest_path(path).exists()
 
 
 def _user_id(owner: str) -> int:

@@ -153,3 +153,12 @@ def test_a_downloaded_file_has_its_digest_beside_it(mirror: Path, cache: Path):
     path.write_bytes(b"rot")
     with pytest.raises(ConfigError, match="the file is damaged"):
         fetch("resnet18", mirror.as_uri())
+
+
+@pytest.mark.parametrize("length", [0, 5])
+def test_a_digest_that_was_cut_short_does_not_fit(mirror: Path, cache: Path, length: int):
+    path = fetch("resnet18", mirror.as_uri())
+    record = path.with_name(f"{path.name}.sha256")
+    record.write_text(record.read_text()[:length])
+    with pytest.raises(ConfigError, match="found SHA-256 .*, expected .*; the file is damaged"):
+        imagenet_path("resnet18")

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from configs.digests import file_digest, write_digest
 from tin.op import build as module
 from tin.op import cuda_toolkit, selftest
 from tin.op.build import BuildError, Library, build, find
 from tin.op.interlace import interlace_reference
 from tin.op.selftest import check
-from tin.op.trust import check_trust, write_digest
+from tin.op.trust import check_trust
 
 # A fake compiler: it records each call, takes some seconds, and writes its output file.
 SLOW = """#!/bin/sh
@@ -196,7 +197,7 @@ def test_the_error_of_a_library_that_cannot_be_loaded_says_what_to_do(cache):
     cache.mkdir(parents=True)
     path = cache / f"{module._prefix()}.so"
     path.write_text("not a library")
-    write_digest(path)
+    write_digest(path, file_digest(path))
     with pytest.raises(BuildError, match="file too short; remove .*so and run `tin op build` here"):
         check()
 
@@ -263,7 +264,7 @@ def library(tmp_path):
     path = folder / "interlace.so"
     path.write_bytes(b"code")
     path.chmod(0o644)
-    write_digest(path)
+    write_digest(path, file_digest(path))
     return path
 
 
