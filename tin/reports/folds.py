@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.folds import FOLD
-from tin.reports.measured import Measured
+from tin.reports.measured import Measured, common_groups
 from tin.reports.seeds import Tests, compared_settings, differing, test_folder
 from tin.reports.statistics import estimate
 from tin.reports.tables import TEST_METRICS
@@ -33,8 +33,9 @@ def fold_table(frame: pd.DataFrame, tests: Tests) -> pd.DataFrame:
 
     The columns are name, test, folds, complete (seeds whose folds are all tested), runs, videos
     and, for each metric, its mean, its standard deviation over the runs, and the ends of the 95 %
-    interval of the mean. A metric that is a mean over videos counts each video of a complete seed
-    once. The others are means over runs and have no interval.
+    interval of the mean, for which whole groups of videos are resampled. A metric that is a mean
+    over videos counts each video of a complete seed once. The others are means over runs and have
+    no interval.
 
     Args:
         frame: the table of `tin.reports.results.load_runs`.
@@ -99,6 +100,8 @@ def _row(frame: pd.DataFrame, parts: Sequence[_Part], folds: int) -> dict[str, A
     if not complete:
         return row
     used = [found[fold] for found in complete for fold in range(folds)]
+    tests = [[found[fold].test for found in complete] for fold in range(folds)]
+    groups = _joined_groups(tests)
     for metric in TEST_METRICS:
         values = frame[metric].iloc[[part.row for part in used]].dropna().tolist()
         if not values:
@@ -115,11 +118,31 @@ def _row(frame: pd.DataFrame, parts: Sequence[_Part], folds: int) -> dict[str, A
             ]
         )
         row["videos"] = joined.shape[1]
-        measured = estimate(joined)
+        measured = estimate(joined, groups)
         row[metric] = measured.mean
         row[f"{metric}_low"] = max(measured.low, 0.0)
         row[f"{metric}_high"] = min(measured.high, 1.0)
     return row
+
+
+def _joined_groups(tests: Sequence[Sequence[Measured]]) -> np.ndarray | None:
+    """Return the group of each video of all folds, ``(N,)``; None to resample single videos.
+
+    Args:
+        tests: the tests of each fold, one for each seed. No group is in two folds.
+    """
+    known = [common_groups(of_fold) for of_fold in tests]
+    if all(groups is None for groups in known):
+        return None
+    numbers = []
+    start = 0
+    for groups, of_fold in zip(known, tests, strict=True):
+        count = len(next(iter(of_fold[0].values.values())))
+        # In a fold without groups, each video is a group of its own.
+        own = np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1]
+        numbers.append(start + own)
+        start += count
+    return np.concatenate(numbers)
 
 
 def _counted(seeds: int) -> str:

@@ -11,6 +11,8 @@ from launch.commands.results import _print_comparison
 from tin.evaluation.fuse import fuse
 from tin.evaluation.scores import SCORES, Scores, ScoresError, load, load_result, save
 from tin.reports.comparisons import compare_paths
+from tin.reports.contents import read_tests
+from tin.reports.folds import fold_table
 from tin.reports.intervals import intervals, store_intervals
 from tin.reports.measured import labeled_groups, measure
 from tin.reports.results import load_runs, write_report
@@ -138,3 +140,26 @@ def test_result_page_and_terminal_say_that_groups_are_resampled(tmp_path, capsys
     write_report(load_runs([tmp_path / "runs"]), tmp_path / "out")
     page = (tmp_path / "out" / "results.html").read_text()
     assert "These videos form 40 groups. Intervals and tests resample whole groups" in page
+
+
+def test_the_interval_of_a_cross_validation_is_that_of_resampled_groups(tmp_path):
+    seeds = (0, 3)
+    for fold in range(2):
+        run_dir = write_run(
+            tmp_path / str(fold), "data.folds=2", f"data.fold={fold}", "data.test_split=fold"
+        )
+        facts = {"dataset": "motions", "missing": []}
+        save(run_dir / "tests" / "fold-1x1-224", scores_of(seeds[fold]), facts)
+    frame = load_runs([tmp_path])
+    (row,) = fold_table(frame, read_tests(frame)[0]).to_dict("records")
+    # 20,000 bootstrap samples of the 80 groups of both folds, by hand.
+    right = [right_of(scores_of(seed)) for seed in seeds]
+    sums = np.concatenate(
+        [[own[group == GROUPS].sum() for group in np.unique(GROUPS)] for own in right]
+    )
+    sizes = np.array(SIZES * 2)
+    drawn = np.random.default_rng(5).integers(0, 80, (20_000, 80))
+    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert row["top1_low"] == pytest.approx(low, abs=0.01)
+    assert row["top1_high"] == pytest.approx(high, abs=0.01)
