@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -23,6 +23,26 @@ def folder_name(config: Config, own: Config) -> str:
         if value != getattr(own.test, option):
             name += f"+{option}={value}"
     return name
+
+
+class TestName(NamedTuple):
+    """What the name of a test's folder says."""
+
+    split: str
+    views: str
+    """Clips and crops, such as 2x3."""
+    crop: int
+    options: list[str]
+    """Settings of section `test`, such as average=logits, that differ from the run's own."""
+
+
+def parsed_name(name: str) -> TestName | None:
+    """Return what the name of a test's folder says; None for a folder of another name."""
+    start, *options = name.split("+")
+    parts = start.rsplit("-", 2)  # the name of a split may have dashes
+    if len(parts) != 3 or not parts[2].isdecimal():
+        return None
+    return TestName(parts[0], parts[1], int(parts[2]), options)
 
 
 def _views(config: Config) -> str:

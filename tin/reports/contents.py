@@ -11,6 +11,7 @@ import pandas as pd
 
 from configs.errors import TinError
 from configs.load import ConfigError, leaves
+from tin.evaluation.description import parsed_name
 from tin.evaluation.scores import SCORES, ScoresError
 from tin.reports.attempts import read_environments
 from tin.reports.classes import class_values
@@ -198,11 +199,12 @@ def _commands(run_dir: str) -> str:
     lines = [f"tin train {shlex.quote(str(run.path / 'config.yaml'))} --run {again}"]
     with contextlib.suppress(OSError):
         for folder in tests_of(run):
-            split, _, rest = folder.name.partition("-")
-            views, _, crop = folder.name.removeprefix(f"{split}-").partition("-")
-            if crop.isdigit():
+            name = parsed_name(folder.name)
+            if name:
+                options = "".join(f" test.{option}" for option in name.options)
                 lines.append(
-                    f"tin test {again} --views {views} --crop {crop} data.test_split={split}"
+                    f"tin test {again} --views {name.views} --crop {name.crop}"
+                    f" data.test_split={name.split}{options}"
                 )
     commits = [one.get("commit") for one in _environments(run)]
     if commits and commits[-1]:

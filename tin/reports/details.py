@@ -19,6 +19,7 @@ from pipeline.plan import plan_evaluation
 from pipeline.store import FrameStore
 from preprocess.shards import Split
 from tin.bench.diagnosis import FILE, Diagnosis, load
+from tin.evaluation.description import parsed_name
 from tin.evaluation.scores import ScoresError, load_result
 from tin.reports.classes import ConfusedPair, confused_pairs, confusion
 from tin.reports.curves import offset_curves
@@ -134,11 +135,11 @@ def _strips(run: Run, measured: Measured) -> dict[str, str]:
 
 def _tested_config(config: Config, folder: Path) -> Config:
     """Return the settings with the split and the crop that the name of a test tells."""
-    parts = folder.name.rsplit("-", 2)  # split, clips x crops, pixels
-    if len(parts) != 3 or not parts[2].isdigit():
+    name = parsed_name(folder.name)
+    if name is None:
         return config
-    data = config.data.model_copy(update={"test_split": parts[0]})
-    one_view = config.test.model_copy(update={"clips": 1, "crops": 1, "crop": int(parts[2])})
+    data = config.data.model_copy(update={"test_split": name.split})
+    one_view = config.test.model_copy(update={"clips": 1, "crops": 1, "crop": name.crop})
     return config.model_copy(update={"data": data, "test": one_view})
 
 

@@ -17,6 +17,7 @@ from configs.progress import show_progress
 from configs.schema import Config
 from preprocess.csv_files import harmless
 from preprocess.shards import read_info
+from tin.evaluation.description import parsed_name
 from tin.evaluation.scores import RESULT, ScoresError, load_result
 from tin.models.network import build_model
 from tin.models.size import count
@@ -213,13 +214,10 @@ def _best(measured: pd.DataFrame) -> dict[str, Any]:
 
 def _tested(folder: Path) -> dict[str, Any]:
     """Return the columns that a test fills; of a test that did not end, those of its name."""
-    # A name has split, clips x crops and pixels, and then options such as +average=logits.
-    parts = folder.name.partition("+")[0].rsplit("-", 2)
-    views = parts[1] if len(parts) > 1 else ""
-    crop = parts[2] if len(parts) > 2 else ""
+    parsed = parsed_name(folder.name)
     named = {
-        "views": views,
-        "crop": int(crop) if crop.isdigit() else None,
+        "views": parsed.views if parsed else "",
+        "crop": parsed.crop if parsed else None,
         "test": folder.name,
     }
     try:

@@ -5,6 +5,7 @@ import io
 from dataclasses import fields, replace
 
 import numpy as np
+import pytest
 from PIL import Image
 from synthetic_dataset import color, write_dataset
 from written_runs import write_run
@@ -18,19 +19,20 @@ from tin.reports.recorded import read_csv
 from tin.reports.results import load_runs, write_report
 
 
-def test_a_mistake_shows_the_middle_frames_of_its_segments(tmp_path):
+@pytest.mark.parametrize("options", ["", "+average=logits"])
+def test_a_mistake_shows_the_middle_frames_of_its_segments(tmp_path, options):
     dataset = write_dataset(tmp_path / "data", [8, 8, 8], sizes=((24, 24),))
     run_dir = write_run(
         tmp_path / "run",
         f"data.dataset={dataset}",
-        "data.test_split=train",
+        f"data.test_split={'val' if options else 'train'}",  # the name of the test decides
         "clip.num_segments=4",
         "clip.crop=24",
         "clip.resize=24",
     )
     views = np.full((3, 1, 3), 0.1, np.float32)
     views[:, 0, 0] = 0.8  # only the first video is of class 0
-    folder = run_dir / "tests" / "train-1x1-24"
+    folder = run_dir / "tests" / f"train-1x1-24{options}"
     keys = ["video0", "video1", "video2"]
     save(folder, Scores(keys, np.arange(3), views, ("left", "right", "still")), {})
     found = details_of(run_dir, measure(folder), [])

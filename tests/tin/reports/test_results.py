@@ -261,3 +261,10 @@ def test_the_plain_table_fits_a_terminal_and_explains_broken_runs(tmp_path):
 def test_a_report_without_runs_is_a_page(tmp_path):
     assert plain(readable(load_runs([]))[0]) == "run  state"
     assert "Runs: 0" in write_report(load_runs([]), tmp_path).read_text()
+
+
+def test_the_commands_of_a_page_repeat_a_test_with_its_options(tmp_path):
+    run_dir = write_run(tmp_path / "a")
+    write_test(run_dir, "val-2x1-256+average=logits", right=3)
+    page = write_report(load_runs([run_dir]), tmp_path / "out").read_text()
+    assert "--views 2x1 --crop 256 data.test_split=val test.average=logits" in page
