@@ -94,7 +94,7 @@ def join_parts(
 ) -> dict[str, Any]:
     """Write the files of all parts together, one part in memory at a time; return the metrics.
 
-    With several labels per video there are no metrics: use `tin test`.
+    With several labels per video, the only metric is the mean average precision over videos.
 
     Args:
         folder: folder of the predictions.

@@ -30,6 +30,8 @@ from tin.evaluation.metrics import average_precision
 from tin.ranks.distributed import World, cpus
 
 log = logging.getLogger(__name__)
+FORMAT = 2
+"""Version of the parts. Parts of version 1 have no average precisions."""
 PLAN = "plan.json"
 RESULT = "result.json"
 
@@ -89,7 +91,7 @@ def _plan(scorer: Scorer, videos: Videos) -> dict[str, Any]:
     size = -(-config.predict.part // config.test.batch) * config.test.batch
     settings = config.model_dump(mode="json", exclude={"run"})
     return {
-        "format": 1,
+        "format": FORMAT,
         "checkpoint": scorer.path.name,
         "checkpoint_digest": file_digest(scorer.path),
         "videos": hashlib.sha256(videos.identity.encode()).hexdigest(),

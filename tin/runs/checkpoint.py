@@ -165,6 +165,14 @@ def _is_weights(value: Any) -> bool:
     )
 
 
+def _is_early_stop(value: Any) -> bool:
+    """Return whether a value is the best result, at first minus infinity, and its epoch."""
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    best, epoch = value
+    return isinstance(best, float) and not math.isnan(best) and _is_count(epoch)
+
+
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
@@ -193,6 +201,7 @@ CONTENT: dict[str, Callable[[Any], bool]] = {
     "sums": _is_sums,
     "best": lambda value: isinstance(value, float) and not math.isnan(value),
     "best_loss": lambda value: isinstance(value, float) and not math.isnan(value),
+    "early_stop": _is_early_stop,
     "skipped": _is_count,
     "bad_frames": _is_count,
 }

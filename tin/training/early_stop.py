@@ -25,7 +25,7 @@ class EarlyStop:
         """The epoch of that evaluation, counted from 0."""
 
     def saved(self) -> list[float]:
-        """Return what a checkpoint holds."""
+        """Return what a checkpoint holds: the best result and its epoch."""
         return [self.best, self.epoch]
 
     def restore(self, saved: list[float]) -> None:

@@ -332,6 +332,12 @@ def test_another_model_or_other_settings_need_another_folder(run_dir, make_run, 
     predict(run_dir, [dataset], tmp_path / "out")
     with pytest.raises(ConfigError, match=r"settings.test.clips: 1 -> 2"):
         predict(run_dir, [dataset], tmp_path / "out", "test.clips=2")
+    plan = tmp_path / "out" / "plan.json"
+    text = plan.read_text()
+    plan.write_text(text.replace('"format": 2', '"format": 1'))  # of an earlier version
+    with pytest.raises(ConfigError, match=r"format: 1 -> 2. Choose another folder"):
+        predict(run_dir, [dataset], tmp_path / "out")
+    plan.write_text(text)
     with pytest.raises(ConfigError, match="checkpoint_digest"):
         predict(make_run("model.temporal=shift"), [dataset], tmp_path / "out")
     with pytest.raises(ConfigError, match="optim.lr"):

@@ -235,6 +235,8 @@ def test_a_flipped_bit_in_the_newest_checkpoint_is_found_and_the_one_before_is_u
         ("model", {"w": "text"}),
         ("sums", [float("nan")]),
         ("best", float("nan")),
+        ("early_stop", [float("nan"), 2]),
+        ("early_stop", [0.5]),
     ],
 )
 def test_a_checkpoint_with_an_unexpected_entry_is_rejected_by_name(run: Run, key: str, value):
