@@ -69,8 +69,8 @@ tests() { # NAME LIMIT_S ARGUMENT...: a step that is a run of pytest
 sanitize() { # TOOL LIMIT_S OPTION...
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 step "$1" "$2" \
         compute-sanitizer --tool "$1" "${@:3}" --error-exitcode 9 "$python" -m pytest \
-        tests/tin/op/test_interlace.py -m gpu \
-        -k "definition_for_large_frames or single_gradient or borders"
+        tests/tin/op/test_interlace.py tests/tin/op/test_nets.py -m gpu \
+        -k "definition_for_large_frames or single_gradient or borders or cuda_equals_the_modules"
 }
 
 has torch && "$python" -c "import torch, sys; sys.exit(not torch.cuda.is_available())" && gpu=1 || gpu=
