@@ -18,6 +18,7 @@ from short_runs import SETTINGS
 from synthetic_videos import gray_frames, shard_config, write_clip
 
 from configs.cluster import Staging
+from configs.digests import file_digest, write_digest
 from configs.errors import TinError
 from configs.files import atomic_folder, write_link
 from configs.load import dump, load
@@ -33,7 +34,7 @@ from preprocess.tars import read_shard
 from tin.evaluation.scores import Scores, load_result, save
 from tin.evaluation.scores import load as load_scores
 from tin.models.tensor_files import read_tensors, write_tensors
-from tin.op.trust import check_trust, write_digest
+from tin.op.trust import check_trust
 from tin.runs import checkpoint
 from tin.runs.folder import FencedError, Run
 
@@ -176,6 +177,10 @@ def _prepare_library(folder: Path) -> None:
     (folder / "op.so").write_bytes(b"code")
 
 
+def _write_library_digest(folder: Path) -> None:
+    write_digest(folder / "op.so", file_digest(folder / "op.so"))
+
+
 def _read_library(folder: Path) -> str:
     check_trust(folder / "op.so")
     return "trusted"
@@ -223,8 +228,8 @@ WRITERS = (
     Writer("copied code", partial(_folder, "1"), partial(_folder, "2"), _read_folders),
     Writer("link", lambda f: write_link(f / "link", Path("old")),
            lambda f: write_link(f / "link", Path("new")), lambda f: str((f / "link").readlink())),
-    Writer("op library's digest", _prepare_library, lambda f: write_digest(f / "op.so"),
-           _read_library, may_vanish=True),
+    Writer("op library's digest", _prepare_library, _write_library_digest, _read_library,
+           may_vanish=True),
 )  # fmt: skip
 """The merge, a copy and a digest have no old result; their readers ask for the command again."""
 
