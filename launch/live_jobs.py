@@ -111,7 +111,7 @@ def _live_of(
     found = []
     for job in known:
         if job.executor == "local" and local.is_alive(job.id):
-            found.append((job, "running here"))
+            found.append((job, "waiting here" if local.jobs_ahead(job) else "running here"))
         elif job.id in in_slurm:
             found.append((job, _state(in_slurm[job.id])))
         elif not job.id:

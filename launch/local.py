@@ -54,15 +54,20 @@ def wait_turn(run_dir: Path, job_id: str) -> None:
         JobOrderError: a job that had to succeed did not, or this job was never recorded.
     """
     job = _recorded(run_dir, job_id)
+    while jobs_ahead(job):
+        time.sleep(0.5)
     for condition, other in _dependencies(job.after):
-        while is_alive(other):
-            time.sleep(0.5)
         # The other job belongs to this run, or to the sweep that this run is a part of.
         submission_dir = Path(job.logs).parent.parent
         known = [*ends(run_dir), *ends(submission_dir)]
         succeeded = any(end.id == other and end.kind == "done" for end in known)
         if condition == "afterok" and not succeeded:
             raise JobOrderError(f"job {other} did not succeed, so stage {job.stage} is skipped")
+
+
+def jobs_ahead(job: SubmittedJob) -> list[str]:
+    """Return the numbers of the jobs that a local job still waits for."""
+    return [other for _, other in _dependencies(job.after) if is_alive(other)]
 
 
 def is_out_of_time(note: Note) -> bool:

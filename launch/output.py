@@ -14,7 +14,8 @@ from configs.load import differences, dump
 from configs.schema import Config
 from launch.check import Row
 from launch.record import SubmittedJob
-from launch.status import RunState, RunStatus
+from launch.run_states import RunState
+from launch.status import RunStatus
 
 if TYPE_CHECKING:  # these import submitit, which `tin status` does not need
     from launch.submission.steps import Step, Submission

@@ -6,52 +6,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
 
 from configs.errors import TinError
-from launch.local import is_alive
+from launch.local import is_alive, jobs_ahead
 from launch.reasons import NO_LOG, NO_REASON, why_ended, why_queued
 from launch.record import SubmittedJob, all_jobs, ends, last_row, last_rows, read_notes
+from launch.run_states import STATES, RunState
 from launch.slurm_query import Ended, NoAccountsError, Queued, SlurmError, executions, queued
 from launch.table_values import age, number_in
 from tin.runs.folder import Run
 
-RunState = Literal[
-    # from the run's folder: never started, writing, or one of `launch.record.Outcome`
-    "waiting",
-    "running",
-    "done",
-    "stopped",
-    "failed",
-    "lost",
-    "gave up",
-    "cancelled",
-    # the run has jobs, but neither its folder nor Slurm knows how they ended
-    "unknown",
-    # from Slurm, apart from running, stopped, failed and cancelled
-    "boot_fail",
-    "completed",
-    "completing",
-    "configuring",
-    "deadline",
-    "launch_failed",
-    "node_fail",
-    "out_of_memory",
-    "pending",
-    "preempted",
-    "reconfig_fail",
-    "requeue_fed",
-    "requeue_hold",
-    "requeued",
-    "resizing",
-    "revoked",
-    "signaling",
-    "special_exit",
-    "stage_out",
-    "suspended",
-    "timeout",
-]
-STATES: tuple[RunState, ...] = get_args(RunState)
 STALE_S = 180.0
 """A run without a known job is taken for stopped if it has written nothing for this long."""
 RESUMABLE = ("stopped", "failed", "lost")
@@ -203,12 +167,26 @@ def _with_jobs(status: RunStatus, known: Sequence[SubmittedJob], slurm: _Slurm) 
         running = [job for job in in_queue if slurm.queued[job.id].state == "RUNNING"]
         job = (running or in_queue)[0]
         return _with_queued_job(status, job, slurm.queued[job.id])
-    for job in known:
-        if job.executor == "local" and is_alive(job.id):
-            return replace(
-                status, stage=job.stage, state="running", nodes="this machine", job=job.id
-            )
+    alive = [job for job in known if job.executor == "local" and is_alive(job.id)]
+    if alive:
+        return _with_local_job(status, alive)
     return _with_ended_jobs(status, known, slurm)
+
+
+def _with_local_job(status: RunStatus, alive: Sequence[SubmittedJob]) -> RunStatus:
+    """Add the local job that runs, or the next one with the jobs that it waits for."""
+    ahead = {job.id: jobs_ahead(job) for job in alive}
+    running = [job for job in alive if not ahead[job.id]]
+    job = (running or alive)[0]
+    waits_for = ", ".join(ahead[job.id])
+    return replace(
+        status,
+        stage=job.stage,
+        state="running" if running else "waiting",
+        nodes="this machine",
+        job=job.id,
+        why=status.why if running else f"waits for job {waits_for}",
+    )
 
 
 def _with_queued_job(status: RunStatus, job: SubmittedJob, found: Queued) -> RunStatus:

@@ -103,7 +103,7 @@ FLOORS = {
         "on_dataset doctor steps",
     ],
     "launch": [
-        "errors record reasons find table_values usage",
+        "errors record reasons find table_values usage run_states",
         "slurm_query local",
         "status live_jobs check",
         "logs wait diagnosis_bars",

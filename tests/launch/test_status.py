@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from configs.load import ConfigError
-from launch import status
+from launch import local, status
 from launch.find import all_runs, find_runs
+from launch.live_jobs import active
 from launch.reasons import why_queued
 from launch.record import End, Note, SubmittedJob, add_end, add_job, write_note
 from launch.slurm_query import Ended, NoAccountsError, Queued, SlurmError
@@ -306,6 +307,24 @@ def test_a_local_stage_without_a_note_is_lost(run_dir: Path, slurm: FakeSlurm, m
     add_job(run_dir, SubmittedJob("11", "shard", "local", str(run_dir / "job" / "logs")))
     (found,), _ = statuses([run_dir])
     assert (found.stage, found.state) == ("shard", "lost")
+
+
+def test_a_local_job_that_waits_for_another_is_not_shown_as_running(
+    run_dir: Path, slurm: FakeSlurm, monkeypatch
+):
+    alive = {"11", "12"}
+    monkeypatch.setattr(local, "is_alive", alive.__contains__)
+    monkeypatch.setattr(status, "is_alive", alive.__contains__)
+    logs = str(run_dir / "job" / "logs")
+    add_job(run_dir, SubmittedJob("12", "train", "local", logs, after="afterok:10,afterany:11"))
+    (found,), _ = statuses([run_dir])
+    assert (found.stage, found.state, found.job) == ("train", "waiting", "12")
+    assert found.why == "waits for job 11"
+    assert active([run_dir]) == {run_dir: {"12": "waiting here"}}
+    alive.remove("11")
+    (found,), _ = statuses([run_dir])
+    assert (found.state, found.why) == ("running", "")
+    assert active([run_dir]) == {run_dir: {"12": "running here"}}
 
 
 def test_the_status_of_runs_imports_no_large_package():
