@@ -71,7 +71,7 @@ def atomic_file(
             raise _write_error(path, error, advice) from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
 
 
 def write_bytes(
@@ -102,7 +102,7 @@ def write_link(path: Path, target: Path) -> None:
             temporary.replace(path)
             _sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
 
 
 @contextlib.contextmanager
@@ -187,6 +187,15 @@ class _File(io.FileIO):
     def write(self, data: "ReadableBuffer") -> int:
         with explained(self._path, self._advice):
             return super().write(data)
+
+
+def _remove(temporary: Path) -> None:
+    """Remove a temporary file if there is one.
+
+    A read-only file system rejects the removal of any name, which would hide the first error.
+    """
+    if os.path.lexists(temporary):
+        temporary.unlink()
 
 
 def _sync(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Errors and logs of commands and jobs: one line and an exit code for an error."""
 
 import contextlib
+import errno
 import logging
 import os
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ def explain(error: Exception) -> str:
 
     For example, the text of a KeyError is nothing but the missing key.
     """
+    if isinstance(error, OSError) and error.filename and not isinstance(error, TinError):
+        advice = "; choose a folder that you may write to" if error.errno == errno.EROFS else ""
+        return f"{error.filename}: {error.strerror}{advice}"
     text = str(error).strip()
     is_clear = isinstance(error, (ValueError, OSError)) or type(error).__module__ != "builtins"
     if text and is_clear:
@@ -49,6 +53,8 @@ def set_up_logging(rank: int) -> None:
         force=True,
     )
     logging.getLogger("submitit").propagate = False  # it has a handler of its own
+    for name in ("onnx_ir", "onnxscript"):  # at INFO, they log each operator that they rewrite
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @contextlib.contextmanager

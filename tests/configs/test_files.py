@@ -153,6 +153,18 @@ def test_a_folder_appears_when_it_is_complete(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_read_only_file_system_is_named_although_nothing_can_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def reject(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "a temporary name")
+
+    monkeypatch.setattr(Path, "unlink", reject)
+    monkeypatch.setattr("configs.files._File", reject)
+    with pytest.raises(WriteError, match=r"cannot write .*/model: Read-only file system. Choose"):
+        write_text(tmp_path / "model", "new")
+
+
 def test_leftovers_of_killed_writers_are_removed(tmp_path: Path):
     old, young = (temporary_path(tmp_path / name) for name in ("a.pt", "b.pt"))
     for file in (old, young, tmp_path / ".a.pt.keep", tmp_path / "a.pt"):

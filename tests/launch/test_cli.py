@@ -1,5 +1,6 @@
 """The command line: fast help, clear errors, exit codes, the version."""
 
+import errno
 import os
 import shutil
 import signal
@@ -175,6 +176,15 @@ def test_the_output_of_config_is_a_recipe(tmp_path: Path):
 )
 def test_exit_codes(error: Exception, code: int):
     assert exit_code(error) == code
+
+
+def test_an_error_of_the_file_system_names_the_path_without_an_error_number():
+    missing = FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b")
+    assert explain(missing) == "a/b: No such file or directory"
+    read_only = OSError(errno.EROFS, "Read-only file system", "a/b")
+    assert explain(read_only) == (
+        "a/b: Read-only file system; choose a folder that you may write to"
+    )
 
 
 def test_an_error_without_a_clear_text_names_its_type():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from configs.errors import TinError
-from configs.files import write_bytes, write_text
+from configs.files import atomic_file, write_text
 from configs.load import ConfigError
 from configs.schema import Config
 from pipeline.batches import batch_channels
@@ -81,9 +81,10 @@ def export(model: Path, out: Path, *, preprocess: bool, videos: Sequence[Path]) 
     metadata = _metadata(state, config, path, preprocess)
     deployed = Deployed(network, config).eval() if preprocess else network
     inputs = [_input(clip, config, preprocess) for clip in clips]
-    data, compute = _WRITERS[kind](deployed, inputs[0], metadata)
-    check = _check(compute, deployed, inputs, clips)
-    write_bytes(out, data)
+    with atomic_file(out) as file:  # opened first, so that an unwritable folder costs no time
+        data, compute = _WRITERS[kind](deployed, inputs[0], metadata)
+        check = _check(compute, deployed, inputs, clips)
+        file.write(data)
     write_text(out.with_suffix(".md"), card(out, metadata, config, run))
     return check
 
