@@ -1,0 +1,143 @@
+"""Measures the time to the first output of commands, and of wrong usage, as a Markdown table.
+
+    python -m tests.bench_start [CHECKOUT ...]
+
+Compares the checkouts of this project that are given (default: this one) with the same Python and
+packages. The checkouts take turns. Each number is the median of five starts: seconds on the clock,
+and seconds of CPU time, until a command has printed its first text to a terminal. The CPU time
+counts on a machine that others use.
+"""
+
+import contextlib
+import os
+import pty
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+ROUNDS = 5
+LIMIT_S = 60.0
+SETTINGS = "data.dataset=shards train.epochs=1 clip.num_segments=2 clip.crop=32 clip.resize=32"
+PREPARE = (
+    "data demo videos --train 40 --val 16 --size 32",
+    "shard videos shards --labels videos/labels.csv shard.short_side=32",
+    f"train clips --run runs/first {SETTINGS} optim.warmup_epochs=0 run.device=cpu",
+    "test runs/first",
+)
+COMMANDS = (
+    "",
+    "--help",
+    "train --help",
+    "config clips",
+    "shard videos again --labels videos/labels.csv",
+    f"train clips --run runs/again {SETTINGS} run.device=cpu",
+    f"train clips --run runs/dry {SETTINGS} --dry-run",
+    "test runs/first --views 2x1",
+    "predict runs/first VIDEO",
+    "report runs --out report",
+    "fuse FOLDER FOLDER --out fused",
+    f"submit train,test clips --run runs/job --cluster local --dry-run {SETTINGS}",
+    "status runs",
+    "list runs",
+    "logs runs/first",
+    "cancel runs/first",
+    "check",
+    "doctor runs/first",
+    "export runs/first model.pt2",
+    "data demo more --train 40 --val 16",
+    "data graded graded",
+    "data verify shards",
+    "data merge shards",
+    "data show shards",
+    "weights export runs/first weights.pth.tar",
+    "op check",
+    "bench scale",
+)
+WRONG = (
+    "trian clips --run runs/wrong",
+    f"train clip --run runs/wrong {SETTINGS}",
+    f"train clips --run runs/wrong {SETTINGS} train.epoch=3",
+    f"train clips --run runs/wrong {SETTINGS} train.epochs=three",
+    f"train clips --run runs/wrong {SETTINGS} --epochs 3",
+    "train clips --run runs/wrong data.dataset=missing",
+    f"train clips --run runs/wrong {SETTINGS} model.init=missing.pt",
+    "test runs/missing",
+    "report missing",
+    "shard missing shards-2",
+    "predict runs/first missing.mp4",
+)
+
+
+def first_output(checkout: Path, arguments: list[str], folder: Path) -> tuple[float, float]:
+    """Return the clock time and the CPU time, in seconds, until a command prints something."""
+    main, terminal = pty.openpty()
+    env = {**os.environ, "PYTHONPATH": str(checkout), "TERM": "xterm"}
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import launch.cli; launch.cli.main()", *arguments],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+    )
+    os.close(terminal)
+    with contextlib.suppress(OSError):  # a command that prints nothing closes the terminal
+        os.read(main, 1)
+    elapsed = time.perf_counter() - start
+    with contextlib.suppress(psutil.NoSuchProcess):
+        times = psutil.Process(process.pid).cpu_times()
+        cpu = times.user + times.system
+        # What follows is read, so that the command does not wait, and thrown away.
+        with contextlib.suppress(OSError):
+            while time.perf_counter() - start < LIMIT_S and os.read(main, 65536):
+                pass
+    os.close(main)
+    process.kill()
+    process.wait()
+    return elapsed, cpu
+
+
+def prepared(checkout: Path, folder: Path) -> dict[str, str]:
+    """Make videos, a dataset and a tested run; return what stands for the words in capitals."""
+    env = {**os.environ, "PYTHONPATH": str(checkout)}
+    for command in PREPARE:
+        subprocess.run(
+            [sys.executable, "-c", "import launch.cli; launch.cli.main()", *command.split()],
+            cwd=folder, env=env, check=True, capture_output=True,
+        )  # fmt: skip
+    (test,) = (folder / "runs/first/tests").iterdir()
+    video = min((folder / "videos").rglob("*.mp4"))
+    return {"FOLDER": str(test), "VIDEO": str(video)}
+
+
+def main() -> None:
+    """Print a table with one row for each command."""
+    checkouts = [Path(path).resolve() for path in sys.argv[1:]] or [Path.cwd()]
+    heads = "".join(f" {path.name} s | {path.name} CPU s |" for path in checkouts)
+    print(f"| command |{heads}\n|---|{'---|---|' * len(checkouts)}")
+    with tempfile.TemporaryDirectory() as parent:
+        folders = [Path(tempfile.mkdtemp(dir=parent)) for _ in checkouts]
+        words = [prepared(path, folder) for path, folder in zip(checkouts, folders, strict=True)]
+        for command in (*COMMANDS, *WRONG):
+            found: list[list[tuple[float, float]]] = [[] for _ in checkouts]
+            for _ in range(ROUNDS):
+                for index, checkout in enumerate(checkouts):
+                    arguments = [words[index].get(word, word) for word in command.split()]
+                    found[index].append(first_output(checkout, arguments, folders[index]))
+            cells = [
+                f" {statistics.median(times):.2f} |"
+                for measured in found
+                for times in zip(*measured, strict=True)
+            ]
+            print(f"| `tin {command}`".replace(SETTINGS, "...") + " |" + "".join(cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()
