@@ -13,8 +13,9 @@ from launch.reasons import NO_LOG, NO_REASON, why_ended, why_queued
 from launch.record import SubmittedJob, all_jobs, ends, last_row, last_rows, read_notes
 from launch.run_states import STATES, RunState
 from launch.slurm_query import Ended, NoAccountsError, Queued, SlurmError, executions, queued
-from launch.table_values import age, number_in
+from launch.table_values import age, metrics_in, number_in
 from tin.runs.folder import Run
+from tin.runs.rank_notes import slow_now
 
 STALE_S = 180.0
 """A run without a known job is taken for stopped if it has written nothing for this long."""
@@ -51,7 +52,7 @@ class RunStatus:
     best: str = ""
     """Highest metric of all evaluations."""
     why: str = ""
-    """Why the run is queued or has failed."""
+    """Why the run is queued or has failed, or which of its ranks are slow."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ def statuses(run_dirs: Sequence[Path]) -> tuple[list[RunStatus], str]:
             status = _from_folder(run_dir)
             if jobs_of_run[run_dir]:
                 status = _with_jobs(status, jobs_of_run[run_dir], slurm)
+            slow = slow_now(run_dir) if status.state == "running" else ""
+            status = replace(status, why="; ".join(filter(None, [status.why, slow])))
         except (TinError, OSError, ValueError) as error:
             damaged.setdefault(run_dir, str(error))
             status = RunStatus(run_dir, state="unknown")
@@ -91,17 +94,6 @@ def statuses(run_dirs: Sequence[Path]) -> tuple[list[RunStatus], str]:
             status = replace(status, why=damaged[run_dir])
         found.append(status)
     return found, slurm.problem
-
-
-def _metrics(path: Path) -> tuple[str, str]:
-    """Return the newest and the highest metric of a metrics.csv, as text for a table."""
-    rows = last_rows(path)
-    # The rows of an epoch begin with the training split.
-    tests = [row for row in rows if row["split"] != rows[0]["split"]]
-    found = [float(row["top1"] or row["map_class"] or "nan") for row in tests]
-    if not found:
-        return "", ""
-    return f"{100 * found[-1]:.1f} %", f"{100 * max(found):.1f} %"
 
 
 def _ask_slurm(known: Sequence[SubmittedJob]) -> _Slurm:
@@ -141,7 +133,7 @@ def _from_folder(run_dir: Path) -> RunStatus:
     if done:
         stage = max(done, key=lambda name: done[name])
         state = "done"
-    metric, best = _metrics(run_dir / "metrics.csv")
+    metric, best = metrics_in(last_rows(run_dir / "metrics.csv"))
     known = ends(run_dir)
     has_failed = bool(known) and known[-1].kind not in ("done", "stopped")
     return RunStatus(

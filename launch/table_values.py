@@ -1,6 +1,6 @@
 """Values in the table of `tin status`, read from files that may be damaged."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 def number_in(row: Mapping[str, str], name: str) -> float:
@@ -9,6 +9,16 @@ def number_in(row: Mapping[str, str], name: str) -> float:
         return float(row.get(name) or 0)
     except ValueError:
         return 0.0
+
+
+def metrics_in(rows: Sequence[Mapping[str, str]]) -> tuple[str, str]:
+    """Return the newest and the highest metric of rows of metrics.csv, as text for a table."""
+    # The rows of an epoch begin with the training split.
+    tests = [row for row in rows if row["split"] != rows[0]["split"]]
+    found = [float(row["top1"] or row["map_class"] or "nan") for row in tests]
+    if not found:
+        return "", ""
+    return f"{100 * found[-1]:.1f} %", f"{100 * max(found):.1f} %"
 
 
 def age(seconds: float) -> str:

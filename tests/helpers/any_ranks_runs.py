@@ -29,7 +29,7 @@ def losses(world_size: int, run_dir: Path, *settings: str) -> torch.Tensor:
 def _train(run_dir: Path, *settings: str) -> None:
     _record_losses(run_dir)
     if "small" in settings:
-        _replace_backbone()
+        replace_backbone()
     if "float64" in settings:
         _compute_in_float64()
     if "reversed" in settings:
@@ -68,7 +68,7 @@ class SmallBackbone(nn.Sequential):
         )
 
 
-def _replace_backbone() -> None:
+def replace_backbone() -> None:
     """Let networks have a small backbone, through which rounding errors do not grow."""
     original = state.build_model
 

@@ -89,6 +89,19 @@ def test_a_run_without_jobs_is_judged_by_its_files(run_dir: Path, slurm: FakeSlu
     assert (found.stage, found.state) == ("test", "done")
 
 
+def test_a_run_that_trains_names_its_slow_ranks(run_dir: Path, slurm: FakeSlurm):
+    train(run_dir, age_s=10)
+    rows = "1,0,30,5.0,3,node-7,2.1,slow\n1,0,30,5.0,2,node-6,1.7,slow\n"
+    header = "attempt,epoch,step,time,rank,node,ratio,change\n"
+    (run_dir / "slow_ranks.csv").write_text(f"{header}{rows}1,0,60,9.0,2,node-6,1.0,recovered\n")
+    assert status_of(run_dir).why == "slow: rank 3 on node-7 (step 30: 2.1 times the median)"
+    train(run_dir, age_s=600)
+    assert status_of(run_dir).why == ""
+    (run_dir / "slow_ranks.csv").write_bytes(b"\xff\x00,\n,,,\n")
+    train(run_dir, age_s=10)
+    assert (status_of(run_dir).state, status_of(run_dir).why) == ("running", "")
+
+
 def test_a_running_job_comes_before_a_queued_one(run_dir: Path, slurm: FakeSlurm):
     submit(run_dir, ("7", "train"), ("8", "test"))
     slurm.queued = {

@@ -28,6 +28,7 @@ from tin.reports.seeds import (
 )
 from tin.reports.tables import TEST_METRICS, kind_of, readable
 from tin.runs.folder import Run
+from tin.runs.rank_notes import slow_ever
 
 NUM_DETAILED = 8
 REASONS = {
@@ -129,6 +130,12 @@ def notes(run_dirs: Sequence[str]) -> list[str]:
         with contextlib.suppress(ConfigError):  # the run's row reports the error
             found[config_of(Run(Path(run_dir))).note] = None
     return [note for note in found if note]
+
+
+def slow_rank_notes(run_dirs: Sequence[str]) -> list[str]:
+    """Return a note for each run in which ranks were slow; it names them and their nodes."""
+    found = [(run_dir, slow_ever(Path(run_dir))) for run_dir in run_dirs]
+    return [f"{run_dir}: ranks were {slow}" for run_dir, slow in found if slow]
 
 
 def _has_result(frame: pd.DataFrame, run_dir: str, test: str) -> bool:

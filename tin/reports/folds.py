@@ -31,11 +31,12 @@ class _Part(NamedTuple):
 def fold_table(frame: pd.DataFrame, tests: Tests) -> pd.DataFrame:
     """Return a row for each cross-validation among the runs; empty if there is none.
 
-    The columns are name, test, folds, complete (seeds whose folds are all tested), runs, videos
-    and, for each metric, its mean, its standard deviation over the runs, and the ends of the 95 %
-    interval of the mean, for which whole groups of videos are resampled. A metric that is a mean
-    over videos counts each video of a complete seed once. The others are means over runs and have
-    no interval.
+    The columns are name, test, folds, complete (seeds whose folds are all tested), runs, twice,
+    videos and, for each metric, its mean, its standard deviation over the runs, and the ends of the
+    95 % interval of the mean, for which whole groups of videos are resampled. A metric that is a
+    mean over videos counts each video of a complete seed once. The others are means over runs and
+    have no interval. ``twice`` names runs of the same fold and seed. Which one is meant is unknown,
+    so a seed with such a fold is not complete.
 
     Args:
         frame: the table of `tin.reports.results.load_runs`.
@@ -69,6 +70,11 @@ def fold_sentences(table: pd.DataFrame) -> list[str]:
     sentences = []
     for row in table.to_dict("records"):
         start = f"cross-validation {row['name']} ({row['test']}): "
+        if row["twice"]:
+            sentences.append(
+                f"{start}several runs have the same fold and seed, so this seed does not count;"
+                f" leave all but one of them out ({row['twice']})"
+            )
         if not row["complete"]:
             sentences.append(
                 f"{start}{row['runs']} runs of {row['folds']} folds are tested; the mean needs all"
@@ -93,10 +99,22 @@ def fold_sentences(table: pd.DataFrame) -> list[str]:
 def _row(frame: pd.DataFrame, parts: Sequence[_Part], folds: int) -> dict[str, Any]:
     """Return the numbers of a cross-validation; metrics only if a seed has all folds."""
     by_seed: dict[int, dict[int, _Part]] = {}
+    twice: dict[tuple[int, int], list[_Part]] = {}
     for part in parts:
-        by_seed.setdefault(part.seed, {})[part.fold] = part
-    complete = [found for _, found in sorted(by_seed.items()) if len(found) == folds]
+        first = by_seed.setdefault(part.seed, {}).setdefault(part.fold, part)
+        if first is not part:
+            twice.setdefault((part.seed, part.fold), [first]).append(part)
+    unclear = {seed for seed, _ in twice}
+    complete = [
+        found
+        for seed, found in sorted(by_seed.items())
+        if len(found) == folds and seed not in unclear
+    ]
     row: dict[str, Any] = {"folds": folds, "complete": len(complete), "runs": len(parts)}
+    row["twice"] = "; ".join(
+        f"fold {fold} of seed {seed}: {' and '.join(str(frame['run'].iloc[p.row]) for p in same)}"
+        for (seed, fold), same in sorted(twice.items())
+    )
     if not complete:
         return row
     used = [found[fold] for found in complete for fold in range(folds)]

@@ -22,8 +22,9 @@ from tin.evaluation.scores import RESULT, ScoresError, load_result
 from tin.models.network import build_model
 from tin.models.size import count
 from tin.reports.attempts import gpu_hours, number, read_environments, read_json, state_of
-from tin.reports.contents import collect, notes, read_tests
+from tin.reports.contents import collect, notes, read_tests, slow_rank_notes
 from tin.reports.folds import fold_sentences, fold_table
+from tin.reports.goodput import goodput
 from tin.reports.intervals import intervals_of
 from tin.reports.page import page
 from tin.reports.recorded import config_of, find_runs, read_curves, tests_of
@@ -39,7 +40,7 @@ COLUMNS = (
     " global_batch params gflops top1 top1_low top1_high top5 top5_low top5_high mean_class"
     " mean_class_low mean_class_high map_class map_class_low map_class_high map_sample"
     " map_sample_low map_sample_high best_epoch published delta clips_per_s data_wait gpu_hours"
-    " restarts state commit test"
+    " goodput restarts state commit test"
 ).split()
 INTEGERS = "num_segments crop seed epochs global_batch params best_epoch restarts".split()
 
@@ -52,8 +53,9 @@ def load_runs(paths: Iterable[str | Path]) -> pd.DataFrame:
     over the views of a video, and ``test`` is the name of the test.
     ``clips_per_s`` and ``data_wait`` are those of training, ``best_epoch`` counts from 1, and
     ``gflops`` are 10^9 multiply-adds of one view. ``gpu_hours`` sums all attempts; an attempt that
-    was killed counts up to the last step that it recorded. A run without a test shows the metrics
-    measured after its best epoch. Runs come in natural order.
+    was killed counts up to the last step that it recorded. ``goodput`` is the share of the hours of
+    all attempts that went into steps which still count (see `tin.reports.goodput`). A run without a
+    test shows the metrics measured after its best epoch. Runs come in natural order.
 
     Args:
         paths: run folders, or folders that hold runs at any depth. A path without a run gets a row,
@@ -98,7 +100,8 @@ def write_report(frame: pd.DataFrame, out: Path, detail: Sequence[Path] = ()) ->
         for sentence in sentences:
             log.info("%s", sentence)
     table, shared = readable(frame)
-    remarks = [*sentences, *notes(frame["run"].unique().tolist())]
+    run_dirs = frame["run"].unique().tolist()
+    remarks = [*sentences, *slow_rank_notes(run_dirs), *notes(run_dirs)]
     text = "\n".join([markdown(table, shared, seeds), *(f"{note}\n" for note in remarks)])
     write_text(out / "results.md", text)
     write_text(out / "results.tex", latex(table, shared, seeds))
@@ -183,6 +186,7 @@ def _progress(run: Run, config: Config) -> dict[str, Any]:
         "clips_per_s": speed["clips_per_s"].median() if "clips_per_s" in speed else math.nan,
         "data_wait": speed["data_wait"].mean() if "data_wait" in speed else math.nan,
         "gpu_hours": gpu_hours(run, environments, times),
+        "goodput": goodput(run, environments, steps, config.train.batch),
         "restarts": max(len(environments) - 1, 0),
         "state": _state(run, environments, times),
         "commit": environments[-1].get("commit", "") if environments else "",

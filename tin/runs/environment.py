@@ -4,6 +4,7 @@ import os
 import platform
 import time
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from configs.node import node_name
@@ -15,6 +16,7 @@ PACKAGES = "tin-video torch numpy nvidia-dali-cuda130 nvidia-dali-cuda120 av sim
 def describe_environment(device: str, world_size: int) -> dict[str, Any]:
     """Return versions, commit and hardware as environment-<attempt>.json records them."""
     return {
+        "launched": time.time() - _process_age_s(),
         "started": time.time(),
         "host": node_name(),
         "job_id": os.environ.get("SLURM_JOB_ID", ""),
@@ -25,6 +27,19 @@ def describe_environment(device: str, world_size: int) -> dict[str, Any]:
         "device": device,
         "hardware": {"cpus": os.cpu_count(), "machine": platform.machine(), "gpu": _gpu(device)},
     }
+
+
+def _process_age_s() -> float:
+    """Return the seconds since this process started; 0 where Linux does not tell.
+
+    Source: proc_pid_stat(5), field 22 `starttime`, in clock ticks after the start of the system.
+    """
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        started_s = int(fields[22 - 3]) / os.sysconf("SC_CLK_TCK")  # the first one is field 3
+        return max(time.clock_gettime(time.CLOCK_BOOTTIME) - started_s, 0.0)
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _gpu(device: str) -> str:

@@ -17,6 +17,7 @@ from configs.load import ConfigError, changes, parse, read_yaml
 from configs.node import node_name
 from configs.schema import Config
 from configs.small_files import DamagedFileError, read_bytes, read_json
+from tin.runs.csv_rows import rows_before
 from tin.runs.environment import describe_environment as describe_environment
 
 log = logging.getLogger(__name__)
@@ -25,17 +26,18 @@ METRICS_COLUMNS = (
     "epoch split step loss top1 top5 map_class map_sample lr seconds clips_per_s data_wait"
 ).split()
 STEPS = (
-    "epoch step time loss lr clips_per_s data_wait memory_gb gpu_use gpu_power skipped"
+    "epoch step time loss lr clips_per_s data_wait memory_gb gpu_use gpu_power skipped spread"
+    " checkpoint_s"
 ).split()
+"""`spread` is the time of the slowest rank over the median of all ranks, and `checkpoint_s` the
+seconds of an interval that went into checkpoints."""
 BAD_FRAMES = "epoch key frame reason".split()
 OFFSETS = "step block offset_1 offset_2 spread_1 spread_2 gain_1 gain_2".split()
 OFFSETS_FILE = "offsets.csv"
 """Offsets in frames and gains of each interlacing block, averaged over the clips of a step, and the
 spread of the offsets over these clips. `run.offset_steps` sets how often rows are written."""
-CSV_FILES = ("metrics.csv", "steps.csv", "bad_frames.csv", OFFSETS_FILE)
+CSV_FILES = ("metrics.csv", "steps.csv", "bad_frames.csv", "slow_ranks.csv", OFFSETS_FILE)
 """The files of a run to which rows are appended."""
-STEP = re.compile(r"[0-9]{1,18}")
-"""A number of steps in a CSV file."""
 ATTEMPT = re.compile(r"attempt-([0-9]{2,9})")
 """Name of the file of an attempt."""
 COMPARED = "versions commit hardware auto".split()
@@ -217,14 +219,13 @@ class Run:
     def cut(self, name: str, columns: Sequence[str], before: int) -> None:
         """Keep only the rows of a CSV file whose step is less than `before`.
 
-        An incomplete last row, which a killed process left behind, is removed as well.
+        An incomplete last row, which a killed process left behind, is removed as well. A file that
+        an earlier version began gets the columns of this version.
         """
         if not (self.path / name).exists():
             return
         text = read_bytes(self.path / name, 1 << 30).decode("utf-8", "replace")
-        rows = [row for row in map(_row, text.splitlines()) if len(row) == len(columns)][1:]
-        step = columns.index("step")
-        kept = [row for row in rows if STEP.fullmatch(row[step]) and int(row[step]) < before]
+        kept = rows_before(text, columns, before)
         self.write(name, "".join(",".join(row) + "\n" for row in [columns, *kept]))
 
     def done(self) -> dict[str, float]:
@@ -289,11 +290,3 @@ def _job_id() -> str:
 
 def _short(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
-
-
-def _row(line: str) -> list[str]:
-    """Return the cells of a line of CSV; none for a line that is not CSV."""
-    try:
-        return next(csv.reader([line]), [])
-    except csv.Error:
-        return []

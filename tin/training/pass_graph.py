@@ -35,6 +35,8 @@ class PassGraph:
     def __init__(self, model: nn.Module, clips: int) -> None:
         self._model = model
         self._clips = clips
+        self.on_gradients: Callable[[], None] | None = None
+        """Called when the gradients of a step are ready, before the ranks sum them."""
         self._gradients: Tensor | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
 
@@ -62,6 +64,8 @@ class PassGraph:
     def average_gradients(self, world: World) -> None:
         """Replace the gradients of each rank by their mean over all ranks."""
         assert self._gradients is not None, "a pass has run"
+        if self.on_gradients:
+            self.on_gradients()
         if world.world_size > 1:
             self._gradients.div_(world.world_size)
             world.all_reduce(self._gradients)

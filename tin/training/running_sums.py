@@ -1,16 +1,21 @@
 """Running sums of an epoch, which stay on the device until they are read."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from tin.ranks.distributed import World
+
+NUM_SUMS = 4
+"""Loss, top-1 hits, top-5 hits and clips."""
 
 
 class RunningSums:
     """Sums over the clips of an epoch on this rank: loss, top-1 hits, top-5 hits, clips."""
 
     def __init__(self, device: torch.device):
-        self._sums = torch.zeros(4, dtype=torch.float64, device=device)
+        self._sums = torch.zeros(NUM_SUMS, dtype=torch.float64, device=device)
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: its mean loss, logits ``(B, K)`` and labels ``(B,)`` or ``(B, K)``.
@@ -27,9 +32,9 @@ class RunningSums:
         count = hits.new_full((1,), clips)
         self._sums += torch.cat([loss.double()[None] * clips, hits, count])
 
-    def total(self, world: World) -> list[float]:
-        """Return the sums over all ranks; all ranks must call."""
-        return world.sum(self._sums.tolist())
+    def total(self, world: World, more: Sequence[float] = ()) -> list[float]:
+        """Return the sums over all ranks, and behind them those of `more`; all ranks must call."""
+        return world.sum([*self._sums.tolist(), *more])
 
     def clear(self) -> None:
         """Start a new epoch at zero."""

@@ -2,8 +2,8 @@
 
 import contextlib
 import logging
-import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from tin.ranks.watchdog import Watchdog
 from tin.runs.folder import Run
 from tin.training import bad_frames
 from tin.training.attempt import end_attempt, start_attempt
+from tin.training.finite import check_finite
 from tin.training.loaders import (
     check_settings,
     class_weights,
@@ -35,6 +36,8 @@ from tin.training.loaders import (
 )
 from tin.training.recorder import Recorder
 from tin.training.rows import Interval, interval_row, test_row, train_row
+from tin.training.running_sums import NUM_SUMS
+from tin.training.slow_ranks import SlowRanks, nodes_of, watched_times
 from tin.training.state import TrainingState
 from tin.training.step import train_step
 
@@ -45,12 +48,6 @@ class Stopped(TinError):
     """A signal stopped the run after it saved a checkpoint; the same command resumes it."""
 
     exit_code = STOPPED
-
-
-class NonFiniteError(TinError, FloatingPointError):
-    """The loss or the gradient is NaN or infinite, and `train.nan` is `stop`."""
-
-    is_final = True
 
 
 def train(config: Config, run_dir: Path) -> None:
@@ -108,7 +105,11 @@ class Trainer:
         self.watchdog = Watchdog(run.job, run.attempt, world.rank, config.run.hang_minutes)
         self.recorder: Recorder | None = None
         self.gpu_health = GpuHealth(world.device)
+        self.slow_ranks = SlowRanks(nodes_of(world))
+        self.step_times = watched_times(world, self.state)
         self.saved_at = time.monotonic()
+        self.checkpoint_s = 0.0
+        """Seconds of this interval that went into checkpoints."""
         self.gradient_norm: float | Tensor = 0.0
         """Norm of the gradient of the last step, or 0 if that step was skipped."""
 
@@ -166,11 +167,13 @@ class Trainer:
         for loader in (self.train_loader, self.test_loader):
             compare_copies(self.world, self.config.data.dataset, loader)
         self.saved_at = time.monotonic()
+        self.checkpoint_s = 0.0
         epoch = Interval(self.train_loader, self._finite_sums())
         interval = epoch
         batches = self.train_loader.epoch(state.epoch, state.step * accumulate)
         has_steps = state.step < state.num_steps  # not if the run resumes at the end of the epoch
         while state.step < state.num_steps:
+            self.step_times.start()
             self._train_step([next(batches) for _ in range(accumulate)])
             state.step += 1
             self.watchdog.beat()
@@ -224,8 +227,10 @@ class Trainer:
         every = self.config.run.checkpoint_steps
         is_inside = 0 < state.step < state.num_steps
         if flags.stop or flags.save or (every and is_inside and state.step % every == 0):
+            began = time.monotonic()
             state.save(self._finite_sums())
             self.saved_at = time.monotonic()
+            self.checkpoint_s += self.saved_at - began
         if flags.stop:
             self.world.barrier()  # srun and torchrun kill all ranks as soon as one has exited
             raise Stopped(
@@ -234,25 +239,20 @@ class Trainer:
                 f" saved: resume with `tin train --run {self.run.path}`"
             )
 
-    def _finite_sums(self) -> list[float]:
-        """Return the epoch's sums over all ranks; raise NonFiniteError if the loss is not finite.
-
-        The norm of the gradient must be finite, too: otherwise the weights no longer are.
-        """
-        sums = self.state.sums.total(self.world)
-        if not math.isfinite(sums[0] + self.gradient_norm):
-            raise NonFiniteError(
-                f"the loss or the gradient is NaN or infinite in epoch {self.state.epoch + 1}, step"
-                f" {self.state.step}; earlier checkpoints in {self.run.checkpoints} are intact."
-                " Start a new run with a lower optim.lr, or with train.nan=skip to skip such steps"
-            )
+    def _finite_sums(self, more: Sequence[float] = ()) -> list[float]:
+        """Return the sums of the epoch and of `more` over all ranks; check that they are finite."""
+        sums = self.state.sums.total(self.world, more)
+        check_finite(sums[0] + self.gradient_norm, self.state)
         return sums
 
     def _record_interval(self, interval: Interval) -> Interval:
         """Write a row of steps.csv, and return the next interval."""
-        sums = self._finite_sums()
+        sums = self._finite_sums(self.step_times.take())
         if self.recorder:
-            self.recorder.interval(interval_row(self.state, interval, sums))
+            spread = self.slow_ranks.record(sums[NUM_SUMS:], self.run, self.state)
+            facts = {"spread": spread, "checkpoint_s": self.checkpoint_s}
+            self.recorder.interval({**interval_row(self.state, interval, sums), **facts})
+        self.checkpoint_s = 0.0
         return Interval(self.train_loader, sums)
 
     def _evaluate(self) -> bool:
@@ -292,7 +292,7 @@ class Trainer:
         if (metric, -row["loss"]) > (state.best, -state.best_loss):
             state.best = metric
             state.best_loss = row["loss"]
-            state.save([0.0] * 4, "best.pt")
+            state.save([0.0] * NUM_SUMS, "best.pt")
         stops = state.early_stop.update(row, metric)
         if stops:
             state.early_stop.record(self.run, state.epoch)

@@ -50,6 +50,32 @@ def test_without_all_folds_of_a_seed_there_is_no_mean(tmp_path):
     assert "2 runs of 2 folds are tested; the mean needs all folds of a seed" in sentence
 
 
+def test_two_runs_of_the_same_fold_and_seed_are_named_and_do_not_count(tmp_path):
+    write_folds(tmp_path / "runs", seeds=(0, 1))
+    settings = ["data.folds=2", "data.fold=1", "data.test_split=fold", "train.seed=0"]
+    again = write_run(tmp_path / "runs" / "again", *settings)
+    write_test(again, "fold-1x1-224", 0)
+    frame = load_runs([tmp_path / "runs"])
+    table = fold_table(frame, read_tests(frame)[0])
+    (row,) = table.to_dict("records")
+    # The mean is that of seed 1 alone: 4 and 2 of 4 videos.
+    assert (row["runs"], row["complete"], row["top1"]) == (5, 1, pytest.approx(6 / 8))
+    warning, mean = fold_sentences(table)
+    assert "several runs have the same fold and seed" in warning
+    first = tmp_path / "runs" / "1-0"
+    assert f"(fold 1 of seed 0: {first} and {again})" in warning
+    assert "2 folds, 1 seed, 8 videos" in mean
+
+
+def test_without_a_seed_whose_folds_are_clear_there_is_no_mean(tmp_path):
+    write_folds(tmp_path / "runs", seeds=(0,))
+    write_folds(tmp_path / "copy", seeds=(0,))
+    frame = load_runs([tmp_path / "runs", tmp_path / "copy"])
+    warning, rest = fold_sentences(fold_table(frame, read_tests(frame)[0]))
+    assert "fold 0 of seed 0" in warning and "fold 1 of seed 0" in warning
+    assert "4 runs of 2 folds are tested; the mean needs all folds of a seed" in rest
+
+
 def test_runs_without_folds_have_no_cross_validation(tmp_path):
     write_test(write_run(tmp_path / "runs" / "a"), "val-1x1-224", 3)
     frame = load_runs([tmp_path / "runs"])

@@ -27,6 +27,7 @@ def test_the_table_has_the_documented_columns(tmp_path):
         " global_batch params gflops top1 top1_low top1_high top5 top5_low top5_high mean_class"
         " mean_class_low mean_class_high map_class map_class_low map_class_high map_sample"
         " map_sample_low map_sample_high best_epoch published delta clips_per_s data_wait gpu_hours"
+        " goodput"
         " restarts state commit test"
     ).split()
     assert wanted == COLUMNS

@@ -1,5 +1,6 @@
 """The run folder: attempts, rows that a resumed run removes, and recorded environments."""
 
+import csv
 import json
 import os
 import threading
@@ -51,6 +52,28 @@ def test_rows_after_the_checkpoint_are_removed_with_an_incomplete_last_row(tmp_p
     assert lines[0] == ",".join(STEPS)
     assert [line.split(",")[1] for line in lines[1:]] == ["1", "2"]
     assert lines[2].split(",")[3] == "0.666667"
+
+
+def test_rows_of_an_earlier_version_get_the_new_columns(tmp_path: Path):
+    run = Run(tmp_path)
+    old = [name for name in STEPS if name not in ("spread", "checkpoint_s")]
+    for step in (1, 2, 3):
+        run.append("steps.csv", old, {"step": step, "loss": 0.5, "skipped": 4})
+    run.cut("steps.csv", STEPS, before=3)
+    run.append("steps.csv", STEPS, {"step": 3, "skipped": 5, "spread": 1.25})
+    with (tmp_path / "steps.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["skipped"], row["spread"]) for row in rows] == [
+        ("1", "4", ""),
+        ("2", "4", ""),
+        ("3", "5", "1.25"),
+    ]
+
+
+def test_rows_below_a_damaged_header_are_kept(tmp_path: Path):
+    (tmp_path / "few.csv").write_text("\x00,ste,loss\n0,1,0.5\n0,9,0.5\n")
+    Run(tmp_path).cut("few.csv", ["epoch", "step", "loss"], before=5)
+    assert (tmp_path / "few.csv").read_text() == "epoch,step,loss\n0,1,0.5\n"
 
 
 def test_changes_since_the_previous_attempt_are_logged(

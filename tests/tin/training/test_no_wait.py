@@ -25,6 +25,7 @@ from tin.models import clip_input
 from tin.models.network import TIN
 from tin.op import interlace
 from tin.ranks.distributed import World
+from tin.ranks.step_times import StepTimes
 from tin.runs import checkpoint
 from tin.training import state as state_module
 from tin.training import step
@@ -121,6 +122,15 @@ def test_a_step_with_class_weights_never_waits_for_the_gpu():
     with DEVICE:
         state.class_weights = torch.ones(6)
     assert checked_step(state, batch).device == DEVICE
+
+
+def test_timing_a_step_of_a_rank_never_waits_for_the_gpu():
+    state, batch = state_and_batch("train.accumulate=2", "train.batch=8")
+    times = StepTimes(World(0, 0, 2, torch.device("cpu")))
+    times.watch(state.replica)
+    times.start()
+    checked_step(state, batch)
+    assert times.take()[0] > 0
 
 
 @pytest.mark.parametrize("wait", [torch.Tensor.item, torch.nonzero, bool, float], ids=str)

@@ -8,7 +8,7 @@ from short_runs import train_run, weights
 from tin.runs import checkpoint
 from tin.runs.folder import Run
 from tin.training import step, trainer
-from tin.training.trainer import NonFiniteError
+from tin.training.finite import NonFiniteError
 
 
 def test_a_nan_loss_stops_the_run_and_no_checkpoint_holds_it(dataset, tmp_path):
