@@ -57,7 +57,9 @@ def _useful_s(steps: pd.DataFrame, batch: int) -> float:
 
 
 def _total_s(run: Run, environments: list[dict[str, Any]], steps: pd.DataFrame) -> float:
-    """Return the seconds of all attempts; NaN if the start of one is unknown."""
+    """Return the seconds of all attempts; NaN if the start of one is unknown or there is none."""
+    if not environments:
+        return math.nan
     times = steps["time"].dropna().tolist() if "time" in steps else []
     starts = [
         _started(run, attempt, facts)

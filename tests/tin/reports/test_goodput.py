@@ -84,12 +84,14 @@ def test_rows_without_a_usable_speed_do_not_count(run_dir, speed):
 
 @pytest.mark.parametrize(
     "damage",
-    ["steps.csv", "environment-01.json", "no rows", "impossible"],
+    ["steps.csv", "environment-01.json", "no attempts", "no rows", "impossible"],
 )
 def test_a_run_without_the_data_has_an_empty_cell(run_dir, tmp_path, damage):
     write_steps(run_dir, NEW, (20, 20, 50, 0))
     if damage == "no rows":
         write_steps(run_dir, NEW)
+    elif damage == "no attempts":
+        (run_dir / "job" / "attempt-01").unlink()
     elif damage == "impossible":  # 2,000 s of steps in 100 s
         write_steps(run_dir, NEW, (2000, 20, 50, 0))
     else:
