@@ -1,6 +1,6 @@
 """Reads from a job's log what srun, slurmstepd and slurmd wrote about ranks and nodes.
 
-tests/launch/jobs/slurm_messages.py has recorded samples of Slurm 22.05 and 24.11.
+tests/helpers/slurm_messages.py has recorded samples of Slurm 22.05 and 24.11.
 """
 
 import re

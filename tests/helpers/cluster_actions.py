@@ -39,16 +39,17 @@ def started_scenes(
     scenes: Mapping[str, Callable[[Path, Path], object]],
     work: Path,
     box: Path,
+    at_once: int = 3,
 ) -> Iterator[Scenes]:
     """Yield the future outcome of each scene that a chosen test of the module names.
 
-    Three scenes run at once, since much of the time is waiting.
+    Several scenes run at once, since much of the time is waiting.
     """
     chosen = [item for item in request.session.items if item.path == request.path]
     texts = [f"{inspect.getsource(item.function)} {item.name}" for item in chosen]
     named = [name for name in scenes if any(name in text for text in texts)]
     OVER.clear()
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         try:
             yield {name: pool.submit(scenes[name], work, box) for name in named}
         finally:
