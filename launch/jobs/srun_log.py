@@ -66,7 +66,7 @@ def rank_messages(text: str) -> list[Message]:
 
 
 def lost_nodes(text: str) -> list[str]:
-    """Return the nodes that srun saw fail; Slurm 24.11 does not name them, see `used_nodes`."""
+    """Return the nodes that srun saw fail; it does not name them always, see `used_nodes`."""
     return sorted(set(NODE_OF_STEP.findall(text)))
 
 

@@ -7,9 +7,9 @@ The folder holds a minimal Debian with the packages of Slurm, made once by deboo
 800 MB, root). The command runs in it by chroot: it sees the checkout, the home folder and this
 Python at their usual paths. If this machine has the wanted version itself, no folder is needed.
 
-In both cases, the command gets namespaces of its own for processes, mounts and the network, which
-has only the loopback interface. When the command ends or is killed, even with SIGKILL, the kernel
-ends all processes, mounts and links of the test cluster. Two commands can run at once.
+In both cases, the command gets namespaces of its own for processes, mounts and the network; it does
+not reach other machines. When it ends or is killed, even with SIGKILL, the kernel ends all
+processes, mounts and links of the test cluster. Two commands can run at once.
 """
 
 import os
@@ -36,7 +36,20 @@ MIRROR = re.compile(r"https?://\S+/debian/?(?=\s|$)")
 NO_SERVICES = "#!/bin/sh\nexit 101\n"
 ALONE = "unshare --mount --propagation private --net --pid --fork --kill-child --mount-proc".split()
 """Starts a command whose processes, mounts and links end with it."""
-LOOPBACK = "ip link set lo up"
+NETWORK = " && ".join(
+    [
+        "ip link set lo up",
+        "ip link add eth0 type bridge",
+        "ip address add 10.98.0.1/24 dev eth0",
+        "ip link set eth0 up",
+        "mkdir -p /run/netns",
+        "mount -t tmpfs tmpfs /run/netns",
+    ]
+)
+"""Slurm resolves no name without an address beside the loopback interface's; a bridge has one.
+
+The names of the nodes' networks end with the command, too.
+"""
 
 
 def make(version: str) -> Path:
@@ -52,10 +65,10 @@ def make(version: str) -> Path:
     policy = folder / "usr/sbin/policy-rc.d"
     policy.write_text(NO_SERVICES)
     policy.chmod(0o755)
-    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends"]
+    apt = ["apt-get", "install", "-y", "-qq", "--no-install-recommends"]
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     names = [*PACKAGES.split(), *LIBRARIES.split()]
-    run_command("chroot", folder, *install, *names, env=env)
+    run_command("chroot", folder, *apt, *names, env=env)
     (folder / READY).touch()
     return folder
 
@@ -70,7 +83,7 @@ def enter(folder: Path, command: Sequence[str]) -> None:
     for path in _shared():
         script += [f"mkdir -p {folder}{path}", f"mount --bind {path} {folder}{path}"]
     # A mount point as its root lets the nodes of the test cluster have mounts of their own.
-    inside = f'{LOOPBACK} && cd "$0" && exec "$@"'
+    inside = f'{NETWORK} && cd "$0" && exec "$@"'
     script.append(f'chroot {folder} sh -c \'{inside}\' "{Path.cwd()}" "$@"')
     run_alone(script, command)
 
@@ -120,7 +133,7 @@ def main() -> None:
         install()  # now, because the command has no network
     elif f" {version}." not in here:
         enter(make(version), command)
-    run_alone([LOOPBACK, '"$@"'], command)
+    run_alone([NETWORK, '"$@"'], command)
 
 
 if __name__ == "__main__":
