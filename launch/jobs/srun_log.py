@@ -1,6 +1,6 @@
 """Reads from a job's log what srun, slurmstepd and slurmd wrote about ranks and nodes.
 
-tests/launch/jobs/slurm_messages.py has recorded samples of Slurm 22.05 and 24.11.
+tests/helpers/slurm_messages.py has recorded samples of Slurm 22.05 and 24.11.
 """
 
 import re
@@ -66,7 +66,7 @@ def rank_messages(text: str) -> list[Message]:
 
 
 def lost_nodes(text: str) -> list[str]:
-    """Return the nodes that srun saw fail; Slurm 24.11 does not name them, see `used_nodes`."""
+    """Return the nodes that srun saw fail; it does not name them always, see `used_nodes`."""
     return sorted(set(NODE_OF_STEP.findall(text)))
 
 

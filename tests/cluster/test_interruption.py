@@ -3,13 +3,24 @@
 import csv
 import random
 import signal
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import pytest
 import slurm_box
-from cluster_actions import OVER, ClusterRun, accounted, ask, assert_same_bits, call_prod, tin, wait
+from cluster_actions import (
+    ClusterRun,
+    Scenes,
+    accounted,
+    ask,
+    assert_same_bits,
+    call_prod,
+    started_scenes,
+    tin,
+    wait,
+)
 
 pytestmark = pytest.mark.cluster
 ON_TWO = "cluster.options={nodelist: 'node[1-2]'}"
@@ -81,26 +92,24 @@ CASES: dict[str, tuple[Callable[[ClusterRun, Path], None], tuple[str, ...]]] = {
 }
 
 
+def disturbed_run(name: str, work: Path, box: Path) -> ClusterRun:
+    """Submit the run of a case, disturb it, and wait until it is complete."""
+    disturb, settings = CASES[name]
+    run = ClusterRun(work, name)
+    words = [word.replace("%s", str(box)).replace("%%", "%") for word in settings]
+    run.submit("train", *words)
+    disturb(run, box)
+    run.wait_done()
+    return run
+
+
 @pytest.fixture(scope="module")
-def disturbed(slurm: Path, work: Path, undisturbed: ClusterRun):
-    """Return the future run of each case; all run at once, since much of the time is waiting."""
-
-    def start(name: str) -> ClusterRun:
-        disturb, settings = CASES[name]
-        run = ClusterRun(work, name)
-        run.submit(
-            "train", *(word.replace("%s", str(slurm)).replace("%%", "%") for word in settings)
-        )
-        disturb(run, slurm)
-        run.wait_done()
-        return run
-
-    OVER.clear()
-    with ThreadPoolExecutor(len(CASES)) as pool:
-        try:
-            yield {name: pool.submit(start, name) for name in CASES}
-        finally:
-            OVER.set()
+def disturbed(
+    request: pytest.FixtureRequest, slurm: Path, work: Path, undisturbed: ClusterRun
+) -> Iterator[Scenes]:
+    """Return the future run of each case that the chosen tests use; all of them run at once."""
+    scenes = {name: partial(disturbed_run, name) for name in CASES}
+    yield from started_scenes(request, scenes, work, slurm, at_once=len(CASES))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -103,7 +103,8 @@ def bad_node(work: Path, box: Path) -> ClusterRun:
     run = ClusterRun(work, "bad_node")
     job = run.path / "job"
     job.mkdir(parents=True)
-    inside = ["nsenter", "-m", "-t", (box / "run/slurmd-node8.pid").read_text().strip()]
+    daemon = (box / "run/slurmd-node8.pid").read_text().strip()
+    inside = ["nsenter", "--mount", "--root", "--target", daemon]
     for words in (["--bind", run.path, run.path], ["--bind", job, job]):
         ask(*inside, "mount", *words)
     ask(*inside, "mount", "-o", "remount,bind,ro", run.path)

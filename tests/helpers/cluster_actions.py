@@ -39,21 +39,29 @@ def started_scenes(
     scenes: Mapping[str, Callable[[Path, Path], object]],
     work: Path,
     box: Path,
+    at_once: int = 3,
 ) -> Iterator[Scenes]:
     """Yield the future outcome of each scene that a chosen test of the module names.
 
-    Three scenes run at once, since much of the time is waiting.
+    Several scenes run at once, since much of the time is waiting.
     """
     chosen = [item for item in request.session.items if item.path == request.path]
-    texts = [f"{inspect.getsource(item.function)} {item.name}" for item in chosen]
-    named = [name for name in scenes if any(name in text for text in texts)]
+    named = [name for name in scenes if any(_names(item, name, scenes) for item in chosen)]
     OVER.clear()
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         try:
             yield {name: pool.submit(scenes[name], work, box) for name in named}
         finally:
             OVER.set()  # nobody asks for the scenes that are still under way
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _names(item: Any, name: str, scenes: Mapping[str, object]) -> bool:
+    """Return whether a test uses a scene: the one of its parameter, or those of its source."""
+    parameter = item.callspec.params.get("name") if hasattr(item, "callspec") else None
+    if parameter in scenes:
+        return bool(parameter == name)
+    return name in inspect.getsource(item.function)
 
 
 def tin(*words: object, code: int = 0, **env: str) -> str:

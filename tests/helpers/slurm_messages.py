@@ -1,12 +1,22 @@
 """What Slurm writes into the logs of jobs."""
 
-# Put together from the wording that both versions use; the numbers and the time are not recorded.
+# Recorded word for word from Slurm 22.05.8 and 24.11.5 of Debian, on the cluster of slurm_box.py.
 NODE_LOST = {
-    "22.05": "srun: error: Node failure on node4\n",
-    "24.11": "slurmstepd: error: *** JOB 9544171 ON node3 CANCELLED AT 2026-11-25T14:01:07"
+    "22.05": "srun: error: Node failure on node4\n"
+    "slurmstepd-node3: error: *** JOB 9566865 ON node3 CANCELLED AT 2026-11-26T04:51:00"
+    " DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS ***\n",
+    "24.11": "srun: error: Node failure on node4\n"
+    "slurmstepd-node3: error: *** JOB 9566796 ON node3 CANCELLED AT 2026-11-26T04:31:05"
     " DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS ***\n",
 }
-# Recorded word for word from Slurm 22.05.8 and 24.11.5 of Debian, on the cluster of slurm_box.py.
+"""The job line names the node of the batch script, which is not the lost one."""
+LOST_WITHOUT_NAME = {
+    "22.05": "slurmstepd-node5: error: *** STEP 9566639.0 ON node5 CANCELLED AT"
+    " 2026-11-26T04:15:19 DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS ***\n"
+    "slurmstepd-node5: error: *** JOB 9566639 ON node5 CANCELLED AT 2026-11-26T04:15:19"
+    " DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS ***\n",
+}
+"""Both versions leave out the line of srun at times, for example when a link is cut."""
 REQUEUED = {
     "22.05": "slurmstepd-node1: error: *** JOB 9564261 ON node1 CANCELLED AT 2026-11-25T21:36:13"
     " DUE TO JOB REQUEUE ***\n",

@@ -5,7 +5,13 @@ import signal
 from pathlib import Path
 
 import pytest
-from slurm_messages import NODE_LOST, OUT_OF_MEMORY, OVER_MEMORY, REQUEUED
+from slurm_messages import (
+    LOST_WITHOUT_NAME,
+    NODE_LOST,
+    OUT_OF_MEMORY,
+    OVER_MEMORY,
+    REQUEUED,
+)
 
 from launch.errors import ASK
 from launch.jobs import requeue
@@ -125,11 +131,10 @@ def test_what_a_rank_prints_is_not_taken_for_a_message_of_slurm():
 
 
 def test_a_lost_node_is_read_from_the_log_of_both_versions():
-    assert lost_nodes(NODE_LOST["22.05"]) == ["node4"]
-    # 24.11 names the node of the batch script, which is not the lost one.
-    assert lost_nodes(NODE_LOST["24.11"]) == []
-    assert cancel_reason(NODE_LOST["24.11"]) == "NODE FAILURE"
-    assert cancel_reason(NODE_LOST["22.05"]) == ""
+    assert [lost_nodes(text) for text in NODE_LOST.values()] == [["node4"]] * 2
+    assert [lost_nodes(text) for text in LOST_WITHOUT_NAME.values()] == [[]]
+    texts = [*NODE_LOST.values(), *LOST_WITHOUT_NAME.values()]
+    assert [cancel_reason(text) for text in texts] == ["NODE FAILURE"] * 3
     assert [cancel_reason(text) for text in REQUEUED.values()] == ["JOB REQUEUE"] * 2
     assert used_nodes("7, start 0, node[1-2]\nmore, words, here\n") == "node[1-2]"
 
