@@ -133,8 +133,8 @@ def _metrics(path: Path) -> tuple[str, str]:
     """Return the newest and the highest metric of a metrics.csv, as text for a table."""
     rows = last_rows(path)
     # The rows of an epoch begin with the training split.
-    tests = [row for row in rows if row["split"] != rows[0]["split"]]
-    found = [float(row["top1"] or row["map_class"] or "nan") for row in tests]
+    tests = [row for row in rows if row.get("split") != rows[0].get("split")]
+    found = [number_in(row, "top1") or number_in(row, "map_class") for row in tests]
     if not found:
         return "", ""
     return f"{100 * found[-1]:.1f} %", f"{100 * max(found):.1f} %"

@@ -1,14 +1,16 @@
 """Values in the table of `tin status`, read from files that may be damaged."""
 
+import math
 from collections.abc import Mapping
 
 
 def number_in(row: Mapping[str, str], name: str) -> float:
-    """Return a number of a row of steps.csv; 0 if the file is damaged there."""
+    """Return a number of a row of a CSV file; 0 if the file is damaged there."""
     try:
-        return float(row.get(name) or 0)
+        value = float(row.get(name) or 0)
     except ValueError:
         return 0.0
+    return value if math.isfinite(value) else 0.0
 
 
 def age(seconds: float) -> str:
