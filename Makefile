@@ -4,7 +4,7 @@ DALI ?= cuda13
 VENV := .venv/installed-$(DALI)
 TIN := .venv/bin/tin
 
-.PHONY: demo test lint faults bench nvcc test-cluster soak
+.PHONY: demo test lint faults fuzz bench nvcc test-cluster soak
 demo: $(VENV)
 	.venv/bin/python examples/demo.py demo
 
@@ -21,6 +21,12 @@ lint: $(VENV)
 faults: $(VENV)
 	PYTHONPATH=.:tests/helpers:tests/faults .venv/bin/python tests/faults/run.py \
 	    --seed $(or $(SEED),0) --only '$(ONLY)'
+
+# Mutates the files that are read, ten minutes of CPU time for each reader, and prints a table.
+# `make test` has a short form. ONLY=checkpoints selects readers by their names.
+fuzz: $(VENV)
+	PYTHONPATH=.:tests/helpers:tests/faults .venv/bin/python tests/faults/fuzz.py \
+	    --seconds $(or $(SECONDS),600) --seed $(or $(SEED),0) --only '$(ONLY)'
 
 bench: $(VENV)
 	$(TIN) op build

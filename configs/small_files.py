@@ -17,6 +17,8 @@ from configs.errors import TinError
 
 MAX_BYTES = 16 << 20
 """Largest small file: no run of this project writes one of a tenth of this size."""
+MAX_DEPTH = 100
+"""Deepest nesting of JSON; files of this project need a few levels."""
 Value = TypeVar("Value")
 
 
@@ -77,6 +79,7 @@ def read_json(path: Path) -> dict[str, Any]:
     data = read_bytes(path, follow=False)
     try:
         values = json.loads(data.decode("utf-8"), parse_constant=_reject, parse_float=_finite)
+        _check_depth(values)
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{path}: is not valid JSON ({error})") from None
     if not isinstance(values, dict):
@@ -106,6 +109,20 @@ def as_record(values: dict[str, Any], adapter: TypeAdapter[Value], where: str) -
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         raise DamagedFileError(f"{where}: {key}: {first['msg']}") from None
+
+
+def _check_depth(values: Any) -> None:
+    """Raise ValueError if values are nested so deep that code which visits them could fail."""
+    level = [values]
+    for _ in range(MAX_DEPTH):
+        nested = [value for value in level if isinstance(value, (dict, list))]
+        level = [
+            inner
+            for value in nested
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    if level:
+        raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
 
 
 def _reject(name: str) -> NoReturn:

@@ -99,16 +99,18 @@ def to_yaml(values: Mapping[str, Any]) -> str:
 
 
 def _check_bounds(text: str) -> None:
-    """Raise ValueError if a text is nested too deep, or has too many aliases, to be loaded."""
+    """Raise ValueError if a text is nested too deep, or has too many values, to be loaded."""
     depth = 0
     aliases = 0
-    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+    for number, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader)):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         elif isinstance(event, yaml.AliasEvent):
             aliases += 1
+        if number > MAX_VALUES:  # each takes hundreds of bytes while it is loaded
+            raise ValueError(f"more than {MAX_VALUES} values")
         if depth > MAX_DEPTH:
             raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
         if aliases > MAX_ALIASES:

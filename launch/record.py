@@ -26,6 +26,7 @@ from configs.small_files import (
     read_json,
     read_record,
 )
+from tin.runs.csv_rows import STEP
 from tin.runs.folder import Run
 
 Outcome = Literal["done", "stopped", "failed", "lost", "gave up", "cancelled"]
@@ -225,9 +226,9 @@ def progress(run_dir: Path) -> int:
     """Return how many steps of a run are complete, according to its checkpoints and steps.csv."""
     names = [file.name for file in Run(run_dir).checkpoints.glob("step-*.pt")]
     numbers = [name.removeprefix("step-").partition("-")[0] for name in names]
-    steps = [int(number) for number in numbers if number.isdigit()]
-    row = last_row(run_dir / "steps.csv")
-    return max([*steps, int(row.get("step") or 0)])
+    # A damaged row must not prevent a requeue.
+    numbers.append(last_row(run_dir / "steps.csv").get("step", ""))
+    return max((int(number) for number in numbers if STEP.fullmatch(number)), default=0)
 
 
 def last_row(path: Path) -> dict[str, str]:
@@ -243,7 +244,7 @@ def last_rows(path: Path, num_bytes: int = TAIL_BYTES) -> list[dict[str, str]]:
     """
     try:
         with open_regular(path) as file:
-            head = file.readline()
+            head = file.readline(ROW_BYTES)
             size = file.seek(0, os.SEEK_END)
             start = file.seek(max(size - num_bytes, len(head)))
             tail = file.read()

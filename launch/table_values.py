@@ -1,24 +1,37 @@
 """Values in the table of `tin status`, read from files that may be damaged."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 
 def number_in(row: Mapping[str, str], name: str) -> float:
-    """Return a number of a row of steps.csv; 0 if the file is damaged there."""
+    """Return a number of a row of a CSV file; 0 if the file is damaged there."""
     try:
-        return float(row.get(name) or 0)
+        value = float(row.get(name) or 0)
     except ValueError:
         return 0.0
+    return value if math.isfinite(value) else 0.0
 
 
 def metrics_in(rows: Sequence[Mapping[str, str]]) -> tuple[str, str]:
-    """Return the newest and the highest metric of rows of metrics.csv, as text for a table."""
+    """Return the newest and the highest metric of rows of metrics.csv, as text for a table.
+
+    A metric that is missing, damaged, NaN or infinite is left out.
+    """
     # The rows of an epoch begin with the training split.
-    tests = [row for row in rows if row["split"] != rows[0]["split"]]
-    found = [float(row["top1"] or row["map_class"] or "nan") for row in tests]
-    if not found:
-        return "", ""
-    return f"{100 * found[-1]:.1f} %", f"{100 * max(found):.1f} %"
+    tests = [row for row in rows if row.get("split") != rows[0].get("split")]
+    found = [_metric(row) for row in tests]
+    known = [metric for metric in found if math.isfinite(metric)]
+    newest = f"{100 * found[-1]:.1f} %" if found and math.isfinite(found[-1]) else ""
+    return newest, f"{100 * max(known):.1f} %" if known else ""
+
+
+def _metric(row: Mapping[str, str]) -> float:
+    """Return the metric of a row of metrics.csv; NaN if the row has none that can be read."""
+    try:
+        return float(row.get("top1") or row.get("map_class") or "nan")
+    except ValueError:
+        return math.nan
 
 
 def age(seconds: float) -> str:

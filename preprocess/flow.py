@@ -10,10 +10,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from configs.load import ConfigError
 from configs.schema import ShardSettings
@@ -95,8 +96,8 @@ def read_flow_folder(folder: Path, settings: ShardSettings, reverse: bool = Fals
     for names in pictures:
         try:
             planes = _planes(names)
-        except (ValueError, OSError, Image.DecompressionBombError) as error:
-            problems.append(f"{names[0].name}: {error}")
+        except ValueError as error:
+            problems.append(str(error))
             continue
         source_size = source_size or planes[0].size
         size = size or stored_size(*source_size, settings.short_side)
@@ -146,17 +147,30 @@ def _pairs_of_files(files: Sequence[Path], axes: Sequence[str]) -> list[tuple[Pa
 
 
 def _planes(names: Sequence[Path]) -> tuple[Image.Image, Image.Image]:
-    """Return the gray pictures along x and y of a flow frame."""
-    images = [Image.open(io.BytesIO(read_bytes(name, MAX_FILE_BYTES))) for name in names]
-    for image in images:
-        check_pixels(*image.size)
-    if len(images) == 1:
-        red, green, _ = images[0].convert("RGB").split()
+    """Return the gray pictures along x and y of a flow frame.
+
+    Raises:
+        ValueError: an image cannot be decoded, or the two have different sizes; names the file.
+    """
+    if len(names) == 1:
+        red, green, _ = _image(names[0], "RGB").split()
         return red, green
-    x, y = (image.convert("L") for image in images)
+    x, y = (_image(name, "L") for name in names)
     if x.size != y.size:
-        raise ValueError(f"found {x.size} pixels along x and {y.size} along y")
+        raise ValueError(f"{names[0].name}: found {x.size} pixels along x and {y.size} along y")
     return x, y
+
+
+def _image(path: Path, mode: Literal["RGB", "L"]) -> Image.Image:
+    """Return a decoded image; an error names the file."""
+    try:
+        image = Image.open(io.BytesIO(read_bytes(path, MAX_FILE_BYTES)))
+        check_pixels(*image.size)
+        return image.convert(mode)
+    except UnidentifiedImageError:
+        raise ValueError(f"{path.name}: is not an image") from None
+    except (ValueError, OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path.name}: {error}") from None
 
 
 def _encoded(flow: np.ndarray, quality: int) -> Pair:

@@ -4,14 +4,18 @@ Each shard has its own list, `quarantine/<shard>.csv`; the merge joins them in `
 """
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from configs.small_files import read_bytes
 from preprocess.csv_files import harmless, write_csv
 from preprocess.tars import ADVICE, ShardError
 
 MISSING = "file missing (common for Kinetics)"
+MAX_LIST_BYTES = 256 << 20
+"""Largest list of a shard: a reason for each of a million videos."""
 FORMER_MISSING = "it is not there"
 """How this reason began in lists of earlier versions, which a merge still reads."""
 
@@ -54,10 +58,10 @@ def read_shard_list(folder: Path, shard: str) -> list[QuarantinedVideo]:
     if not path.exists():
         return []
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file))
+        text = read_bytes(path, MAX_LIST_BYTES).decode("utf-8")
+        rows = list(csv.reader(io.StringIO(text, newline="")))
         return [QuarantinedVideo._make(row) for row in rows[1:]]
-    except (ValueError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         raise ShardError(
             f"{path}: expected rows of {', '.join(QuarantinedVideo._fields)} ({error}). Delete the"
             f" file and {shard}, then run `tin shard` again."

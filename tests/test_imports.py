@@ -68,7 +68,7 @@ FLOORS = {
         "gpu_health",
     ],
     "tin.evaluation": [
-        "averages metrics opposites precise_bn summary_line",
+        "array_files averages metrics opposites precise_bn summary_line",
         "scores",
         "description",
         "evaluate predict fuse",
@@ -93,7 +93,7 @@ FLOORS = {
         "results",
     ],
     "tin.deploy": [
-        "clips model_card part_files preprocess rgb_frames scorer video_lists",
+        "clips model_card parts part_files preprocess rgb_frames scorer video_lists",
         "sources",
         "predictions timeline stream export",
     ],

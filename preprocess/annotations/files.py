@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from configs.small_files import read_bytes
+from preprocess.annotations.label_file import MAX_LABELS_BYTES
 from preprocess.annotations.labels import AnnotationError
 
 Json = TypeVar("Json", dict, list)
@@ -55,7 +57,7 @@ def read_json(path: Path, kind: type[Json]) -> Json:
     """
     try:
         content = json.loads(_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise AnnotationError(f"{path}: {error}") from None
     if not isinstance(content, kind):
         raise AnnotationError(
@@ -87,6 +89,6 @@ def in_order(path: Path, numbered: Sequence[tuple[str, object]], first: int = 0)
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_bytes(path, MAX_LABELS_BYTES).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
         raise AnnotationError(f"{path}: {error}") from None

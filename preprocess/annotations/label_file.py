@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from configs.load import ConfigError
+from configs.small_files import DamagedFileError, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -16,6 +17,8 @@ OTHER_NAMES = {"file": "path", "label": "labels", "class": "labels"}
 """Other names of the required columns."""
 HEADER = "path,labels[,split][,key][,group][,reverse]"
 SEPARATORS = ",;\t"
+MAX_LABELS_BYTES = 256 << 20
+"""Largest file of annotations: about a million videos."""
 TYPO = 0.8
 """From this similarity on, an unknown column is taken for a misspelled one (difflib's ratio)."""
 
@@ -69,8 +72,8 @@ def read_label_rows(path: Path) -> list[LabelRow]:
 def _text(path: Path) -> str:
     """Return the text of a file in UTF-8 or UTF-16, with or without BOM, or in Latin-1."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
+        data = read_bytes(path, MAX_LABELS_BYTES)
+    except (OSError, DamagedFileError) as error:
         raise AnnotationError(f"{path}: {error}") from None
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", errors="replace")

@@ -84,3 +84,10 @@ def test_a_record_names_the_field_of_another_type(tmp_path):
     (tmp_path / "file.json").write_text('{"name": "x", "time": "soon"}')
     with pytest.raises(DamagedFileError, match=r"file\.json: time: Input should be"):
         read_record(tmp_path / "file.json", RECORD)
+
+
+def test_json_that_is_nested_deeply_is_rejected(tmp_path):
+    """Python reads 900 levels, and code that visits them fails with a RecursionError."""
+    (tmp_path / "file.json").write_text('{"name": ' + "[" * 900 + "]" * 900 + "}")
+    with pytest.raises(DamagedFileError, match=r"file\.json: .*nested more than 100 levels"):
+        read_record(tmp_path / "file.json", RECORD)

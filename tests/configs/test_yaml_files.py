@@ -60,3 +60,12 @@ def test_what_is_written_is_read_back(tmp_path):
     values = {"a": "1e-3", "b": 1e-3, "c": ["x", None, True], "d": {"e": "null"}, "f": "é"}
     (tmp_path / "file.yaml").write_text(to_yaml(values))
     assert read_yaml(tmp_path / "file.yaml") == values
+
+
+def test_a_file_of_many_small_values_is_rejected_before_it_takes_memory(tmp_path):
+    """16 MB of lists would take gigabytes while they are loaded."""
+    (tmp_path / "file.yaml").write_text("a: [" + "[]," * 3_000_000 + "]")
+    began = time.process_time()
+    with pytest.raises(ConfigError, match=r"file\.yaml: more than 1000000 values"):
+        read_yaml(tmp_path / "file.yaml")
+    assert time.process_time() - began < 30

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +18,14 @@ from fault_points import fail_at, kill_at, lose_data, lose_names, operations, wa
 from fault_table import Kind, Outcome, judge, time_limit
 from short_runs import SETTINGS
 from synthetic_videos import gray_frames, shard_config, write_clip
+from written_runs import write_run, write_test
 
 from configs.cluster import Staging
 from configs.digests import file_digest, write_digest
 from configs.errors import TinError
 from configs.files import atomic_folder, write_link
 from configs.load import dump, load
+from configs.small_files import read_json
 from launch.jobs.staging import copy_shards
 from launch.record import End, add_end, ends
 from preprocess.annotations.labels import Video
@@ -31,12 +35,16 @@ from preprocess.quarantine import read_shard_list
 from preprocess.shard_plan import ShardTask
 from preprocess.shards import read_info
 from preprocess.tars import read_shard
+from tin.deploy.parts import Part, load_part, part_path, save_part
+from tin.deploy.predictions import _finish
 from tin.evaluation.scores import Scores, load_result, save
 from tin.evaluation.scores import load as load_scores
 from tin.models.tensor_files import read_tensors, write_tensors
 from tin.op.trust import check_trust
+from tin.reports.results import load_runs, write_report
 from tin.runs import checkpoint
 from tin.runs.folder import FencedError, Run
+from tin.runs.foreign import _write_run
 
 
 @dataclass(frozen=True)
@@ -190,7 +198,7 @@ def _tensors(value: int, folder: Path) -> None:
     write_tensors(folder / "weights.pt", {"w": torch.full((9,), float(value))})
 
 
-def _finish(stage: str, folder: Path) -> None:
+def _finish_stage(stage: str, folder: Path) -> None:
     run = _run(folder)
     if not (run.job / "attempt-01").exists():
         run.start_attempt()
@@ -200,6 +208,83 @@ def _finish(stage: str, folder: Path) -> None:
 
 def _add_end(number: int, folder: Path) -> None:
     add_end(folder, End("7", number, "train", "stopped", text="time limit"))
+
+
+def _part(score: float) -> Part:
+    """Return a part with the predictions of two videos."""
+    return Part(
+        rows=np.arange(2), best=np.zeros((2, 1), np.int64), best_scores=np.full((2, 1), score),
+        label_ranks=np.full(2, -1), precisions=np.full(2, np.nan),
+        scores=np.full((2, 1, 3), score, np.float32), features=np.zeros((2, 0), np.float16),
+        bad_rows=np.zeros(0, np.int64), bad_predicted=np.zeros(0, bool),
+        bad_reasons=np.zeros(0, np.str_),
+    )  # fmt: skip
+
+
+def _save_part(score: float, folder: Path) -> None:
+    save_part(folder / "part.npz", _part(score))
+
+
+def _prepare_predictions(folder: Path) -> None:
+    (folder / "parts").mkdir()
+    save_part(part_path(folder, 0), _part(0.5))
+
+
+def _finish_predictions(folder: Path) -> None:
+    """Join the parts and write result.json, as the last step of `tin predict` does."""
+    settings = SimpleNamespace(format="csv")
+    config = SimpleNamespace(predict=settings, train=SimpleNamespace(loss="ce"))
+    scorer: Any = SimpleNamespace(classes=list("xyz"), config=config)
+    videos: Any = SimpleNamespace(keys=["a", "b"], labels=lambda row: ["x"])
+    _finish(folder, {"num_parts": 1}, scorer, videos)
+
+
+def _read_predictions(folder: Path) -> str:
+    """Return what finished predictions have; result.json says that the other files are complete."""
+    if not (folder / "result.json").exists():
+        return ""
+    values = read_json(folder / "result.json")
+    lines = [(folder / name).read_text().splitlines() for name in ("predictions.csv", "keys.csv")]
+    scores = np.load(folder / "scores.npy")
+    assert [len(rows) for rows in lines] == [3, 3] and scores.shape == (2, 1, 3)
+    assert (folder / "bad.csv").read_text() == "key,predicted,reason\n"
+    return f"{values['num_predicted']} videos"
+
+
+def _import(folder: Path) -> None:
+    """Write a run from imported weights."""
+    model: Any = SimpleNamespace(state_dict=lambda: {"w": torch.ones(1000)})
+    _write_run(Run(folder / "imported"), load(None, SETTINGS), ["x"], model)
+
+
+def _read_imported(folder: Path) -> str:
+    """Return the classes of an imported run, which config.yaml says is complete."""
+    run = Run(folder / "imported")
+    if not run.exists():
+        return ""
+    run.config()
+    return str(checkpoint.load(run.checkpoints / "best.pt")["classes"])
+
+
+def _report(name: str, folder: Path) -> None:
+    """Write the report of a run whose dataset has a name."""
+    run_dir = folder / name
+    if not run_dir.exists():
+        write_run(run_dir, f"data.dataset=/data/{name}")
+        write_test(run_dir, "val-1x1-224", right=3)
+    write_report(load_runs([run_dir]), folder / "report")
+
+
+def _read_report(folder: Path) -> str:
+    """Return the run of the page; each file is complete and of one of the two runs."""
+    names = []
+    for suffix in ("csv", "md", "html"):
+        text = (folder / "report" / f"results.{suffix}").read_text()
+        assert suffix != "html" or "</html>" in text
+        found = [name for name in ("run-old", "run-new") if name in text]
+        assert len(found) == 1, f"results.{suffix} is of {found}"
+        names += found
+    return names[-1]
 
 
 WRITERS = (
@@ -212,7 +297,7 @@ WRITERS = (
         "best.pt", partial(_save_step, 1, name="best.pt"),
         partial(_save_step, 2, name="best.pt"), _best,
     ),
-    Writer("job/DONE", partial(_finish, "train"), partial(_finish, "test"),
+    Writer("job/DONE", partial(_finish_stage, "train"), partial(_finish_stage, "test"),
            lambda f: str(list(Run(f).done()))),
     Writer("job/ends", partial(_add_end, 0), partial(_add_end, 1), lambda f: str(len(ends(f)))),
     Writer(
@@ -221,6 +306,12 @@ WRITERS = (
     ),
     Writer("weights", partial(_tensors, 1), partial(_tensors, 2),
            lambda f: str(read_tensors(f / "weights.pt")["w"].mean().item())),
+    Writer("a part of predictions", partial(_save_part, 0.5), partial(_save_part, 0.7),
+           lambda f: str(load_part(f / "part.npz").best_scores.max())),
+    Writer("predictions", _prepare_predictions, _finish_predictions, _read_predictions,
+           may_vanish=True),
+    Writer("imported weights", lambda f: None, _import, _read_imported, may_vanish=True),
+    Writer("report", partial(_report, "run-old"), partial(_report, "run-new"), _read_report),
     Writer("shard", _prepare_clips, _encode, _read_one_shard),
     Writer("tables, dataset.yaml", _prepare_merge, lambda f: str(merge(f / "data")),
            lambda f: _digest(f / "data"), may_vanish=True),
@@ -231,7 +322,8 @@ WRITERS = (
     Writer("op library's digest", _prepare_library, _write_library_digest, _read_library,
            may_vanish=True),
 )  # fmt: skip
-"""The merge, a copy and a digest have no old result; their readers ask for the command again."""
+"""The merge, a copy, a digest, predictions and an import have no old result; their readers ask for
+the command again."""
 
 
 class Trial:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -10,11 +11,12 @@ from hypothesis import strategies as st
 from written_runs import write_run, write_test
 
 from configs.errors import TinError
-from launch.record import add_job, ends, jobs, last_row, read_notes
+from launch.record import add_job, ends, jobs, last_row, progress, read_notes
 from launch.status import RunStatus, statuses
 from tin.evaluation.scores import ScoresError, load, load_result
-from tin.reports.results import load_runs
+from tin.reports.results import load_runs, write_report
 from tin.runs import checkpoint
+from tin.runs.best import measured
 from tin.runs.folder import METRICS_COLUMNS, Run
 
 fuzz = settings(
@@ -161,3 +163,67 @@ def test_a_result_that_is_a_link_is_not_read(tmp_path):
     (tmp_path / "result.json").symlink_to(tmp_path / "secret")
     with pytest.raises(ScoresError, match=r"result\.json: cannot be read"):
         load_result(tmp_path)
+
+
+@pytest.mark.parametrize("step", ["nan", "-1", "x", "\u00b2", "9" * 30])
+def test_a_damaged_step_does_not_prevent_a_requeue(tmp_path, step):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-00000007-a01.pt").touch()
+    (tmp_path / "checkpoints" / "step-\u00b2.pt").touch()
+    (tmp_path / "steps.csv").write_text(f"epoch,step\n0,{step}\n")
+    assert progress(tmp_path) == 7
+
+
+def test_an_environment_that_is_nested_deeply_does_not_end_the_report(intact, tmp_path):
+    run_dir = write_run(tmp_path / "run")
+    (run_dir / "environment-01.json").write_text("[" * 100_000)
+    table = load_runs([run_dir, intact])
+    assert table["state"].tolist() == ["done", "done"]
+
+
+@pytest.mark.parametrize("column", ["top1", "split", "map_class"])
+def test_a_damaged_name_of_a_column_does_not_end_the_status(intact, tmp_path, column):
+    run_dir = write_run(tmp_path / "run")
+    path = run_dir / "metrics.csv"
+    path.write_text(path.read_text().replace(column, "x", 1))
+    found, _ = statuses([run_dir, intact])
+    assert [status.state for status in found] == ["done", "done"]
+    assert found[1].best == "75.0 %"
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1e999", "x"])
+def test_numbers_that_are_not_finite_are_not_shown(tmp_path, text):
+    run_dir = write_run(tmp_path / "run")
+    path = run_dir / "metrics.csv"
+    path.write_text(path.read_text().replace("0.5,0.5", f"{text},{text}"))
+    path = run_dir / "steps.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, f"2,30,{text},2.0,0.01,{text},{text},,,,0"]) + "\n")
+    ((status,), _) = statuses([run_dir])
+    assert (status.metric, status.best) == ("", "75.0 %")
+    assert (status.clips_per_s, status.data_wait) == ("0.0", "0.0 %")
+
+
+@pytest.mark.parametrize(
+    "name", [b"val-1x1-\xff", b"val-1x1-" + b"9" * 30, "val-1x1-\u0663".encode(), b"a\nb"]
+)
+def test_a_strange_name_of_a_test_does_not_end_the_report(intact, tmp_path, name):
+    run_dir = write_run(tmp_path / "run")
+    folder = write_test(run_dir, "val-1x1-224", right=3)
+    folder.rename(folder.with_name(os.fsdecode(name)))
+    table = load_runs([run_dir, intact])
+    assert table["run"].tolist() == [str(run_dir), str(intact)]
+    write_report(table, tmp_path / "report")
+
+
+def test_a_setting_that_no_table_can_hold_does_not_end_the_report(intact, tmp_path):
+    run_dir = write_run(tmp_path / "run", f"train.seed={10**30}")
+    table = load_runs([run_dir, intact])
+    assert table["state"].tolist()[0].startswith("broken: seed is larger than")
+
+
+def test_a_huge_field_in_metrics_is_no_evaluation(tmp_path):
+    run_dir = write_run(tmp_path / "run")
+    with (run_dir / "metrics.csv").open("a") as file:
+        file.write("9" * 200_000 + "\n")
+    assert measured(Run(run_dir)) == []

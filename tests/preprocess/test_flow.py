@@ -273,3 +273,10 @@ def test_records_of_flow_say_how_many_images_a_frame_has(dataset):
     record = json.loads(data[start : data.index(b"}", start) + 1])
     assert record["planes"] == 2
     assert len(record["offsets"]) == 16
+
+
+def test_the_damaged_image_of_an_axis_is_named(tmp_path):
+    gray(tmp_path / "flow_x_1.jpg", 90)
+    (tmp_path / "flow_y_1.jpg").write_bytes(b"nothing")
+    with pytest.raises(BadVideoError, match=r"flow_y_1\.jpg: is not an image"):
+        read_flow_folder(tmp_path, SETTINGS)

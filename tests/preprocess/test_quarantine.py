@@ -1,5 +1,9 @@
 """The quarantine lists are read back as written, and tell missing files from failures."""
 
+import os
+
+import pytest
+
 from preprocess.quarantine import (
     MISSING,
     QuarantinedVideo,
@@ -7,6 +11,7 @@ from preprocess.quarantine import (
     write_dataset_list,
     write_shard_list,
 )
+from preprocess.tars import ShardError
 
 SHARD = "train-00003.tar"
 FAILED = QuarantinedVideo("a", "x/a.mp4", 'it has "quotes", commas\nand two lines')
@@ -41,3 +46,19 @@ def test_missing_files_are_told_from_failures():
     assert QuarantinedVideo("a", "a.mp4", MISSING).is_missing
     assert QuarantinedVideo("a", "a.mp4", former).is_missing
     assert not QuarantinedVideo("a", "a.mp4", "the file is missing").is_missing
+
+
+@pytest.mark.parametrize("content", [b"key,source,reason\na,b\n", b"\xff\xfe", b'"a\n"b"\n,,,,'])
+def test_a_damaged_list_is_named(tmp_path, content):
+    path = tmp_path / "quarantine" / "train-00003.csv"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(ShardError, match=r"train-00003\.csv"):
+        read_shard_list(tmp_path, SHARD)
+
+
+def test_a_fifo_in_place_of_a_list_is_named_and_never_blocks(tmp_path):
+    (tmp_path / "quarantine").mkdir()
+    os.mkfifo(tmp_path / "quarantine" / "train-00003.csv")
+    with pytest.raises(ShardError, match=r"train-00003\.csv: .*is not a regular file"):
+        read_shard_list(tmp_path, SHARD)

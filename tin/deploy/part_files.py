@@ -1,86 +1,22 @@
-"""The files of predictions: a part for each run of consecutive videos, and the whole at the end.
-
-N videos, V views, K classes, k best classes, D features.
-"""
+"""The files of finished predictions, which are joined from their parts."""
 
 import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
-from zipfile import BadZipFile
 
 import numpy as np
 
-from configs.errors import TinError
 from configs.files import atomic_file
 from configs.load import ConfigError
+from tin.deploy.parts import Part, load_part, part_path, unusable
 
 PREDICTIONS = "predictions"
 SCORES = "scores.npy"
 FEATURES = "features.npy"
 KEYS = "keys.csv"
 BAD = "bad.csv"
-
-
-class PartError(TinError):
-    """A part of the predictions is damaged or missing; the message says which file to remove."""
-
-    is_final = True
-
-
-@dataclass(frozen=True)
-class Part:
-    """The predictions of some consecutive videos. Videos that cannot be used have no row."""
-
-    rows: np.ndarray
-    """int64 ``(N,)`` places in the list of videos, in order."""
-    best: np.ndarray
-    """int64 ``(N, k)`` best classes, best first."""
-    best_scores: np.ndarray
-    """float64 ``(N, k)`` their scores, averaged over the views."""
-    label_ranks: np.ndarray
-    """int64 ``(N,)`` rank of the best label of each video from 0; -1 without a label."""
-    precisions: np.ndarray
-    """float64 ``(N,)`` average precision of ranking each video's labels; NaN without a label."""
-    scores: np.ndarray
-    """float32 ``(N, V, K)`` all scores, or ``(N, 0, 0)`` if they are not asked for."""
-    features: np.ndarray
-    """float16 ``(N, D)`` pooled input of the classifier, or ``(N, 0)``."""
-    bad_rows: np.ndarray
-    """int64: places of videos with problems."""
-    bad_predicted: np.ndarray
-    """bool: whether these videos are predicted all the same."""
-    bad_reasons: np.ndarray
-    """Text: the problem of each."""
-
-
-def part_path(folder: Path, number: int) -> Path:
-    """Return the file of a part."""
-    return folder / "parts" / f"part-{number:06d}.npz"
-
-
-def save_part(path: Path, part: Part) -> None:
-    """Write a part atomically."""
-    with atomic_file(path) as file:
-        np.savez(file, **{field.name: getattr(part, field.name) for field in fields(Part)})
-
-
-def load_part(path: Path) -> Part:
-    """Read a part; its checksums are compared.
-
-    Raises:
-        PartError: the file is missing or damaged.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return Part(**{field.name: file[field.name] for field in fields(Part)})
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise PartError(
-            f"{path} cannot be read ({error}); remove it and run the same command again to compute"
-            " this part again"
-        ) from None
 
 
 def join_parts(
@@ -110,7 +46,7 @@ def join_parts(
     """
 
     def parts() -> Iterator[Part]:
-        return (load_part(part_path(folder, number)) for number in range(num_parts))
+        return _parts(folder, num_parts, len(keys), len(classes))
 
     def usable() -> Iterator[Part]:
         return (part for part in parts() if len(part.rows))
@@ -143,6 +79,38 @@ def join_parts(
     )
     _write_csv(folder / BAD, ["key", "predicted", "reason"], bad)
     return _metrics(parts(), multi_label)
+
+
+def _parts(folder: Path, num_parts: int, num_videos: int, num_classes: int) -> Iterator[Part]:
+    """Yield all parts; together they must have each video once, in order.
+
+    Raises:
+        PartError: a part is missing or damaged, or it is a part of something else.
+    """
+    end = 0
+    shapes: tuple | None = None
+    for number in range(num_parts):
+        path = part_path(folder, number)
+        part = load_part(path)
+        # The videos follow those of the part before, without a gap.
+        unpredicted = part.bad_rows[~part.bad_predicted]
+        rows = np.sort(np.concatenate([part.rows, unpredicted]))
+        if not np.array_equal(rows, np.arange(end, end + len(rows))):
+            raise unusable(path, f"its videos are not those from {end} on")
+        end += len(rows)
+        if not np.isin(part.bad_rows, rows).all() or (np.diff(part.rows) <= 0).any():
+            raise unusable(path, "its videos are not in order")
+        if part.best.size and not (part.best.min() >= 0 and part.best.max() < num_classes):
+            raise unusable(path, f"a class is not one of {num_classes}")
+        # All arrays of the parts are joined, so they have equal shapes.
+        if len(part.rows):
+            own = (part.best.shape[1:], part.scores.shape[1:], part.features.shape[1:])
+            shapes = shapes or own
+            if own != shapes:
+                raise unusable(path, f"found arrays of shapes {own}, expected {shapes}")
+        yield part
+    if end != num_videos:
+        raise unusable(path, f"the parts have {end} videos, expected {num_videos}")
 
 
 def _metrics(parts: Iterator[Part], multi_label: bool) -> dict[str, Any]:

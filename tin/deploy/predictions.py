@@ -16,13 +16,9 @@ from configs.digests import file_digest
 from configs.files import remove_leftovers, write_text
 from configs.load import ConfigError, changes
 from configs.progress import show_progress
-from tin.deploy.part_files import (
-    Part,
-    check_format,
-    join_parts,
-    part_path,
-    save_part,
-)
+from configs.small_files import DamagedFileError, read_json
+from tin.deploy.part_files import check_format, join_parts
+from tin.deploy.parts import Part, part_path, save_part
 from tin.deploy.scorer import Scorer
 from tin.deploy.sources import ShardVideos, VideoBatch, Videos, open_videos
 from tin.evaluation.averages import average
@@ -56,6 +52,7 @@ def predict_all(
     Raises:
         ConfigError: a source cannot be used, or ``out`` has predictions of something else.
         PartError: a finished part is damaged.
+        DamagedFileError: result.json of finished predictions is damaged.
     """
     scorer = Scorer(model, settings, world.device)
     config = scorer.config
@@ -82,7 +79,7 @@ def predict_all(
             shutil.rmtree(out / "parts", ignore_errors=True)
     finally:
         videos.close()
-    return json.loads((out / RESULT).read_text(encoding="utf-8"))
+    return read_json(out / RESULT)
 
 
 def _plan(scorer: Scorer, videos: Videos) -> dict[str, Any]:
@@ -113,13 +110,13 @@ def _start(out: Path, plan: dict[str, Any]) -> None:
         write_text(path, json.dumps(plan, indent=1) + "\n")
         return
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged ({error}); choose another folder") from None
+        before = read_json(path)
+    except DamagedFileError as error:
+        raise ConfigError(f"{error}. Choose another folder, or remove this one.") from None
     different = changes(before, json.loads(json.dumps(plan)))
     if different:
         raise ConfigError(
-            f"{out} has predictions that were started with something else:"
+            f"{path}: the predictions in this folder were started with something else:"
             f" {'; '.join(different)}. Choose another folder, or remove this one."
         )
 

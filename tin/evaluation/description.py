@@ -1,5 +1,6 @@
 """What the folder and the result.json of a test say about it."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ from pipeline.loader import ClipLoader
 from tin.evaluation.scores import Scores
 from tin.models.size import count
 
+CROP = re.compile(r"[0-9]{1,6}")
+"""The side of a crop, in pixels."""
 OPTIONS = ("sampling", "average", "checkpoint", "last_checkpoints", "precise_bn")
 """Settings of a test that change its result, beside split, views and crop."""
 
@@ -40,7 +43,7 @@ def parsed_name(name: str) -> TestName | None:
     """Return what the name of a test's folder says; None for a folder of another name."""
     start, *options = name.split("+")
     parts = start.rsplit("-", 2)  # the name of a split may have dashes
-    if len(parts) != 3 or not parts[2].isdecimal():
+    if len(parts) != 3 or not CROP.fullmatch(parts[2]):
         return None
     return TestName(parts[0], parts[1], int(parts[2]), options)
 

@@ -6,16 +6,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
-from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
 
 from configs.errors import TinError
 from configs.files import atomic_file, remove_leftovers, sync_folder, write_text
-from configs.small_files import DamagedFileError, open_regular, read_json
+from configs.small_files import DamagedFileError, read_json
 from preprocess.csv_files import harmless
 from tin.evaluation import metrics
+from tin.evaluation.array_files import read_arrays
 from tin.evaluation.averages import Average, average
 from tin.evaluation.opposites import opposites, pair_accuracy
 
@@ -236,31 +236,19 @@ def load_result(folder: Path) -> dict[str, Any]:
 def _read_arrays(path: Path) -> tuple[list[np.ndarray], np.ndarray | None]:
     """Return keys, labels, scores and classes, and the groups if there are any, of a file.
 
-    The CRCs of the file are compared first.
-
     Raises:
         Exception: the file is damaged.
     """
-    with open_regular(path) as stream:
-        # numpy compares the CRC only of an array that it reads to its end, so check all first.
-        with ZipFile(stream) as archive:
-            packed = [member.filename for member in archive.infolist() if member.compress_type]
-            if packed:  # such members could take any amount of memory
-                raise ValueError(f"{packed[0]} is compressed, expected an array of np.savez")
-            damaged = archive.testzip()
-            if damaged:
-                raise ValueError(f"the CRC of {damaged} is wrong")
-        stream.seek(0)
-        with np.load(stream, allow_pickle=False) as file:
-            arrays = [file[name] for name in ("keys", "labels", "scores", "classes")]
-            groups = file["groups"] if "groups" in file.files else None
+    names = ("keys", "labels", "scores", "classes")
+    found = read_arrays(path, names, optional=("groups",))
+    arrays = [found[name] for name in names]
     keys, _, _, classes = arrays
     for array, name in ((keys, "keys"), (classes, "classes")):
         if array.dtype.kind != "U" or array.ndim != 1:
             raise ValueError(f"{name} are {array.dtype} {array.shape}, expected a list of texts")
     if len(np.unique(keys)) != len(keys):
         raise ValueError("a key occurs twice")
-    return arrays, groups
+    return arrays, found.get("groups")
 
 
 def _average_of(folder: Path) -> Average:

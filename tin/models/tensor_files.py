@@ -80,7 +80,10 @@ def read_tensors(path: Path) -> Any:
         with open_regular(path) as file:
             _check_crcs(file)
             file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        for name, tensor in _tensors(content, "", set()):
+            _check_dense(name, tensor)
+        return content
     except FileNotFoundError:
         raise
     except Exception as error:  # zipfile and torch.load raise many types for a damaged file
@@ -107,10 +110,12 @@ def check_members(path: Path) -> None:
 
 def first_not_finite(content: Any) -> str:
     """Return the name of the first tensor with NaN or infinite values; empty if there is none."""
-    for name, tensor in _tensors(content, ""):
+    for name, tensor in _tensors(content, "", set()):
         if not (tensor.is_floating_point() or tensor.is_complex()) or not tensor.numel():
             continue
         values = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+        if values.element_size() == 1:  # torch does not compare numbers of 8 bits
+            values = values.float()
         # The minimum and maximum of values with a NaN are NaN, and they need no copy of the tensor.
         low, high = torch.aminmax(values)
         if not (torch.isfinite(low) & torch.isfinite(high)):
@@ -118,16 +123,37 @@ def first_not_finite(content: Any) -> str:
     return ""
 
 
-def _tensors(content: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors in nested dicts and lists with their dotted names."""
+def _check_dense(name: str, tensor: Tensor) -> None:
+    """Raise TensorFileError for a tensor that is not as large as its bytes in the file.
+
+    A few bytes can stand for a tensor of any size, which would take forever to check.
+    """
+    is_plain = tensor.layout == torch.strided and not (
+        tensor.is_meta or tensor.is_quantized or tensor.is_nested
+    )
+    if not is_plain:
+        raise TensorFileError(f"tensor {name} is not dense")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise TensorFileError(f"tensor {name} has more elements than the file has for it")
+
+
+def _tensors(content: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in nested dicts and lists with their dotted names.
+
+    `seen` has the containers that were visited: a file may name the same one any number of times.
+    """
     if isinstance(content, Tensor):
         yield name, content
-    elif isinstance(content, Mapping):
+        return
+    if not isinstance(content, (Mapping, list, tuple)) or id(content) in seen:
+        return
+    seen.add(id(content))
+    if isinstance(content, Mapping):
         for key, value in content.items():
-            yield from _tensors(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(content, (list, tuple)):
+            yield from _tensors(value, f"{name}.{key}" if name else str(key), seen)
+    else:
         for index, value in enumerate(content):
-            yield from _tensors(value, f"{name}.{index}")
+            yield from _tensors(value, f"{name}.{index}", seen)
 
 
 def _check_crcs(file: BinaryIO) -> bool:

@@ -181,7 +181,7 @@ def read_clip(path: Path) -> dict[str, Any]:
 
     The file must be one that `read_state` has read.
     """
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = read_tensors(path)
     if not isinstance(content, Mapping):
         return {}
     config = content.get("config")
@@ -220,6 +220,9 @@ def _load(
     convolution for RGB becomes one for another modality.
     """
     source = sources[name]
+    if state[source].dim() not in (value.dim(), value.dim() + 1):
+        note = f"{_shape(state[source])} in the file, {_shape(value)} in the model"
+        return TensorRow("rejected", name, source, note, failed=True)
     found = our_value(name, state[source])
     fitted = _interpolated(name, found, value.shape) if fit else found
     if name in FIRST_CONVS and modality != "rgb" and found.shape[1] == 3:

@@ -70,7 +70,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object of a JSON file, empty if the file is missing, damaged or not an object."""
     try:
         values = json.loads(read_bytes(path).decode("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
 

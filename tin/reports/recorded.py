@@ -1,6 +1,7 @@
 """What runs have recorded: their folders, settings, curves and tests, each file read once."""
 
 import functools
+import logging
 import os
 import re
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from configs.schema import Config
 from configs.small_files import open_regular
 from tin.runs.folder import OFFSETS_FILE, Run
 
+log = logging.getLogger(__name__)
 MAX_CACHED = 4096
 TEXTS = ("split", "block")
 """Columns of CSV files that hold text; all others hold numbers."""
@@ -65,8 +67,14 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 
 def tests_of(run: Run) -> list[Path]:
-    """Return the folders of a run's tests, oldest first."""
-    folders = [folder for folder in run.tests.glob("*") if folder.is_dir()]
+    """Return the folders of a run's tests, oldest first.
+
+    A folder whose name cannot be shown, for example because it is not UTF-8, is left out and named.
+    """
+    found = [folder for folder in run.tests.glob("*") if folder.is_dir()]
+    folders = [folder for folder in found if folder.name.isprintable()]
+    for folder in set(found) - set(folders):
+        log.warning("%a is left out; rename the folder to see its test", str(folder))
     return sorted(folders, key=lambda folder: (folder.stat().st_mtime, folder.name))
 
 

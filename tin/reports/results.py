@@ -42,6 +42,8 @@ COLUMNS = (
     " map_sample_low map_sample_high best_epoch published delta clips_per_s data_wait gpu_hours"
     " goodput restarts state commit test"
 ).split()
+LARGEST_INTEGER = 2**63 - 1
+"""Largest integer that a table can hold."""
 INTEGERS = "num_segments crop seed epochs global_batch params best_epoch restarts".split()
 
 
@@ -119,7 +121,11 @@ def _for_people(frame: pd.DataFrame) -> pd.DataFrame:
 def _rows(run_dir: Path) -> list[dict[str, Any]]:
     """Return the rows of a run; one whose files cannot be used gets a row with the reason."""
     try:
-        return _rows_of(Run(run_dir), {"run": str(run_dir)})
+        rows = _rows_of(Run(run_dir), {"run": str(run_dir)})
+        for name in INTEGERS:
+            if any(abs(row.get(name) or 0) > LARGEST_INTEGER for row in rows):
+                raise ValueError(f"{name} is larger than {LARGEST_INTEGER}")
+        return rows
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return [{"run": str(run_dir), "state": _with_reason("broken", reason)}]

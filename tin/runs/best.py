@@ -35,11 +35,12 @@ def measured(run: Run) -> list[Measured]:
     """
     try:
         text = read_bytes(run.path / "metrics.csv").decode("utf-8", "replace")
-    except (OSError, DamagedFileError):
+        lines = list(csv.DictReader(text.splitlines()))
+    except (OSError, DamagedFileError, csv.Error):
         return []
     found = []
     split = run.config().data.test_split
-    for line in csv.DictReader(text.splitlines()):
+    for line in lines:
         if line.get("split") != split:
             continue
         try:

@@ -53,7 +53,7 @@ def import_run(
     tensors = read_state(path)
     clip = [f"clip.{key}={json.dumps(value)}" for key, value in read_clip(path).items()]
     init = f"model.init={path.absolute()}"
-    config = load(None, [*settings_of(tensors), *clip, init, *settings])
+    config = load(None, [*_implied(path, tensors), *clip, init, *settings])
     classes = _classes(path, config, tensors)
     model = build_model(config, len(classes))
     report = import_file(path, model, config.model.init_interpolate)
@@ -116,6 +116,19 @@ def settings_of(tensors: dict[str, Tensor]) -> list[str]:
     else:
         settings += ["model.temporal=none"]
     return settings
+
+
+def _implied(path: Path, tensors: dict[str, Tensor]) -> list[str]:
+    """Return `settings_of` the tensors of a file; an error names the file."""
+    try:
+        return settings_of(tensors)
+    except (KeyError, IndexError, ZeroDivisionError, RuntimeError):
+        raise ConfigError(
+            f"{path}: a tensor is missing or has another number of dimensions than in the networks"
+            " that this project knows"
+        ) from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _write_run(run: Run, config: Config, classes: list[str], model: TIN) -> None:

@@ -8,6 +8,7 @@ from synthetic_dataset import jpeg
 from synthetic_videos import gray_frames, shard_config, write_clip
 
 from configs.schema import ShardSettings
+from preprocess.annotations.files import read_json
 from preprocess.annotations.labels import AnnotationError
 from preprocess.annotations.mirror import left_right
 from preprocess.annotations.read import Annotations, read_annotations
@@ -376,3 +377,10 @@ def test_annotations_may_be_in_the_source_folder(tmp_path):
     assert len(read_annotations(ShardSettings(source=folder, format="sthv1")).videos) == 5
     with pytest.raises(AnnotationError, match=r"shard\.annotations .*none does not exist"):
         read(tmp_path / "none", "sthv1", source=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[" + "9" * 5000 + "]", "[" * 100_000])
+def test_json_that_python_cannot_hold_is_named(tmp_path, text):
+    (tmp_path / "train.json").write_text(text)
+    with pytest.raises(AnnotationError, match=r"train\.json"):
+        read_json(tmp_path / "train.json", list)

@@ -1,5 +1,7 @@
 """Labels files as people have them: encodings, separators, names of columns."""
 
+import os
+
 import pytest
 
 from preprocess.annotations.labels import AnnotationError, Video, read_labels
@@ -71,4 +73,10 @@ def test_absolute_paths_inside_the_source_are_relative_to_it(tmp_path):
 def test_errors_name_line_and_column(tmp_path, text, message):
     (tmp_path / "l.csv").write_text(text)
     with pytest.raises(AnnotationError, match=message):
+        read_labels(tmp_path / "l.csv", tmp_path)
+
+
+def test_a_fifo_in_place_of_labels_is_named_and_never_blocks(tmp_path):
+    os.mkfifo(tmp_path / "l.csv")
+    with pytest.raises(AnnotationError, match=r"l\.csv: is not a regular file"):
         read_labels(tmp_path / "l.csv", tmp_path)

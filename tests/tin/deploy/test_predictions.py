@@ -5,6 +5,8 @@ import hashlib
 import json
 import random
 import time
+import zipfile
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,10 @@ from synthetic_dataset import flip_byte, write_dataset
 from untrained_run import write_run
 
 from configs.load import ConfigError
-from tin.deploy.part_files import PartError, calibration_error, load_part
-from tin.deploy.predictions import predict_all
+from tin.deploy.part_files import calibration_error, join_parts
+from tin.deploy.parts import Part, PartError, load_part, part_path, save_part
+from tin.deploy.predictions import _start, predict_all
+from tin.deploy.video_lists import list_videos
 from tin.evaluation.evaluate import test as measure
 from tin.evaluation.scores import load as load_scores
 from tin.evaluation.scores import load_result, summarize
@@ -396,3 +400,97 @@ def test_four_ranks_killed_at_random_write_the_same_bytes(run_dir, dataset, tmp_
     assert digests(out) == want
     assert json.loads((out / "result.json").read_text())["num_predicted"] == 16
     assert load_result(out)["num_parts"] == 16
+
+
+def part(first: int, **arrays: np.ndarray) -> Part:
+    """Return a part of two videos with scores of three classes; `arrays` differ."""
+    values: dict[str, np.ndarray] = {
+        "rows": np.array([first, first + 1]),
+        "best": np.array([[0], [2]]),
+        "best_scores": np.array([[0.5], [0.6]]),
+        "label_ranks": np.array([0, -1]),
+        "precisions": np.array([1.0, np.nan]),
+        "scores": np.full((2, 1, 3), 1 / 3, np.float32),
+        "features": np.zeros((2, 0), np.float16),
+        "bad_rows": np.zeros(0, np.int64),
+        "bad_predicted": np.zeros(0, bool),
+        "bad_reasons": np.zeros(0, np.str_),
+    }
+    return Part(**{**values, **arrays})
+
+
+def joined(folder: Path, *parts: Part) -> dict:
+    """Write parts of four videos and join them."""
+    (folder / "parts").mkdir()
+    for number, written in enumerate(parts):
+        save_part(part_path(folder, number), written)
+    return join_parts(folder, len(parts), list("abcd"), lambda _: ["x"], list("xyz"), "csv", False)
+
+
+def test_intact_parts_are_joined(tmp_path):
+    assert joined(tmp_path, part(0), part(2))["num_predicted"] == 4
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"best_scores": np.array([[0.5], [np.nan]])},
+        {"scores": np.full((2, 1, 3), np.inf, np.float32)},
+        {"precisions": np.array([1.0, np.inf])},
+        {"best": np.array([[0], [3]])},
+        {"best": np.array([[0.0], [1.0]])},
+        {"best": np.array([[0, 1], [2, 1]]), "best_scores": np.full((2, 2), 0.5)},
+        {"label_ranks": np.array([0])},
+        {"rows": np.array([3, 2])},
+        {"rows": np.array([0, 1])},
+        {"rows": np.array([2, 3000])},
+        {"bad_rows": np.array([9]), "bad_predicted": np.array([True]),
+         "bad_reasons": np.array(["x"])},
+        {"scores": np.full((2, 2, 3), 0.5, np.float32)},
+    ],
+)  # fmt: skip
+def test_a_part_with_other_content_is_named(tmp_path, arrays):
+    with pytest.raises(PartError, match=r"part-000001\.npz cannot be read"):
+        joined(tmp_path, part(0), part(2, **arrays))
+
+
+def test_a_part_in_the_place_of_another_is_named(tmp_path):
+    """The predictions of two videos would be there twice, and those of two others missing."""
+    with pytest.raises(PartError, match="its videos are not those from 2 on"):
+        joined(tmp_path, part(0), part(0))
+    with pytest.raises(PartError, match="the parts have 2 videos, expected 4"):
+        join_parts(tmp_path, 1, list("abcd"), lambda _: [], list("xyz"), "csv", False)
+
+
+def test_a_part_that_announces_a_huge_array_or_is_packed_is_named(tmp_path):
+    path = tmp_path / "part-000000.npz"
+    arrays = {field.name: getattr(part(0), field.name) for field in fields(Part)}
+    np.savez_compressed(path, **arrays)
+    with pytest.raises(PartError, match="is compressed"):
+        load_part(path)
+    np.savez(path, **arrays)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    for name, content in (
+        ("rows.npy", members["rows.npy"].replace(b"(2,)", b"(2147483647,)")),
+        ("rows.npy", b"no array"),
+    ):
+        with zipfile.ZipFile(path, "w") as archive:
+            for member, data in {**members, name: content}.items():
+                archive.writestr(member, data)
+        with pytest.raises(PartError, match=r"part-000000\.npz"):
+            load_part(path)
+
+
+@pytest.mark.parametrize("text", ["[]", "5", "{", "\xff", '{"a": NaN}'])
+def test_a_damaged_plan_is_named(tmp_path, text):
+    (tmp_path / "plan.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"plan\.json"):
+        _start(tmp_path, {"format": 2})
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"path\n,x\n", b"path,labels\n\n,x\n"])
+def test_a_damaged_list_of_videos_is_named(tmp_path, text):
+    (tmp_path / "list.csv").write_bytes(text)
+    with pytest.raises(ConfigError, match=r"list\.csv"):
+        list_videos([tmp_path / "list.csv"])

@@ -115,3 +115,36 @@ def test_a_file_that_reads_back_differently_keeps_the_old_one(
         write_tensors(path, {**content(), "epoch": 4})
     assert read_tensors(path)["epoch"] == 3
     assert [file.name for file in tmp_path.iterdir()] == ["file.pt"]
+
+
+def test_a_tensor_that_is_larger_than_its_bytes_is_rejected(tmp_path: Path):
+    """A checkpoint of 1 KB can name a tensor of 10^12 elements, whose check would never end."""
+    path = tmp_path / "file.pt"
+    torch.save({"model": {"w": torch.ones(1).expand(10**12)}}, path)
+    with pytest.raises(TensorFileError, match=r"tensor model\.w has more elements than the file"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.ones(3, 3).to_sparse(), torch.ones(3, device="meta")], ids=["sparse", "meta"]
+)
+def test_a_tensor_that_is_not_dense_is_rejected(tmp_path: Path, tensor):
+    torch.save({"model": [tensor]}, tmp_path / "file.pt")
+    with pytest.raises(TensorFileError, match=r"tensor model\.0 is not dense"):
+        read_tensors(tmp_path / "file.pt")
+
+
+def test_a_container_that_repeats_is_visited_once():
+    repeated: list = [torch.ones(2)]
+    for _ in range(60):  # 2^60 tensors if each repeat is visited
+        repeated = [repeated, repeated]
+    assert first_not_finite(repeated) == ""
+    endless: list = []
+    endless.append(endless)
+    assert first_not_finite(endless) == ""
+
+
+def test_numbers_of_8_bits_are_checked():
+    good = torch.tensor([1.0, 2.0]).to(torch.float8_e4m3fn)
+    bad = torch.tensor([1.0, float("nan")]).to(torch.float8_e4m3fn)
+    assert (first_not_finite({"w": good}), first_not_finite({"w": bad})) == ("", "w")
