@@ -54,9 +54,12 @@ def test_an_error_without_the_name_of_the_file_is_found(tmp_path):
     assert problem.startswith("no file is named")
 
 
-def test_a_reader_that_waits_or_takes_memory_is_found(tmp_path, monkeypatch):
+def test_a_reader_that_waits_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(fuzzers, "WALL_LIMIT_S", 1)
     assert problem_of(reader_of(lambda _: time.sleep(9)), tmp_path, ())[0] == "hangs"
+
+
+def test_a_reader_that_takes_memory_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(fuzzers, "MAX_MEMORY", 1 << 20)
     # The system counts the peak of a process, so take more than all tests before this one.
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
