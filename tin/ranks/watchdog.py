@@ -26,6 +26,9 @@ class Watchdog:
     `job/stacks-<attempt>-rank<rank>.txt` and exits. The rank that caused the hang may be the one
     without a file, because it may be unable to run its watchdog.
 
+    Time in which the whole process was stopped does not count, for example while Slurm suspends the
+    job or after Ctrl-Z.
+
     While steps complete, rank 0 renews the time of `job/attempt-<attempt>`: the heartbeat that
     `tin.runs.living` reads.
     """
@@ -38,6 +41,7 @@ class Watchdog:
         self._limit_s = 60 * minutes
         self._allowed_s = max(self._limit_s, FIRST_STEP_S)
         self._last_beat = time.monotonic()
+        self._paused_s = 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -55,13 +59,20 @@ class Watchdog:
     def beat(self) -> None:
         """Report that a step is complete."""
         self._last_beat = time.monotonic()
+        self._paused_s = 0.0
         self._allowed_s = self._limit_s
 
     def _watch(self) -> None:
         interval_s = min(self._limit_s / 10, CHECK_S) if self._limit_s else CHECK_S
+        looked = time.monotonic()
         while not self._stopped.wait(interval_s):
+            # A wait that took more than twice as long was interrupted: this thread could not run.
+            late_s = time.monotonic() - looked - interval_s
+            if late_s > interval_s:
+                self._paused_s += late_s
+            looked = time.monotonic()
             self._renew_heartbeat()
-            if self._limit_s and time.monotonic() - self._last_beat > self._allowed_s:
+            if self._limit_s and looked - self._last_beat - self._paused_s > self._allowed_s:
                 self._exit()
 
     def _renew_heartbeat(self) -> None:

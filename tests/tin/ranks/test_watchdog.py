@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -34,6 +35,31 @@ def test_a_rank_that_hangs_saves_its_stacks_and_exits(tmp_path: Path):
     text = (tmp_path / "stacks-03-rank1.txt").read_text()
     assert re.search(r"no step for ([2-9]|\d\d+) s", text)  # 2 s, or more on a busy machine
     assert "hang_forever" in text
+
+
+STEPS_OF_TWO_SECONDS = """
+import sys, time
+from pathlib import Path
+from tin.ranks import watchdog
+watchdog.FIRST_STEP_S = 60.0
+with watchdog.Watchdog(Path(sys.argv[1]), attempt=1, rank=0, minutes=10 / 60) as dog:
+    for number in range(4):
+        for _ in range(20):
+            time.sleep(0.1)
+        dog.beat()
+        print(number, flush=True)
+"""
+
+
+def test_a_process_that_was_stopped_does_not_hang(tmp_path: Path):
+    command = [sys.executable, "-c", STEPS_OF_TWO_SECONDS, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(15)  # longer than the limit of 10 s
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("minutes", [0.01, 0.0])
