@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocess.annotations.labels import default_key
+from preprocess.graded_motions import DIFFICULTIES
 from tin.evaluation.metrics import label_ranks
 from tin.evaluation.scores import load
 from tin.reports.results import load_runs
@@ -105,7 +106,7 @@ def parts(facts: list[dict[str, str]]) -> list[tuple[str, np.ndarray, np.ndarray
     """Return each difficulty and all together: name, which videos, and their groups."""
     difficulty = np.array([one["difficulty"] for one in facts])
     groups = np.array([one["group"] for one in facts])
-    names = [*dict.fromkeys(difficulty.tolist()), "all videos"]
+    names = [*sorted(set(difficulty.tolist()), key=DIFFICULTIES.index), "all videos"]
     chosen = [np.full(len(facts), True) if n == "all videos" else difficulty == n for n in names]
     return [(name, mask, groups[mask]) for name, mask in zip(names, chosen, strict=True)]
 
