@@ -36,7 +36,7 @@ PANELS = (
 """Panels of the curves; script.js.j2 knows their columns."""
 SHOWN = (  # columns of the table of runs that are visible at first, beside settings that differ
     "run temporal seed views crop top1_% top1_95_% top5_% map_class_% map_class_95_% map_sample_%"
-    " map_sample_95_% published_% delta_% clips_per_s data_wait_% gpu_hours goodput_% state"
+    " map_sample_95_% published_% delta_% clips_per_s gpu_hours goodput_% state"
 ).split()
 
 

@@ -7,6 +7,7 @@ from browser import CHROMIUM, DRIVER, chromium, open_page, problems, wait_for
 from report_runs import write_sweep
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from written_runs import write_run, write_test
 
 from tin.reports.results import load_runs, write_report
 
@@ -59,6 +60,18 @@ def test_the_table_sorts_filters_and_hides_columns(driver):
     driver.find_element(By.XPATH, "//button[contains(., 'Columns')]").click()
     driver.find_element(By.XPATH, "//button[contains(., 'best_epoch')]").click()
     assert driver.find_elements(By.XPATH, "//table[@id='runs']//th[contains(., 'best_epoch')]")
+
+
+def test_the_states_are_not_cut_off_on_a_laptop(driver, tmp_path):
+    paths = []
+    for seed, module in enumerate(("interlace", "shift")):
+        name = f"model.temporal-{module}_train.seed-{seed}"
+        path = write_run(tmp_path / name, f"model.temporal={module}", f"train.seed={seed}")
+        write_test(path, "val-1x1-224", right=3)
+        paths.append(path)
+    open_page(driver, write_report(load_runs(paths), tmp_path / "out"))
+    script = "return document.querySelector('#runs .state').getBoundingClientRect().right"
+    assert driver.execute_script(script) <= 1280
 
 
 def test_plotly_runs_when_the_first_plot_is_looked_at(driver):
