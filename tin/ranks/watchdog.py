@@ -41,7 +41,6 @@ class Watchdog:
         self._limit_s = 60 * minutes
         self._allowed_s = max(self._limit_s, FIRST_STEP_S)
         self._last_beat = time.monotonic()
-        self._paused_s = 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -59,20 +58,23 @@ class Watchdog:
     def beat(self) -> None:
         """Report that a step is complete."""
         self._last_beat = time.monotonic()
-        self._paused_s = 0.0
         self._allowed_s = self._limit_s
 
     def _watch(self) -> None:
         interval_s = min(self._limit_s / 10, CHECK_S) if self._limit_s else CHECK_S
         looked = time.monotonic()
+        beat = self._last_beat
+        idle_s = 0.0
         while not self._stopped.wait(interval_s):
-            # A wait that took more than twice as long was interrupted: this thread could not run.
-            late_s = time.monotonic() - looked - interval_s
-            if late_s > interval_s:
-                self._paused_s += late_s
-            looked = time.monotonic()
+            now = time.monotonic()
+            has_news = self._last_beat != beat
+            beat = self._last_beat
+            # In most of a wait that took much longer, this thread could not run.
+            waited_s = min(now - looked, 2 * interval_s)
+            idle_s = min(now - beat, waited_s) if has_news else idle_s + waited_s
+            looked = now
             self._renew_heartbeat()
-            if self._limit_s and looked - self._last_beat - self._paused_s > self._allowed_s:
+            if self._limit_s and idle_s > self._allowed_s:
                 self._exit()
 
     def _renew_heartbeat(self) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -60,6 +61,32 @@ def test_a_process_that_was_stopped_does_not_hang(tmp_path: Path):
         time.sleep(15)  # longer than the limit of 10 s
         process.send_signal(signal.SIGCONT)
         assert process.wait(60) == 0
+
+
+def test_a_hang_after_a_stop_is_found_as_soon_as_any_other(tmp_path: Path, monkeypatch):
+    """The first step after a stop of 1000 s ends before the watchdog looks; then the rank hangs."""
+    now = 0.0
+    looks = 0
+    monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: now))
+    dog = watchdog.Watchdog(tmp_path, attempt=1, rank=1, minutes=10 / 60)
+    dog.beat()
+
+    def wait(interval_s: float) -> bool:
+        nonlocal now, looks
+        looks += 1
+        now += 1000.0 if looks == 3 else interval_s
+        if looks == 3:
+            dog.beat()
+        return False
+
+    monkeypatch.setattr(dog._stopped, "wait", wait)
+    monkeypatch.setattr(dog, "_exit", lambda: exit_at(looks))
+    with pytest.raises(StopIteration, match=r"^1[34]$"):  # 10 s are ten looks
+        dog._watch()
+
+
+def exit_at(looks: int) -> None:
+    raise StopIteration(looks)
 
 
 @pytest.mark.parametrize("minutes", [0.01, 0.0])
