@@ -28,6 +28,11 @@ class DamagedFileError(TinError, ValueError):
     is_final = True
 
 
+def named(path: Path, error: Exception) -> str:
+    """Return the text of an error that a file caused, with the name of the file once."""
+    return str(error) if isinstance(error, DamagedFileError) else f"{path}: {error}"
+
+
 def open_regular(path: Path, *, follow: bool = True) -> io.BufferedReader:
     """Open a regular file for reading; a FIFO or a device is an error and never blocks.
 

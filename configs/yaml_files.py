@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from configs.errors import USAGE, TinError
-from configs.small_files import DamagedFileError, read_bytes
+from configs.small_files import DamagedFileError, named, read_bytes
 
 MAX_DEPTH = 30
 """Deepest nesting; settings need five levels."""
@@ -63,10 +63,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         values = yaml_value(read_bytes(path).decode("utf-8"), path.name)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except DamagedFileError as error:
-        raise ConfigError(str(error)) from None
+    except (OSError, UnicodeDecodeError, DamagedFileError) as error:
+        raise ConfigError(named(path, error)) from None
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from configs.files import atomic_file
-from configs.small_files import open_regular
+from configs.small_files import named, open_regular
 from preprocess.tars import ShardError
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -58,7 +58,7 @@ def read_keys(path: Path, num_videos: int) -> list[str]:
         with open_regular(path) as file:
             rows = pd.read_csv(file, usecols=["key"], dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise ShardError(f"{path}: {error}. Run `tin data merge` again.") from None
+        raise ShardError(f"{named(path, error)}. Run `tin data merge` again.") from None
     if len(rows) != num_videos:
         raise ShardError(
             f"{path} has {len(rows)} rows, but the split has {num_videos} videos. Run"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.files import atomic_file
-from configs.small_files import open_regular
+from configs.small_files import named, open_regular
 from preprocess.tars import ADVICE, ShardError
 
 VIDEO_ROW = np.dtype(
@@ -62,7 +62,7 @@ def open_table(folder: Path, split: str, table: str) -> np.ndarray:
         with open_regular(path):  # a FIFO would block
             rows = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # numpy raises many types for a damaged header
-        raise ShardError(f"{path}: {error}. Run `tin data merge` again.") from None
+        raise ShardError(f"{named(path, error)}. Run `tin data merge` again.") from None
     if rows.dtype != ALL_TABLES[table] or rows.ndim != 1:
         raise ShardError(
             f"{path}: found shape {rows.shape} of {rows.dtype}, expected one dimension of"

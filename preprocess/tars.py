@@ -17,7 +17,7 @@ from typing import Annotated, BinaryIO
 from pydantic import Field, TypeAdapter, ValidationError
 
 from configs.errors import TinError
-from configs.small_files import open_regular
+from configs.small_files import named, open_regular
 
 Pixels = Annotated[int, Field(ge=1, le=65535)]
 """A side of a JPEG."""
@@ -109,7 +109,9 @@ def read_shard(path: Path) -> Iterator[tuple[VideoRecord, int]]:
         with open_regular(path) as file:
             yield from _read_videos(file)
     except (OSError, tarfile.TarError, ValueError) as error:
-        raise ShardError(f"{path}: {error}. Delete the file and run `tin shard` again.") from None
+        raise ShardError(
+            f"{named(path, error)}. Delete the file and run `tin shard` again."
+        ) from None
 
 
 def _append(file: BinaryIO, name: str, size: int, parts: Sequence[bytes]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from configs.small_files import read_bytes
+from configs.small_files import named, read_bytes
 from preprocess.annotations.label_file import MAX_LABELS_BYTES
 from preprocess.annotations.labels import AnnotationError
 
@@ -55,8 +55,9 @@ def read_json(path: Path, kind: type[Json]) -> Json:
     Raises:
         AnnotationError: the file cannot be read or contains something else.
     """
+    text = _text(path)
     try:
-        content = json.loads(_text(path))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise AnnotationError(f"{path}: {error}") from None
     if not isinstance(content, kind):
@@ -91,4 +92,4 @@ def _text(path: Path) -> str:
     try:
         return read_bytes(path, MAX_LABELS_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as error:
-        raise AnnotationError(f"{path}: {error}") from None
+        raise AnnotationError(named(path, error)) from None

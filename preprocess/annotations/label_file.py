@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from configs.load import ConfigError
-from configs.small_files import DamagedFileError, read_bytes
+from configs.small_files import DamagedFileError, named, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def _text(path: Path) -> str:
     try:
         data = read_bytes(path, MAX_LABELS_BYTES)
     except (OSError, DamagedFileError) as error:
-        raise AnnotationError(f"{path}: {error}") from None
+        raise AnnotationError(named(path, error)) from None
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", errors="replace")
     # The first character of a header is ASCII: without a BOM, a zero byte beside it shows UTF-16.

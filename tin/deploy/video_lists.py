@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.load import ConfigError
-from configs.small_files import read_bytes
+from configs.small_files import DamagedFileError, named, read_bytes
 from preprocess.annotations.class_folders import VIDEO_SUFFIXES
 from preprocess.annotations.label_file import MAX_LABELS_BYTES
 from preprocess.frame_folders import list_frames
@@ -84,5 +84,5 @@ def _listed_in_csv(source: Path) -> list[ListedVideo]:
 def _text(source: Path) -> str:
     try:
         return read_bytes(source, MAX_LABELS_BYTES).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source}: {error}") from None
+    except (OSError, UnicodeDecodeError, DamagedFileError) as error:
+        raise ConfigError(named(source, error)) from None
