@@ -42,7 +42,7 @@ MAX_LISTED_FRAMES = 20  # in the message of an error
 
 
 class BadDataError(TinError):
-    """More frames are damaged than `data.bad_frames` allows; the message lists them."""
+    """Too much of the data cannot be used; the message says which, and names the reasons."""
 
     exit_code = BAD_DATA
     is_final = True

@@ -17,7 +17,8 @@ from configs.files import remove_leftovers, write_text
 from configs.load import ConfigError, changes
 from configs.progress import show_progress
 from configs.small_files import DamagedFileError, read_json
-from tin.deploy.part_files import check_format, join_parts
+from pipeline.batches import BadDataError
+from tin.deploy.part_files import BAD, check_format, join_parts
 from tin.deploy.parts import Part, part_path, save_part
 from tin.deploy.scorer import Scorer
 from tin.deploy.sources import ShardVideos, VideoBatch, Videos, open_videos
@@ -51,6 +52,7 @@ def predict_all(
 
     Raises:
         ConfigError: a source cannot be used, or ``out`` has predictions of something else.
+        BadDataError: no video can be used.
         PartError: a finished part is damaged.
         DamagedFileError: result.json of finished predictions is damaged.
     """
@@ -79,7 +81,13 @@ def predict_all(
             shutil.rmtree(out / "parts", ignore_errors=True)
     finally:
         videos.close()
-    return read_json(out / RESULT)
+    result = read_json(out / RESULT)
+    if not result["num_predicted"]:
+        raise BadDataError(
+            f"{out / BAD}: none of {result['num_bad']} videos can be used; this file gives the"
+            " reasons"
+        )
+    return result
 
 
 def _plan(scorer: Scorer, videos: Videos) -> dict[str, Any]:

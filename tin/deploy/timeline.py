@@ -21,6 +21,7 @@ from configs.files import atomic_file, write_bytes, write_text
 from configs.load import ConfigError
 from configs.progress import show_progress
 from configs.schema import Config
+from pipeline.batches import BadDataError
 from preprocess.decode import DEFAULT_FPS, BadVideoError, Decoding, probe
 from tin.deploy.rgb_frames import center_crop, video_frames
 from tin.deploy.scorer import Scorer, check_frames
@@ -70,6 +71,7 @@ def write_timelines(
         settings: ``section.key=value`` that `tin.deploy.scorer` allows.
 
     Raises:
+        BadDataError: no video can be used.
         ConfigError: a setting or a source cannot be used.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -99,7 +101,12 @@ def write_timelines(
         log.info("%s: %d windows, %d segments", video.key, len(timeline.starts), len(found))
     _write_table(out / "segments.csv", ["key", "class", "start_s", "end_s", "score"], segments)
     _write_table(out / "bad.csv", ["key", "predicted", "reason"], bad)
-    return sum(row[1] == "no" for row in bad)
+    num_bad = sum(row[1] == "no" for row in bad)
+    if num_bad == len(listed):
+        raise BadDataError(
+            f"{out / 'bad.csv'}: none of {num_bad} videos can be used; this file gives the reasons"
+        )
+    return num_bad
 
 
 def timeline_of(path: Path, scorer: Scorer, decoding: Decoding | None = None) -> Timeline:

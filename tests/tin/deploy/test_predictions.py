@@ -16,6 +16,7 @@ from synthetic_dataset import flip_byte, write_dataset
 from untrained_run import write_run
 
 from configs.load import ConfigError
+from pipeline.batches import BadDataError
 from tin.deploy.part_files import calibration_error, join_parts
 from tin.deploy.parts import Part, PartError, load_part, part_path, save_part
 from tin.deploy.predictions import _start, predict_all
@@ -271,6 +272,14 @@ def test_a_part_without_a_usable_video_is_joined(run_dir, videos, tmp_path):
     assert (result["num_predicted"], result["num_bad"], result["num_parts"]) == (1, 4, 2)
     assert np.load(tmp_path / "out" / "scores.npy").shape == (1, 1, 8)
     assert np.load(tmp_path / "out" / "features.npy").shape == (1, 512)
+
+
+def test_a_list_without_a_usable_video_is_an_error(run_dir, tmp_path):
+    (tmp_path / "list.txt").write_text("gone0.mp4\ngone1.mp4\n")
+    for _ in range(2):  # also when the predictions are finished
+        with pytest.raises(BadDataError, match=r"out/bad\.csv: none of 2 videos can be used"):
+            predict(run_dir, [tmp_path / "list.txt"], tmp_path / "out")
+    assert len(rows_of(tmp_path / "out" / "bad.csv")) == 2
 
 
 def test_damaged_frames_in_shards_are_named(run_dir, dataset, tmp_path):

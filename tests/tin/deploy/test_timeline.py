@@ -11,6 +11,7 @@ from synthetic_videos import write_clip
 
 import tin.deploy.rgb_frames as rgb_frames
 from configs.load import ConfigError, load
+from pipeline.batches import BadDataError
 from preprocess.motions import make_motions
 from tin.deploy.rgb_frames import center_crop, video_frames
 from tin.deploy.scorer import Scorer
@@ -107,6 +108,14 @@ def test_the_files_of_several_videos(run_dir, video, tmp_path):
     with (out / "bad.csv").open() as file:
         (bad,) = csv.DictReader(file)
     assert bad["reason"].startswith("the file is not a video")
+
+
+def test_timelines_of_no_usable_video_are_an_error(run_dir, tmp_path):
+    (tmp_path / "text.mp4").write_text("not a video")
+    out = tmp_path / "out"
+    with pytest.raises(BadDataError, match=r"out/bad\.csv: none of 1 videos can be used"):
+        write_timelines(run_dir, [tmp_path / "text.mp4"], out, ["predict.stride=1"])
+    assert (out / "bad.csv").exists()
 
 
 def test_stacked_frames_are_rejected(make_run, video, tmp_path):
