@@ -4,13 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 
-def number_in(row: Mapping[str, str], name: str) -> float:
-    """Return a number of a row of a CSV file; 0 if the file is damaged there."""
+def number_in(row: Mapping[str, str], name: str, otherwise: float = 0.0) -> float:
+    """Return a finite number of a row of a CSV file; `otherwise` if there is none."""
     try:
-        value = float(row.get(name) or 0)
+        value = float(row.get(name) or otherwise)
     except ValueError:
-        return 0.0
-    return value if math.isfinite(value) else 0.0
+        return otherwise
+    return value if math.isfinite(value) else otherwise
 
 
 def metrics_in(rows: Sequence[Mapping[str, str]]) -> tuple[str, str]:
@@ -20,18 +20,11 @@ def metrics_in(rows: Sequence[Mapping[str, str]]) -> tuple[str, str]:
     """
     # The rows of an epoch begin with the training split.
     tests = [row for row in rows if row.get("split") != rows[0].get("split")]
-    found = [_metric(row) for row in tests]
+    names = ["top1" if row.get("top1") else "map_class" for row in tests]
+    found = [number_in(row, name, math.nan) for row, name in zip(tests, names, strict=True)]
     known = [metric for metric in found if math.isfinite(metric)]
     newest = f"{100 * found[-1]:.1f} %" if found and math.isfinite(found[-1]) else ""
     return newest, f"{100 * max(known):.1f} %" if known else ""
-
-
-def _metric(row: Mapping[str, str]) -> float:
-    """Return the metric of a row of metrics.csv; NaN if the row has none that can be read."""
-    try:
-        return float(row.get("top1") or row.get("map_class") or "nan")
-    except ValueError:
-        return math.nan
 
 
 def age(seconds: float) -> str:

@@ -91,14 +91,12 @@ def first_output(checkout: Path, arguments: list[str], folder: Path) -> tuple[fl
     with contextlib.suppress(OSError):  # a command that prints nothing closes the terminal
         os.read(main, 1)
     elapsed = time.perf_counter() - start
-    with contextlib.suppress(psutil.NoSuchProcess):
-        times = psutil.Process(process.pid).cpu_times()
-        cpu = times.user + times.system
+    times = psutil.Process(process.pid).cpu_times()  # its times stay until it is waited for
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     os.close(main)
-    return elapsed, cpu
+    return elapsed, times.user + times.system
 
 
 def prepared(checkout: Path, folder: Path) -> dict[str, str]:

@@ -32,6 +32,7 @@ def describe_environment(device: str, world_size: int) -> dict[str, Any]:
 def _process_age_s() -> float:
     """Return the seconds since this process started; 0 where Linux does not tell.
 
+    psutil's `create_time` can be a second wrong: it counts from a boot time in whole seconds.
     Source: proc_pid_stat(5), field 22 `starttime`, in clock ticks after the start of the system.
     """
     try:
