@@ -207,13 +207,16 @@ def test_numbers_that_are_not_finite_are_not_shown(tmp_path, text):
 @pytest.mark.parametrize(
     "name", [b"val-1x1-\xff", b"val-1x1-" + b"9" * 30, "val-1x1-\u0663".encode(), b"a\nb"]
 )
-def test_a_strange_name_of_a_test_does_not_end_the_report(intact, tmp_path, name):
+def test_a_strange_name_of_a_test_does_not_end_the_report(intact, tmp_path, name, caplog):
     run_dir = write_run(tmp_path / "run")
     folder = write_test(run_dir, "val-1x1-224", right=3)
     folder.rename(folder.with_name(os.fsdecode(name)))
     table = load_runs([run_dir, intact])
     assert table["run"].tolist() == [str(run_dir), str(intact)]
     write_report(table, tmp_path / "report")
+    # A name that cannot be shown is named once.
+    is_shown = os.fsdecode(name).isprintable()
+    assert caplog.text.count("left out") == (0 if is_shown else 1)
 
 
 def test_a_setting_that_no_table_can_hold_does_not_end_the_report(intact, tmp_path):

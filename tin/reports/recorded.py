@@ -74,8 +74,14 @@ def tests_of(run: Run) -> list[Path]:
     found = [folder for folder in run.tests.glob("*") if folder.is_dir()]
     folders = [folder for folder in found if folder.name.isprintable()]
     for folder in set(found) - set(folders):
-        log.warning("%a is left out; rename the folder to see its test", str(folder))
+        _warn_of(folder)
     return sorted(folders, key=lambda folder: (folder.stat().st_mtime, folder.name))
+
+
+@functools.lru_cache(MAX_CACHED)
+def _warn_of(folder: Path) -> None:
+    """Say once that a folder is left out."""
+    log.warning("%a is left out; rename the folder to see its test", str(folder))
 
 
 def _find(path: Path) -> list[Path]:
