@@ -69,14 +69,15 @@ def main() -> None:
 
 def _check_options(command: Any, arguments: Sequence[str]) -> None:
     """Check the options of the command that the arguments begin with."""
-    from launch.usage import check_options
-
     rest = list(arguments)
     while rest and rest[0] in getattr(command, "commands", {}):
         command = command.commands[rest.pop(0)]
-    if any(argument.startswith("--") for argument in rest):
-        options = {option for parameter in command.params for option in parameter.opts}
-        check_options(rest, {*options, "--help"})
+    options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    typed = {argument.partition("=")[0] for argument in rest if argument.startswith("--")}
+    if typed - options:
+        from launch.usage import check_options  # takes a tenth of a second
+
+        check_options(rest, options)
 
 
 def _print_version(is_asked: bool) -> None:
