@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocess.csv_files import write_csv
-from preprocess.motions import PAIRS, REVERSED, Motion, draw_motion, render, write_mp4
-from preprocess.workers import Note, num_cpus, run_tasks
+from preprocess.motions import PAIRS, REVERSED, Motion, draw_motion, render, write_mp4, write_pairs
+from preprocess.workers import Note
 
 DIFFICULTIES = ("plain", "speed", "distractors", "occlusion", "shake", "few-frames", "all")
 """What makes a video hard; `all` combines the five kinds."""
@@ -42,16 +41,9 @@ def make_graded_motions(
     """
     if size < 16 or size % 2:
         raise ValueError(f"size must be an even number of at least 16 pixels, not {size}")
-    folder = Path(folder)
     counts = {"train": train, "val": val}
-    for split in counts:
-        (folder / split).mkdir(parents=True, exist_ok=True)
-    pairs = [(split, first) for split, count in counts.items() for first in range(0, count, 2)]
-    write_pair = partial(_write_pair, folder, counts, size, seed)
-    rows = [row for written in run_tasks(write_pair, pairs, num_cpus()) for row in written]
-    path = folder / "labels.csv"
-    write_csv(path, [COLUMNS, *sorted(rows)])
-    return path
+    write_pair = partial(_write_pair, Path(folder), counts, size, seed)
+    return write_pairs(Path(folder), counts, write_pair, COLUMNS)
 
 
 def graded_frames(name: str, difficulty: str, size: int, rng: np.random.Generator) -> np.ndarray:

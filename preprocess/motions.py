@@ -4,7 +4,7 @@ Videos come in pairs: a clip and its reverse. They have the same frames and oppo
 model that ignores the order of frames is right for at most one of the two.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, product
@@ -31,6 +31,8 @@ NUM_FRAMES = (17, 23)
 4, 8 or 16 parts of a clip lies inside a frame and never between two. A clip and its reverse then
 have the same middle frames."""
 FPS = 12
+WritePair = Callable[[tuple[str, int], Note], list[tuple[str, ...]]]
+"""Writes the pair of videos whose first one is (split, number); returns rows of labels.csv."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,29 @@ def make_motions(
         raise ValueError(f"size must be an even number of at least 16 pixels, not {size}")
     if not 1 <= motions <= len(PAIRS):
         raise ValueError(f"motions must be a number from 1 to {len(PAIRS)}, not {motions}")
-    folder = Path(folder)
     counts = {"train": train, "val": val}
+    write_pair = partial(_write_pair, Path(folder), counts, size, seed, motions)
+    return write_pairs(Path(folder), counts, write_pair, ("path", "labels", "split"))
+
+
+def write_pairs(
+    folder: Path, counts: Mapping[str, int], write_pair: WritePair, columns: Sequence[str]
+) -> Path:
+    """Write all pairs of a clip and its reverse in processes; return the path of labels.csv.
+
+    Args:
+        folder: folder of the videos.
+        counts: number of videos of each split.
+        write_pair: writes one pair.
+        columns: the first row of labels.csv.
+    """
     for split in counts:
         (folder / split).mkdir(parents=True, exist_ok=True)
     pairs = [(split, first) for split, count in counts.items() for first in range(0, count, 2)]
-    write_pair = partial(_write_pair, folder, counts, size, seed, motions)
     written = show_progress(run_tasks(write_pair, pairs, num_cpus()), len(pairs), "pairs of videos")
     rows = [row for pair in written for row in pair]
     path = folder / "labels.csv"
-    write_csv(path, [("path", "labels", "split"), *sorted(rows)])
+    write_csv(path, [tuple(columns), *sorted(rows)])
     return path
 
 
@@ -166,14 +181,14 @@ def _write_pair(
     motions: int,
     pair: tuple[str, int],
     note: Note,
-) -> list[tuple[str, str, str]]:
+) -> list[tuple[str, ...]]:
     """Write a clip and its reverse; return their rows of labels.csv."""
     split, first = pair
     rng = np.random.default_rng([seed, list(counts).index(split), first])
     mixes = _mixes(motions)
     classes = mixes[first // 2 % len(mixes)]
     frames = render(draw_motion(classes, rng), size, rng)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for index in range(first, min(first + 2, counts[split])):
         name = f"{split}/{index:05d}.mp4"
         write_mp4(folder / name, frames if index == first else frames[::-1])

@@ -1,6 +1,7 @@
 """Motions of graded difficulty: every video names what makes it hard, and pairs share frames."""
 
 import csv
+import logging
 from collections import Counter
 
 import av
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from preprocess.graded_motions import DIFFICULTIES, FEW_FRAMES, graded_frames, make_graded_motions
-from preprocess.motions import REVERSED
+from preprocess.motions import REVERSED, make_motions
 
 
 def test_each_difficulty_has_the_same_share_and_pairs_are_opposites(tmp_path):
@@ -54,3 +55,12 @@ def _decoded(path) -> np.ndarray:
         return np.stack(
             [f.to_ndarray(format="rgb24").astype(int) for f in container.decode(video=0)]
         )
+
+
+@pytest.mark.parametrize("make", [make_motions, make_graded_motions])
+def test_progress_is_shown(make, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("configs.progress.INTERVAL_S", -1.0)
+    monkeypatch.delenv("TIN_QUIET", raising=False)
+    with caplog.at_level(logging.INFO):
+        make(tmp_path, train=2, val=2, size=16)
+    assert "pairs of videos: 1 of 2" in caplog.text
