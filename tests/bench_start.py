@@ -5,7 +5,8 @@
 Compares the checkouts of this project that are given (default: this one) with the same Python and
 packages. The checkouts take turns. Each number is the median of three starts: seconds on the clock,
 and seconds of CPU time, until a command has printed its first text to a terminal. It is killed
-then. The CPU time counts on a machine that others use.
+then. The CPU time counts on a machine that others use. A command that a checkout does not accept,
+or wrong usage that it accepts, has no times there.
 """
 
 import contextlib
@@ -22,11 +23,14 @@ from pathlib import Path
 import psutil
 
 ROUNDS = 3
-SETTINGS = "data.dataset=shards train.epochs=1 clip.num_segments=2 clip.crop=32 clip.resize=32"
+SETTINGS = (
+    "data.dataset=shards train.epochs=1 optim.warmup_epochs=0 clip.num_segments=2 clip.crop=32"
+    " clip.resize=32"
+)
 PREPARE = (
     "data demo videos --train 40 --val 16 --size 32",
     "shard videos shards --labels videos/labels.csv shard.short_side=32",
-    f"train clips --run runs/first {SETTINGS} optim.warmup_epochs=0 run.device=cpu",
+    f"train clips --run runs/first {SETTINGS} run.device=cpu",
     "test runs/first",
 )
 COMMANDS = (
@@ -36,7 +40,6 @@ COMMANDS = (
     "config clips",
     "shard videos again --labels videos/labels.csv",
     f"train clips --run runs/again {SETTINGS} run.device=cpu",
-    f"train clips --run runs/dry {SETTINGS} --dry-run",
     "test runs/first --views 2x1",
     "predict runs/first VIDEO",
     "report runs --out report",
@@ -73,13 +76,25 @@ WRONG = (
 )
 
 
+def typed(arguments: list[str]) -> list[str]:
+    """Return the command line of a command."""
+    return [sys.executable, "-c", "import launch.cli; launch.cli.main()", *arguments]
+
+
+def is_accepted(checkout: Path, arguments: list[str], folder: Path) -> bool:
+    """Return whether a whole run of a command succeeds."""
+    env = {**os.environ, "PYTHONPATH": str(checkout)}
+    done = subprocess.run(typed(arguments), cwd=folder, env=env, capture_output=True)
+    return done.returncode == 0
+
+
 def first_output(checkout: Path, arguments: list[str], folder: Path) -> tuple[float, float]:
     """Return the clock time and the CPU time, in seconds, until a command prints something."""
     main, terminal = pty.openpty()
     env = {**os.environ, "PYTHONPATH": str(checkout), "TERM": "xterm"}
     start = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-c", "import launch.cli; launch.cli.main()", *arguments],
+        typed(arguments),
         cwd=folder,
         env=env,
         stdin=subprocess.DEVNULL,
@@ -101,12 +116,9 @@ def first_output(checkout: Path, arguments: list[str], folder: Path) -> tuple[fl
 
 def prepared(checkout: Path, folder: Path) -> dict[str, str]:
     """Make videos, a dataset and a tested run; return what stands for the words in capitals."""
-    env = {**os.environ, "PYTHONPATH": str(checkout)}
     for command in PREPARE:
-        subprocess.run(
-            [sys.executable, "-c", "import launch.cli; launch.cli.main()", *command.split()],
-            cwd=folder, env=env, check=True, capture_output=True,
-        )  # fmt: skip
+        if not is_accepted(checkout, command.split(), folder):
+            sys.exit(f"{checkout}: tin {command} failed")
     (test,) = (folder / "runs/first/tests").iterdir()
     video = min((folder / "videos").rglob("*.mp4"))
     return {"FOLDER": str(test), "VIDEO": str(video)}
@@ -121,17 +133,20 @@ def main() -> None:
         folders = [Path(tempfile.mkdtemp(dir=parent)) for _ in checkouts]
         words = [prepared(path, folder) for path, folder in zip(checkouts, folders, strict=True)]
         for command in (*WRONG, *COMMANDS):
-            found: list[list[tuple[float, float]]] = [[] for _ in checkouts]
+            places = list(zip(checkouts, folders, words, strict=True))
+            lines = [[named.get(w, w) for w in command.split()] for _, _, named in places]
+            found: list[list[tuple[float, float]]] = [[] for _ in places]
             for _ in range(ROUNDS):
-                for index, checkout in enumerate(checkouts):
-                    arguments = [words[index].get(word, word) for word in command.split()]
-                    found[index].append(first_output(checkout, arguments, folders[index]))
-            cells = [
-                f" {statistics.median(times):.2f} |"
-                for measured in found
-                for times in zip(*measured, strict=True)
-            ]
-            print(f"| `tin {command}`".replace(SETTINGS, "...") + " |" + "".join(cells), flush=True)
+                for measured, line, (checkout, folder, _) in zip(found, lines, places, strict=True):
+                    measured.append(first_output(checkout, line, folder))
+            cells = ""
+            for measured, line, (checkout, folder, _) in zip(found, lines, places, strict=True):
+                if is_accepted(checkout, line, folder) == (command in COMMANDS):
+                    medians = [statistics.median(times) for times in zip(*measured, strict=True)]
+                    cells += "".join(f" {median:.2f} |" for median in medians)
+                else:
+                    cells += " - | - |"
+            print(f"| `tin {command}` |".replace(SETTINGS, "...") + cells, flush=True)
 
 
 if __name__ == "__main__":

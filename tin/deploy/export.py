@@ -81,6 +81,7 @@ def export(model: Path, out: Path, *, preprocess: bool, videos: Sequence[Path]) 
     metadata = _metadata(state, config, path, preprocess)
     deployed = Deployed(network, config).eval() if preprocess else network
     inputs = [_input(clip, config, preprocess) for clip in clips]
+    log.info("writing %s and comparing it with the model on %d clips", out, len(clips))
     with atomic_file(out) as file:  # opened first, so that an unwritable folder costs no time
         data, compute = _WRITERS[kind](deployed, inputs[0], metadata)
         check = _check(compute, deployed, inputs, clips)
