@@ -15,6 +15,10 @@ MAX_DEPTH = 30
 MAX_ALIASES = 100
 MAX_VALUES = 1_000_000
 """Most values of a file, counting a value again for each alias of it."""
+MAX_NUMBER = 1000
+"""Most characters of a number; 1:30:30:... of 100,000 parts would take minutes to compute."""
+NUMBER = re.compile(r"[-+.]*[0-9][-+.:0-9A-Za-z_]*")
+"""What every plain text that YAML takes for a number looks like."""
 
 
 class ConfigError(TinError, ValueError):
@@ -50,7 +54,7 @@ class _Dumper(yaml.SafeDumper):
 for _kind in (_Loader, _Dumper):
     _kind.add_implicit_resolver(
         "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)$"),
+        re.compile(r"^[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)$"),
         list("-+.0123456789"),
     )
 
@@ -107,6 +111,9 @@ def _check_bounds(text: str) -> None:
             depth -= 1
         elif isinstance(event, yaml.AliasEvent):
             aliases += 1
+        elif isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_NUMBER:
+            if event.implicit[0] and NUMBER.fullmatch(event.value):
+                raise ValueError(f"a number of more than {MAX_NUMBER} characters")
         if number > MAX_VALUES:  # each takes hundreds of bytes while it is loaded
             raise ValueError(f"more than {MAX_VALUES} values")
         if depth > MAX_DEPTH:

@@ -40,6 +40,8 @@ def test_any_bytes_give_a_mapping_or_an_error_that_names_the_file(tmp_path, data
         ("a: 1\na: 2", "duplicate key a"),
         ("? [a, b]\n: 1", "a key that is not a text"),
         ("a: 2001-99-99", "month must be in"),
+        ("a: " + "9" * 100_000, "a number of more than 1000 characters"),
+        ("a: 1" + ":30" * 200_000, "a number of more than 1000 characters"),
         ("a: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
     ],
 )
