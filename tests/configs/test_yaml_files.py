@@ -3,6 +3,7 @@
 import time
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -64,10 +65,9 @@ def test_what_is_written_is_read_back(tmp_path):
     assert read_yaml(tmp_path / "file.yaml") == values
 
 
-def test_a_file_of_many_small_values_is_rejected_before_it_takes_memory(tmp_path):
+def test_a_file_of_many_small_values_is_rejected_before_it_takes_memory(tmp_path, monkeypatch):
     """16 MB of lists would take gigabytes while they are loaded."""
+    monkeypatch.setattr(yaml, "load", lambda *_, **__: pytest.fail("the values are loaded"))
     (tmp_path / "file.yaml").write_text("a: [" + "[]," * 3_000_000 + "]")
-    began = time.process_time()
     with pytest.raises(ConfigError, match=r"file\.yaml: more than 1000000 values"):
         read_yaml(tmp_path / "file.yaml")
-    assert time.process_time() - began < 30
