@@ -111,15 +111,19 @@ def _check_bounds(text: str) -> None:
             depth -= 1
         elif isinstance(event, yaml.AliasEvent):
             aliases += 1
-        elif isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_NUMBER:
-            if event.implicit[0] and NUMBER.fullmatch(event.value):
-                raise ValueError(f"a number of more than {MAX_NUMBER} characters")
+        elif isinstance(event, yaml.ScalarEvent) and _is_long_number(event):
+            raise ValueError(f"a number of more than {MAX_NUMBER} characters")
         if number > MAX_VALUES:  # each takes hundreds of bytes while it is loaded
             raise ValueError(f"more than {MAX_VALUES} values")
         if depth > MAX_DEPTH:
             raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
         if aliases > MAX_ALIASES:
             raise ValueError(f"more than {MAX_ALIASES} aliases")
+
+
+def _is_long_number(event: yaml.ScalarEvent) -> bool:
+    is_long = len(event.value) > MAX_NUMBER
+    return is_long and event.implicit[0] and NUMBER.fullmatch(event.value) is not None
 
 
 def _check_size(values: Any) -> None:
