@@ -222,7 +222,37 @@ def test_a_strange_name_of_a_test_does_not_end_the_report(intact, tmp_path, name
 def test_a_setting_that_no_table_can_hold_does_not_end_the_report(intact, tmp_path):
     run_dir = write_run(tmp_path / "run", f"train.seed={10**30}")
     table = load_runs([run_dir, intact])
-    assert table["state"].tolist()[0].startswith("broken: seed is larger than")
+    assert table["state"].tolist()[0].startswith(f"broken: seed is {10**30}")
+
+
+def test_a_name_that_is_not_utf8_does_not_end_the_report(intact, tmp_path, caplog):
+    run_dir = write_run(tmp_path / "run")
+    (run_dir / "job" / os.fsdecode(b"attempt-\xff")).mkdir(parents=True)
+    unnamed = write_run(tmp_path / os.fsdecode(b"run-\xff"))
+    table = load_runs([run_dir, unnamed, intact])
+    assert table["run"].tolist()[0::2] == [str(run_dir), str(intact)]
+    assert "attempt-\\udcff" in table["state"][0]
+    write_report(table, tmp_path / "report")
+    table = load_runs([tmp_path])  # a run that was found, and not named by a user
+    assert table["run"].tolist() == [str(run_dir)]
+    assert "run-\\udcff" in caplog.text
+
+
+def test_an_infinite_step_does_not_end_the_report(intact, tmp_path):
+    run_dir = write_run(tmp_path / "run")
+    path = run_dir / "steps.csv"
+    path.write_text(path.read_text().replace("\n0,6,", "\n0,1e999,"))
+    assert "1e999" in path.read_text()
+    write_report(load_runs([run_dir, intact]), tmp_path / "report", [run_dir])
+
+
+def test_a_size_that_is_no_integer_does_not_end_the_report(intact, tmp_path):
+    run_dir = write_run(tmp_path / "run")
+    folder = write_test(run_dir, "val-1x1-224", right=3)
+    path = folder / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "params": 0.5}))
+    table = load_runs([run_dir, intact])
+    assert table["state"].tolist()[0].startswith("broken: params is 0.5")
 
 
 def test_a_huge_field_in_metrics_is_no_evaluation(tmp_path):

@@ -1,5 +1,6 @@
 """Reads files of several arrays, as ``np.savez`` writes them; damaged bytes are found."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from zipfile import ZipFile
@@ -39,4 +40,14 @@ def read_arrays(
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):  # numpy returns the bytes of another file
             raise ValueError(f"{name} is not an array")
+        _check_texts(array, name)
     return arrays
+
+
+def _check_texts(array: np.ndarray, name: str) -> None:
+    """Raise ValueError if a text has a code that is no character, which numpy reads silently."""
+    if array.dtype.kind != "U" or not array.nbytes:
+        return
+    codes = np.ascontiguousarray(array).view(array.dtype.str[0] + "u4")
+    if (codes > sys.maxunicode).any() or ((codes >= 0xD800) & (codes <= 0xDFFF)).any():
+        raise ValueError(f"{name} has a text that is not Unicode")

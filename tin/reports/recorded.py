@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -23,7 +24,7 @@ TEXTS = ("split", "block")
 def find_runs(paths: Iterable[str | Path]) -> list[Path]:
     """Return the run folders at or below paths, each once; runs of a path come in natural order.
 
-    A path without a run stands for itself.
+    A path without a run stands for itself. A run whose name cannot be shown is left out and named.
     """
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
@@ -62,7 +63,10 @@ def read_offsets(run_dir: Path) -> pd.DataFrame:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Return the valid rows of a CSV file; none if the file is missing or damaged."""
+    """Return the valid rows of a CSV file; none if the file is missing or damaged.
+
+    An infinite value counts as a missing one.
+    """
     return _csv(path, _version(path)).copy()
 
 
@@ -71,17 +75,22 @@ def tests_of(run: Run) -> list[Path]:
 
     A folder whose name cannot be shown, for example because it is not UTF-8, is left out and named.
     """
-    found = [folder for folder in run.tests.glob("*") if folder.is_dir()]
-    folders = [folder for folder in found if folder.name.isprintable()]
-    for folder in set(found) - set(folders):
-        _warn_of(folder)
+    folders = _with_names([folder for folder in run.tests.glob("*") if folder.is_dir()])
     return sorted(folders, key=lambda folder: (folder.stat().st_mtime, folder.name))
+
+
+def _with_names(folders: list[Path]) -> list[Path]:
+    """Return the folders whose names can be shown; the others are named in a warning."""
+    shown = [folder for folder in folders if folder.name.isprintable()]
+    for folder in set(folders) - set(shown):
+        _warn_of(folder)
+    return shown
 
 
 @functools.lru_cache(MAX_CACHED)
 def _warn_of(folder: Path) -> None:
     """Say once that a folder is left out."""
-    log.warning("%a is left out; rename the folder to see its test", str(folder))
+    log.warning("%a is left out; rename the folder to see it", str(folder))
 
 
 def _find(path: Path) -> list[Path]:
@@ -102,7 +111,8 @@ def _find(path: Path) -> list[Path]:
     found = started + submitted
     parents = {parent for folder in found for parent in folder.parents}
     queued = [folder for folder in submitted if folder not in parents]
-    return sorted(started + queued, key=lambda folder: natural(str(folder))) or [path]
+    named = _with_names(started + queued)
+    return sorted(named, key=lambda folder: natural(str(folder))) or [path]
 
 
 def _version(path: Path) -> tuple[int, int]:
@@ -131,4 +141,5 @@ def _csv(path: Path, version: tuple[int, int]) -> pd.DataFrame:
     for name in frame.columns:
         if name not in TEXTS and not pd.api.types.is_numeric_dtype(frame[name].dtype):
             frame[name] = pd.to_numeric(frame[name], errors="coerce")
+    frame = frame.replace([math.inf, -math.inf], math.nan)
     return frame.dropna(subset=[name for name in ("epoch", "step") if name in frame])

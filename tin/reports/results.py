@@ -1,6 +1,7 @@
 """One table of many runs and their tests, as a DataFrame."""
 
 import functools
+import itertools
 import logging
 import math
 from collections.abc import Iterable, Sequence
@@ -122,13 +123,25 @@ def _rows(run_dir: Path) -> list[dict[str, Any]]:
     """Return the rows of a run; one whose files cannot be used gets a row with the reason."""
     try:
         rows = _rows_of(Run(run_dir), {"run": str(run_dir)})
-        for name in INTEGERS:
-            if any(abs(row.get(name) or 0) > LARGEST_INTEGER for row in rows):
-                raise ValueError(f"{name} is larger than {LARGEST_INTEGER}")
-        return rows
+        for row, name in itertools.product(rows, INTEGERS):
+            _check_integer(row.get(name), name)
+        return [{name: _utf8(cell) for name, cell in row.items()} for row in rows]
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return [{"run": str(run_dir), "state": _with_reason("broken", reason)}]
+        return [{"run": str(run_dir), "state": _utf8(_with_reason("broken", reason))}]
+
+
+def _check_integer(value: Any, name: str) -> None:
+    """Raise ValueError if a cell is a number that no column of integers can hold."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return
+    if value % 1 or abs(value) > LARGEST_INTEGER:
+        raise ValueError(f"{name} is {value}, expected an integer of at most {LARGEST_INTEGER}")
+
+
+def _utf8(cell: Any) -> Any:
+    """Return a cell in which bytes of file names that are not UTF-8 are written as \\udc88."""
+    return cell.encode("utf-8", "backslashreplace").decode() if isinstance(cell, str) else cell
 
 
 def _rows_of(run: Run, row: dict[str, Any]) -> list[dict[str, Any]]:

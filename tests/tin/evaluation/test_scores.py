@@ -154,6 +154,11 @@ def _other_shape(path):
     np.savez(path, keys=["a"], labels=[0], scores=np.ones((2, 1, 1), np.float32), classes=["a"])
 
 
+def _no_characters(path):
+    classes = np.array([0x110000, 0xD800], np.uint32).view("<U1")
+    np.savez(path, keys=["a"], labels=[0], scores=np.ones((1, 1, 2), np.float32), classes=classes)
+
+
 @pytest.mark.parametrize(
     ("write", "message"),
     [
@@ -161,6 +166,7 @@ def _other_shape(path):
         (lambda path: path.write_bytes(b""), "is not a valid scores file"),
         (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(90)), "is not a valid scores file"),
         (lambda path: np.savez(path, keys=["a"]), "is not a valid scores file"),
+        (_no_characters, "classes has a text that is not Unicode"),
         (_objects, "is not a valid scores file"),
         (_other_shape, r"scores are float32 \(2, 1, 1\), expected float32 \(1, views, 1\)"),
     ],
