@@ -13,7 +13,7 @@ from PIL import Image
 from synthetic_dataset import write_dataset
 from synthetic_videos import shard_config, write_labels
 from untrained_run import write_run as write_model
-from written_runs import write_run, write_test
+from written_runs import write_diagnosis, write_run, write_test
 
 from configs.cluster import load_submitted_cluster
 from configs.digests import read_digest, write_digest
@@ -54,15 +54,19 @@ from tin.models.weights import read_clip, read_state
 from tin.reports.results import load_runs, write_report
 from tin.runs import checkpoint
 from tin.runs.best import measured
-from tin.runs.folder import CSV_FILES, METRICS_COLUMNS, STEPS, Run
+from tin.runs.folder import CSV_FILES, METRICS_COLUMNS, OFFSETS, OFFSETS_FILE, STEPS, Run
 from tin.runs.foreign import _implied
+from tin.runs.rank_notes import RankNote, add_note
 from tin.runs.restore import config_of, restore
+from tin.training.early_stop import EARLY_STOP
 
 CLASSES = {"left": 0, "right": 1, "still": 2}
 RUN_FILES = (
     "run/metrics.csv", "run/steps.csv", "run/config.yaml", "run/job/DONE", "run/job/attempt-01",
     "run/job/jobs.jsonl", "run/job/ends/*.json", "run/job/notes/*.json", "run/job/executions.json",
-    "run/environment-01.json", "run/tests/*/result.json", "run/tests/*/scores.npz",
+    "run/environment-01.json", "run/early_stop.json", "run/doctor.json", "run/offsets.csv",
+    "run/slow_ranks.csv", "run/tests/*/result.json", "run/tests/*/scores.npz",
+    "run/tests/*/intervals.json",
 )  # fmt: skip
 
 
@@ -96,6 +100,15 @@ def _write_runs(folder: Path) -> None:
     write_note(run_dir, "1", 0, Note("stopped", "text", 0, time=2.0))
     executions = {"executions": [{"elapsed_s": 60, "gpus": 2, "job": "1", "restart": 0}]}
     (run_dir / "job" / "executions.json").write_text(json.dumps(executions))
+    write_diagnosis(run_dir)
+    stop = {"epoch": 3, "watched": "top1", "best_epoch": 2, "patience": 1}
+    (run_dir / EARLY_STOP).write_text(json.dumps(stop))
+    run = Run(run_dir)
+    add_note(run, RankNote(1, 10, 3, "node7", 2.5, "slow"), epoch=1)
+    for step in (10, 20):
+        values = [step, "layer1.0", 0.5, -0.5, 0.25, 0.25, 1.0, 1.0]
+        run.append(OFFSETS_FILE, OFFSETS, dict(zip(OFFSETS, values, strict=True)))
+    load_runs([run_dir])  # keeps the intervals of the test
     (run_dir / "checkpoints").mkdir()
     (run_dir / "checkpoints" / "step-00000010-a01.pt").write_bytes(b"x")
 

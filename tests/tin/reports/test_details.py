@@ -2,15 +2,13 @@
 
 import base64
 import io
-from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 from PIL import Image
 from synthetic_dataset import color, write_dataset
-from written_runs import write_run
+from written_runs import write_diagnosis, write_run
 
-from tin.bench.diagnosis import Conditions, Times, diagnose
 from tin.evaluation.scores import Scores, save
 from tin.reports.curves import offset_curves, run_curves
 from tin.reports.details import FRAME_SIDE, details_of
@@ -86,21 +84,7 @@ def test_offsets_are_curves_by_block(tmp_path):
 def test_a_report_shows_what_the_doctor_has_measured(tmp_path):
     run_dir = write_run(tmp_path / "run")
     assert details_of(run_dir, None, []).diagnosis is None
-    names = (
-        "read decode transfer augmentation forward backward all_reduce optimizer checkpoint"
-        " evaluation step wait exposed"
-    ).split()
-    times = Times(**dict.fromkeys(names, 0.125))
-    numbers = {field.name: 1 for field in fields(Conditions)}
-    texts = {
-        "device": "cpu",
-        "hardware": "a machine",
-        "precision": "float32",
-        "compile": "none",
-        "decode": "cpu",
-    }
-    found = diagnose(replace(times, forward=4.0, wait=0.0), Conditions(**{**numbers, **texts}))
-    found.save(run_dir / "doctor.json")
+    found = write_diagnosis(run_dir)
     assert details_of(run_dir, None, []).diagnosis == found
     page = write_report(load_runs([run_dir]), tmp_path / "out").read_text()
     assert "bounds this run" in page and "a machine" in page
