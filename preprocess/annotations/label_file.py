@@ -19,6 +19,7 @@ HEADER = "path,labels[,split][,key][,group][,reverse]"
 SEPARATORS = ",;\t"
 MAX_LABELS_BYTES = 256 << 20
 """Largest file of annotations: about a million videos."""
+MAX_COLUMNS = 1000
 TYPO = 0.8
 """From this similarity on, an unknown column is taken for a misspelled one (difflib's ratio)."""
 
@@ -92,8 +93,14 @@ def _names(path: Path, header: Sequence[str]) -> list[str]:
     """Return the name in `COLUMNS` of each column of a file; empty for a column to be ignored.
 
     Raises:
-        AnnotationError: a required column is missing, or a column is misspelled or given twice.
+        AnnotationError: a required column is missing, a column is misspelled or given twice, or
+            there are too many columns.
     """
+    if len(header) > MAX_COLUMNS:
+        raise AnnotationError(
+            f"{path.name}: {len(header)} columns, expected at most {MAX_COLUMNS}; the first line"
+            f" must be {HEADER}"
+        )
     found = [name.strip().lower() for name in header]
     names = [OTHER_NAMES.get(name, name) for name in found]
     names = [name if name in COLUMNS else "" for name in names]

@@ -67,6 +67,7 @@ def test_absolute_paths_inside_the_source_are_relative_to_it(tmp_path):
         ("path,file,label\n", r"columns 'path' and 'file' both mean path; rename one"),
         ("path,label,splits\n", r"unknown column 'splits'; did you mean split\?"),
         ("path\tlabel\n1.mp4\n", r"l\.csv:2: found 1 fields, but the first line has 2"),
+        ("path,label" + "," * 50_000, r"l\.csv: 50002 columns, expected at most 1000"),
         ('path,label\n"1.mp4,a\n', r"l\.csv:2: unexpected end of data"),
     ],
 )
