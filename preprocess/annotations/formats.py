@@ -101,7 +101,7 @@ def read_ucf101(folder: Path, settings: ShardSettings) -> VideosAndClasses:
     for split, name in (("train", f"trainlist{suffix}"), ("val", f"testlist{suffix}")):
         for where, line in read_lines(folder / name):
             # Lines are `class/video.avi`; the train lists append the class's number.
-            path = PurePosixPath(line.split()[0])
+            path = PurePosixPath(checked_path(where, line.split()[0]))
             videos.append(_video(where, str(path), path.parent.name, split, default_key(path.name)))
     class_file = folder / "classInd.txt"
     numbered = []
@@ -220,9 +220,9 @@ def _categories(folder: Path) -> list[str]:
 def _class(where: str, number: str, classes: Sequence[str]) -> str:
     """Return the name of the class with a number that was read at `where`."""
     number = number.strip()
-    if not number.isdecimal() or int(number) >= len(classes):
+    if not re.fullmatch("[0-9]{1,6}", number) or int(number) >= len(classes):
         raise AnnotationError(
-            f"{where}: class number is {number!r}, expected 0 to {len(classes) - 1}"
+            f"{where}: class number is {number[:20]!r}, expected 0 to {len(classes) - 1}"
         )
     return classes[int(number)]
 

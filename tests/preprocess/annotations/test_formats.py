@@ -356,6 +356,16 @@ def test_lists_of_tin_with_several_labels_and_no_names(tmp_path):
             {"moments_categories.txt": "a,0\n", "trainingSet.csv": "a.mp4,1\n"},
             r"trainingSet\.csv:1: class number is '1', expected 0 to 0",
         ),
+        (
+            "mmit",
+            {"moments_categories.txt": "a,0\n", "trainingSet.csv": "a.mp4," + "9" * 5000},
+            r"trainingSet\.csv:1: class number is '9{20}', expected 0 to 0",
+        ),
+        (
+            "ucf101",
+            {"trainlist01.txt": ".\n"},
+            r"trainlist01\.txt:1: expected the path of a video, found '\.'",
+        ),
         ("lists", {}, r"contains no list \*train\*\.txt"),
         ("lists", {"train.txt": "a b 1\n"}, r"train\.txt:1: expected path frames .* 'a b 1'"),
         ("lists", {"train.txt": "/etc/passwd 3 1\n"}, r"train\.txt:1: path .* leads out of"),
