@@ -104,7 +104,7 @@ class Cluster(Settings):
             return asked
         found = [part.split(":") for part in asked.split(",")]
         counts = [part[-1] for part in found if self.gpus_per_node or part[0] == "gpu"]
-        return sum(int(count) if count.isdigit() else 1 for count in counts)
+        return sum(int(count) if count.isdecimal() else 1 for count in counts)
 
     @property
     def ranks_per_node(self) -> int:

@@ -177,7 +177,7 @@ def _size(text: str) -> tuple[int, int] | None:
     if not text:
         return None
     width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise ConfigError(f"--size {text}: expected WIDTHxHEIGHT, for example 640x480")
     return int(width), int(height)
 

@@ -181,7 +181,7 @@ def _view_settings(views: str) -> list[str]:
     if not views:
         return []
     clips, _, crops = views.partition("x")
-    if not (clips.isdigit() and crops.isdigit()):
+    if not (clips.isdecimal() and crops.isdecimal()):
         raise ConfigError(f"--views {views}: expected CLIPSxCROPS, for example 2x3")
     return [f"test.clips={clips}", f"test.crops={crops}"]
 

@@ -58,7 +58,7 @@ def is_complete(path: Path) -> bool:
 def _user_id(owner: str) -> int:
     """Return the number of a user; -1, which no user has, if there is no such user here."""
     try:
-        return int(owner) if owner.isdigit() else pwd.getpwnam(owner).pw_uid
+        return int(owner) if owner.isdecimal() else pwd.getpwnam(owner).pw_uid
     except KeyError:
         return -1
 

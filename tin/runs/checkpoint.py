@@ -222,5 +222,5 @@ def _remove_leftovers(run: Run) -> None:
     # Earlier versions named a temporary file .<name>.pt.<attempt>.
     for file in run.checkpoints.glob(".*.pt.*"):
         attempt = file.suffix[1:]
-        if attempt.isdigit() and int(attempt) < run.attempt:
+        if attempt.isdecimal() and int(attempt) < run.attempt:
             file.unlink(missing_ok=True)
