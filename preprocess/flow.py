@@ -157,7 +157,8 @@ def _planes(names: Sequence[Path]) -> tuple[Image.Image, Image.Image]:
         return red, green
     x, y = (_image(name, "L") for name in names)
     if x.size != y.size:
-        raise ValueError(f"{names[0].name}: found {x.size} pixels along x and {y.size} along y")
+        found = " and ".join(name.name for name in names)
+        raise ValueError(f"{found} have different sizes, {x.size} and {y.size}")
     return x, y
 
 

@@ -113,6 +113,15 @@ def test_flow_folders_that_do_not_fit_are_rejected(tmp_path):
         read_flow_folder(tmp_path, SETTINGS, reverse=True)
 
 
+def test_flow_images_of_different_sizes_are_both_named(tmp_path):
+    gray(tmp_path / "flow_x_1.jpg", 1)
+    Image.new("L", (24, 30)).save(tmp_path / "flow_y_1.jpg")
+    with pytest.raises(
+        BadVideoError, match=r"flow_x_1\.jpg and flow_y_1\.jpg have different sizes"
+    ):
+        read_flow_folder(tmp_path, SETTINGS)
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
     """Two classes of four folders of frames each, which move to the left or to the right."""
