@@ -115,7 +115,7 @@ def test_flow_folders_that_do_not_fit_are_rejected(tmp_path):
 
 def test_flow_images_of_different_sizes_are_both_named(tmp_path):
     gray(tmp_path / "flow_x_1.jpg", 1)
-    Image.new("L", (24, 30)).save(tmp_path / "flow_y_1.jpg")
+    gray(tmp_path / "flow_y_1.jpg", 1, size=(24, 30))
     with pytest.raises(
         BadVideoError, match=r"flow_x_1\.jpg and flow_y_1\.jpg have different sizes"
     ):
