@@ -1,10 +1,13 @@
 """Reads and writes files of tensors: atomic writes, and reads that find every damaged byte."""
 
+import io
 import os
+import pickletools
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -14,6 +17,12 @@ from configs.files import WriteError, atomic_file
 from configs.small_files import open_regular
 
 BLOCK_BYTES = 1 << 20
+MAX_PICKLE_BYTES = 1 << 28
+"""Largest structure of a file, without its tensors; that of a checkpoint takes 0.1 MB."""
+LEGACY_PICKLES = 5
+"""Pickles before the tensors of a file that is no zip file."""
+LONG = re.compile(r"\S{20001}")
+"""torch.load searches its error messages, and takes minutes if they quote a text like this."""
 
 
 class TensorFileError(TinError, ValueError):
@@ -78,7 +87,8 @@ def read_tensors(path: Path) -> Any:
     """
     try:
         with open_regular(path) as file:
-            _check_crcs(file)
+            is_zip = _check_crcs(file)
+            _check_texts(file, is_zip)
             file.seek(0)
             content = torch.load(file, map_location="cpu", weights_only=True)
         for name, tensor in _tensors(content, "", set()):
@@ -172,6 +182,27 @@ def _check_crcs(file: BinaryIO) -> bool:
                 while content.read(BLOCK_BYTES):
                     pass
     return True
+
+
+def _check_texts(file: BinaryIO, is_zip: bool) -> None:
+    """Raise TensorFileError for a file with a text or a name that torch.load must not quote."""
+    file.seek(0)
+    if not is_zip:
+        for _ in range(LEGACY_PICKLES):
+            _check_pickle(file)
+        return
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            if member.filename.endswith("data.pkl"):
+                del member.CRC  # it was compared before, or torch wrote none
+                with archive.open(member) as content:
+                    _check_pickle(io.BytesIO(content.read(MAX_PICKLE_BYTES)))
+
+
+def _check_pickle(stream: IO[bytes]) -> None:
+    for _, text, _ in pickletools.genops(stream):
+        if isinstance(text, str) and LONG.search(text):
+            raise TensorFileError("it has a text of more than 20,000 characters without a space")
 
 
 def _short(error: Exception) -> str:

@@ -2,6 +2,8 @@
 
 import os
 import random
+import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -148,3 +150,24 @@ def test_numbers_of_8_bits_are_checked():
     good = torch.tensor([1.0, 2.0]).to(torch.float8_e4m3fn)
     bad = torch.tensor([1.0, float("nan")]).to(torch.float8_e4m3fn)
     assert (first_not_finite({"w": good}), first_not_finite({"w": bad})) == ("", "w")
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_name_that_torch_would_search_for_minutes_is_rejected_quickly(tmp_path: Path, is_zip):
+    """torch forms a message about a class that it does not allow, and searches the message."""
+    path = tmp_path / "file.pt"
+    torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=is_zip)
+    name = b"c" + b"x" * 200_000 + b"\ny\n."
+    if is_zip:
+        with zipfile.ZipFile(path) as archive:
+            members = {member: archive.read(member) for member in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for member, content in members.items():
+                archive.writestr(member, name if member.endswith("data.pkl") else content)
+    else:
+        path.write_bytes(path.read_bytes().replace(b"}q\x00X\x01", name, 1))
+        assert len(path.read_bytes()) > len(name)
+    began = time.process_time()
+    with pytest.raises(TensorFileError, match=r"more than 20,000 characters"):
+        read_tensors(path)
+    assert time.process_time() - began < 5
