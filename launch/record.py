@@ -12,9 +12,9 @@ import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import TypeAdapter
+from pydantic import StringConstraints, TypeAdapter
 
 from configs.errors import TinError
 from configs.files import WriteError, sync_file, sync_folder, write_text
@@ -64,11 +64,15 @@ class Place(NamedTuple):
     rank: int
 
 
+JobId = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z_.,%+\[\]-]*$", max_length=200)]
+"""Number that Slurm or a local executor gave to a job; it becomes a part of file names."""
+
+
 @dataclass(frozen=True)
 class SubmittedJob:
     """A submitted job. A task of an array counts as a job."""
 
-    id: str
+    id: JobId
     """Slurm's number (`123_4` for task 4 of array 123), or the process number of a local job;
     empty in the record that `tin submit` writes before Slurm answers with a number."""
     stage: str

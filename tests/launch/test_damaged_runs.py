@@ -76,6 +76,17 @@ def test_the_status_of_a_damaged_run_names_the_file(intact, tmp_path):
     assert "jobs.jsonl, line 2" in status.why
 
 
+@pytest.mark.parametrize("job_id", ["/etc/passwd", "1" + "../" * 70_000, "1\n2", "*"])
+def test_a_number_of_a_job_that_is_no_part_of_a_file_name_is_named(intact, tmp_path, job_id):
+    run_dir = write_run(tmp_path / "run")
+    record = {**json.loads(JOB), "id": job_id}
+    (run_dir / "job" / "jobs.jsonl").write_text(json.dumps(record) + "\n")
+    with pytest.raises(TinError, match=r"jobs\.jsonl"):
+        jobs(run_dir)
+    found, _ = statuses([run_dir, intact])
+    assert [status.run_dir for status in found] == [run_dir, intact]
+
+
 @pytest.mark.parametrize("text", ["NaN", '{"id": 3}', "[]", "", '{"id": "1", "restart": "x"}'])
 def test_records_of_jobs_are_checked_and_named(tmp_path, text):
     for folder in ("ends", "notes"):
