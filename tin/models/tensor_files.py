@@ -18,7 +18,7 @@ from configs.small_files import open_regular
 
 BLOCK_BYTES = 1 << 20
 MAX_PICKLE_BYTES = 1 << 28
-"""Largest structure of a file, without its tensors; that of a checkpoint takes 0.1 MB."""
+"""Most bytes that describe the tensors of a file; those of a checkpoint take 0.1 MB."""
 LEGACY_PICKLES = 5
 """Pickles before the tensors of a file that is no zip file."""
 LONG = re.compile(r"\S{20001}")
@@ -194,12 +194,18 @@ def _check_texts(file: BinaryIO, is_zip: bool) -> None:
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if member.filename.endswith("data.pkl"):
+                if member.file_size > MAX_PICKLE_BYTES:
+                    raise TensorFileError(
+                        f"{member.filename} has {member.file_size} bytes, expected at most"
+                        f" {MAX_PICKLE_BYTES}"
+                    )
                 del member.CRC  # it was compared before, or torch wrote none
                 with archive.open(member) as content:
                     _check_pickle(io.BytesIO(content.read(MAX_PICKLE_BYTES)))
 
 
 def _check_pickle(stream: IO[bytes]) -> None:
+    """Read one pickle without executing it; raise TensorFileError for such a text."""
     for _, text, _ in pickletools.genops(stream):
         if isinstance(text, str) and LONG.search(text):
             raise TensorFileError("it has a text of more than 20,000 characters without a space")
