@@ -171,3 +171,10 @@ def test_a_name_that_torch_would_search_for_minutes_is_rejected_quickly(tmp_path
     with pytest.raises(TensorFileError, match=r"more than 20,000 characters"):
         read_tensors(path)
     assert time.process_time() - began < 5
+
+
+def test_a_description_above_the_bound_is_named(tmp_path: Path, monkeypatch):
+    torch.save({"a": torch.ones(2)}, tmp_path / "file.pt")
+    monkeypatch.setattr("tin.models.tensor_files.MAX_PICKLE_BYTES", 10)
+    with pytest.raises(TensorFileError, match=r"data\.pkl has \d+ bytes, expected at most 10"):
+        read_tensors(tmp_path / "file.pt")
