@@ -111,9 +111,14 @@ def as_record(values: dict[str, Any], adapter: TypeAdapter[Value], where: str) -
     try:
         return adapter.validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        raise DamagedFileError(f"{where}: {key}: {first['msg']}") from None
+        raise DamagedFileError(f"{where}: {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first field that an error is about, and what is wrong with it, in one line."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(map(str, first["loc"]))
+    return f"{field}: {first['msg']}" if field else first["msg"]
 
 
 def _check_depth(values: Any) -> None:

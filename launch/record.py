@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import StringConstraints, TypeAdapter
+from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from configs.errors import TinError
 from configs.files import WriteError, sync_file, sync_folder, write_text
 from configs.node import node_name
 from configs.small_files import (
     DamagedFileError,
+    first_problem,
     open_regular,
     read_bytes,
     read_json,
@@ -183,9 +184,10 @@ def _recorded(run_dir: Path) -> list[SubmittedJob]:
     for number, line in enumerate(text.splitlines(), 1):
         try:
             found.append(JOB.validate_json(line, strict=True))
-        except ValueError as error:
+        except ValidationError as error:
+            problem = first_problem(error)
             raise RecordError(
-                f"{path}, line {number}: expected a submitted job as JSON ({error}). Remove the"
+                f"{path}, line {number}: expected a submitted job as JSON ({problem}). Remove the"
                 " line, and cancel its job with scancel if it is still queued or running."
             ) from None
     return found

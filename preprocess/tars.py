@@ -17,7 +17,7 @@ from typing import Annotated, BinaryIO
 from pydantic import Field, TypeAdapter, ValidationError
 
 from configs.errors import TinError
-from configs.small_files import named, open_regular
+from configs.small_files import first_problem, named, open_regular
 
 Pixels = Annotated[int, Field(ge=1, le=65535)]
 """A side of a JPEG."""
@@ -196,9 +196,7 @@ def _read_record(
     try:
         record = RECORD.validate_json(content, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{description.name} {key}: {first['msg']}") from None
+        raise ValueError(f"{description.name} {first_problem(error)}") from None
     # Compare the record with the size of the frames.
     if record.key != stem or not KEY.fullmatch(stem) or record.size != frames.size:
         raise ValueError(
